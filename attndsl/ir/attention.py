@@ -1,0 +1,130 @@
+"""`Attention`: the typed meaning of one `attention` block, before any decision on how to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal as Lit
+
+from attndsl.diagnostics.source import NOWHERE, Span
+from attndsl.ir.expr import SCORE, TRUE, Expr
+from attndsl.ir.types import Kind
+
+ConstValue = bool | int | float | tuple[bool | int | float, ...]
+Fact = Lit["sorted", "permutation", "log_decay"]
+
+
+@dataclass(frozen=True)
+class Const:
+    """A compile-time parameter: a number, or a tuple of `length` of them."""
+
+    name: str
+    kind: Kind
+    length: int | None = None
+    default: ConstValue | None = None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A run-time number; a new value never recompiles."""
+
+    name: str
+    kind: Kind
+    default: bool | int | float | None = None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A run-time tensor. `shape` holds integer expressions over sizes and consts; a bare `Size` of a fresh
+    name binds that name at the call."""
+
+    name: str
+    dtype: str
+    shape: tuple[Expr, ...]
+    facts: frozenset[Fact] = frozenset()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+Param = Const | Scalar | Input
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a sequence that is a grid of named axes, row-major. `name` may be empty for an unnamed one."""
+
+    name: str
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where positions live: segments one after another."""
+
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class Require:
+    """A condition on consts, scalars and sizes that a call must satisfy."""
+
+    condition: Expr
+    message: str
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention: who sees whom (`mask`), the score from the scaled dot product `s`, the weight from the
+    score `s`, the output from the weighted sum `o`.
+
+    `q_space` and `k_space` are None without grids; a shared grid is the same Space in both with `shared`.
+    """
+
+    name: str
+    params: tuple[Param, ...]
+    mask: Expr = TRUE
+    score: Expr = SCORE
+    weight: Expr | None = None
+    """None is softmax: exp(s) / sum(exp(s))."""
+    output: Expr | None = None
+    """None is o."""
+    q_space: Space | None = None
+    k_space: Space | None = None
+    shared: bool = True
+    requires: tuple[Require, ...] = ()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    def param(self, name: str) -> Param:
+        """The parameter of this name; KeyError without one."""
+        for p in self.params:
+            if p.name == name:
+                return p
+        raise KeyError(name)
+
+    @property
+    def consts(self) -> tuple[Const, ...]:
+        return tuple(p for p in self.params if isinstance(p, Const))
+
+    @property
+    def scalars(self) -> tuple[Scalar, ...]:
+        return tuple(p for p in self.params if isinstance(p, Scalar))
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        return tuple(p for p in self.params if isinstance(p, Input))
+
+    def map(self, rule: Callable[[Expr], Expr]) -> Attention:
+        """The same attention with every expression passed through `rule`."""
+        return replace(
+            self,
+            mask=rule(self.mask),
+            score=rule(self.score),
+            weight=None if self.weight is None else rule(self.weight),
+            output=None if self.output is None else rule(self.output),
+            requires=tuple(replace(r, condition=rule(r.condition)) for r in self.requires),
+            params=tuple(
+                replace(p, shape=tuple(rule(e) for e in p.shape)) if isinstance(p, Input) else p for p in self.params
+            ),
+        )

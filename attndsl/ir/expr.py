@@ -1,0 +1,306 @@
+"""Typed expressions: what a mask, a score, a weight and an output are made of.
+
+Nodes are frozen and compare by structure; the span says where the user wrote it and takes no part
+in comparison. The hash of a node is computed once, so that shared subtrees cost nothing.
+
+Meaning shared by all consumers (oracle, schedule, code generators):
+
+- `/` is float; `//` and `%` floor, and x // 0 = x % 0 = 0.
+- `Load` outside the tensor is 0.
+- `Op` lifts elementwise over vectors unless its name is in `VECTOR_OPS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal as Lit
+from typing import TypeVar
+
+from attndsl.diagnostics.source import NOWHERE, Span
+from attndsl.ir.types import BOOL, FLOAT, INT, Kind, Type
+
+Side = Lit["q", "k"]
+T = TypeVar("T")
+
+ARITHMETIC = ("add", "sub", "mul", "div", "floordiv", "mod", "pow", "neg", "min", "max")
+COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
+LOGIC = ("and", "or", "not")
+FUNCTIONS = (
+    "abs", "sign", "floor", "ceil", "exp", "log", "sqrt", "tanh", "sigmoid", "relu", "elu", "silu", "gelu",
+    "softplus", "erf", "sin", "cos", "acos", "atan2", "bitlen", "ispow2",
+)  # fmt: skip
+VECTOR_OPS = ("dot", "norm", "total", "vsoftmax", "rmsnorm", "concat", "outer", "matmul", "roll", "rope")
+OPS = frozenset((*ARITHMETIC, *COMPARISONS, *LOGIC, *FUNCTIONS, *VECTOR_OPS, "select", "to_float", "to_int"))
+"""Every operation name. `select(c, a, b)` is `if c then a else b`; `vsoftmax`, `norm` (2-norm) and `total` run
+over components; `matmul` is vector @ matrix; `gelu` is the erf form; `bitlen(n)` the bits of |n|; `to_float`
+converts an int or bool, `to_int` a bool. `floor` and `ceil` give ints. `min` and `max` take two arguments."""
+
+
+def _node(cls: type[T]) -> type[T]:
+    """Give a frozen node class a hash that is computed once."""
+    names = tuple(f.name for f in fields(cls) if f.compare)  # type: ignore[arg-type]
+
+    def structural_hash(self: T) -> int:
+        known: int | None = self.__dict__.get("_hash")
+        if known is None:
+            values = tuple(getattr(self, n) for n in names)
+            known = hash((cls.__name__, values))
+            object.__setattr__(self, "_hash", known)
+        return known
+
+    cls.__hash__ = structural_hash  # type: ignore[assignment,method-assign]
+    return cls
+
+
+@dataclass(frozen=True, eq=True)
+class Expr:
+    """Base of all nodes. Construct the subclasses below."""
+
+    type: Type
+    span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return ()
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        """The same node over other children."""
+        assert not children
+        return self
+
+
+@_node
+@dataclass(frozen=True)
+class Literal(Expr):
+    """A number known at compile time: bool, int or float as `type` says."""
+
+    value: bool | int | float
+
+
+@_node
+@dataclass(frozen=True)
+class Index(Expr):
+    """An index of the pair: `q` and `k` (linear positions), `row` (q without `q_offset`), `h`, `b`, `hkv`."""
+
+    name: Lit["q", "k", "row", "h", "b", "hkv"]
+
+
+@_node
+@dataclass(frozen=True)
+class Coord(Expr):
+    """A grid coordinate of q or k; -1 outside its segment."""
+
+    side: Side
+    segment: str
+    axis: str
+
+
+@_node
+@dataclass(frozen=True)
+class Member(Expr):
+    """Whether the position of q or k lies in a segment."""
+
+    side: Side
+    segment: str
+
+
+@_node
+@dataclass(frozen=True)
+class Extent(Expr):
+    """The extent of a grid axis of q's or k's space."""
+
+    side: Side
+    segment: str
+    axis: str
+
+
+@_node
+@dataclass(frozen=True)
+class Size(Expr):
+    """A size of the call: `B H Hkv Lq Lk L D Dv` or a fresh name bound by an input's shape."""
+
+    name: str
+
+
+@_node
+@dataclass(frozen=True)
+class ParamRef(Expr):
+    """A scalar parameter, or a const one that has no value yet (`component` selects one of a tuple const)."""
+
+    name: str
+    component: int | None = None
+
+
+@_node
+@dataclass(frozen=True)
+class Load(Expr):
+    """A read of a run-time tensor (an input, or `Q`, `K`, `V`) or of a const array. Fewer indices than
+    dimensions give a vector or a matrix. `Q`, `K`, `V` are [B, H|Hkv, L, D|Dv]."""
+
+    tensor: str
+    indices: tuple[Expr, ...]
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return self.indices
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return replace(self, indices=children)
+
+
+@_node
+@dataclass(frozen=True)
+class Value(Expr):
+    """The value a clause rewrites: `s` (in a score the scaled dot product, in a weight the final score) or `o`."""
+
+    name: Lit["s", "o"]
+
+
+@_node
+@dataclass(frozen=True)
+class Op(Expr):
+    """An operation of `OPS` on its arguments."""
+
+    op: str
+    args: tuple[Expr, ...]
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return self.args
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return replace(self, args=children)
+
+
+@_node
+@dataclass(frozen=True)
+class Reduce(Expr):
+    """`sum` or `mean` of the body over the row's visible keys (componentwise for vectors)."""
+
+    kind: Lit["sum", "mean"]
+    body: Expr
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.body,)
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return replace(self, body=children[0])
+
+
+@_node
+@dataclass(frozen=True)
+class Count(Expr):
+    """The number of visible keys of the row (an int)."""
+
+
+@_node
+@dataclass(frozen=True)
+class Decay(Expr):
+    """exp of the sum of `tensor[indices..., j]` for k < j <= q; `indices` are those before the L dimension.
+    A tensor with a dimension after L decays per channel and gives a vector."""
+
+    tensor: str
+    indices: tuple[Expr, ...]
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return self.indices
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return replace(self, indices=children)
+
+
+TRUE = Literal(BOOL, True)
+FALSE = Literal(BOOL, False)
+SCORE = Value(FLOAT, "s")
+
+
+def integer(value: int, span: Span = NOWHERE) -> Literal:
+    return Literal(INT, value, span=span)
+
+
+def number(value: float, span: Span = NOWHERE) -> Literal:
+    return Literal(FLOAT, float(value), span=span)
+
+
+def op(name: str, *args: Expr, span: Span | None = None) -> Op:
+    """An operation with its type derived from its arguments' (which must agree already)."""
+    assert name in OPS, name
+    at = span or (args[0].span if args else NOWHERE)
+    return Op(result_type(name, tuple(a.type for a in args)), name, args, span=at)
+
+
+def result_type(name: str, types: tuple[Type, ...]) -> Type:
+    """The type of an operation on arguments of these types.
+
+    Numbers lift over vectors; mixed kinds are an error of the caller (insert `to_float` first).
+    """
+    shape = max((t.shape for t in types), key=len)
+    if name in COMPARISONS or name in LOGIC or name == "ispow2":
+        return Type(Kind.BOOL, shape)
+    if name in ("floor", "ceil", "bitlen", "to_int"):
+        return Type(Kind.INT, shape)
+    if name in ("dot", "norm", "total"):
+        return FLOAT
+    if name == "select":
+        return Type(types[1].kind, shape)
+    if name == "to_float":
+        return Type(Kind.FLOAT, shape)
+    if name == "matmul":
+        return Type(Kind.FLOAT, types[1].shape[1:])
+    if name == "outer":
+        return Type(Kind.FLOAT, (product_dim(types[0].shape[0], types[1].shape[0]),))
+    if name == "concat":
+        total = types[0].shape[0]
+        for t in types[1:]:
+            total = sum_dim(total, t.shape[0])
+        return Type(Kind.FLOAT, (total,))
+    if name in ("vsoftmax", "rmsnorm", "roll", "rope"):
+        return types[0]
+    if name in ARITHMETIC or name in ("abs", "sign", "relu"):
+        return Type(types[0].kind if name != "div" else Kind.FLOAT, shape)
+    return Type(Kind.FLOAT, shape)
+
+
+def sum_dim(a: int | str, b: int | str) -> int | str:
+    """The extent of a concatenation; symbolic extents are written out."""
+    return a + b if isinstance(a, int) and isinstance(b, int) else f"({a}+{b})"
+
+
+def product_dim(a: int | str, b: int | str) -> int | str:
+    """The extent of an outer product, flattened."""
+    return a * b if isinstance(a, int) and isinstance(b, int) else f"({a}*{b})"
+
+
+def walk(root: Expr) -> Iterator[Expr]:
+    """Every distinct node under `root`, children first, each once."""
+    seen: set[Expr] = set()
+    stack: list[tuple[Expr, bool]] = [(root, False)]
+    while stack:
+        node, ready = stack.pop()
+        if node in seen:
+            continue
+        if ready:
+            seen.add(node)
+            yield node
+        else:
+            stack.append((node, True))
+            stack.extend((c, False) for c in reversed(node.children) if c not in seen)
+
+
+def rewrite(root: Expr, rule: Callable[[Expr], Expr | None]) -> Expr:
+    """Rebuild bottom-up; `rule` sees each node over rewritten children and returns its replacement or None."""
+    done: dict[Expr, Expr] = {}
+    for node in walk(root):
+        new = tuple(done[c] for c in node.children)
+        built = node if new == node.children else node.with_children(new)
+        replaced = rule(built)
+        done[node] = built if replaced is None else replaced
+    return done[root]
+
+
+def mentions(root: Expr, test: Callable[[Expr], bool]) -> bool:
+    """Whether any node under `root` satisfies the test."""
+    return any(test(n) for n in walk(root))
