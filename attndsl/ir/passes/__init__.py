@@ -1,0 +1,1 @@
+"""Rewritings of expressions, one to a file. Each keeps the value exactly, for every environment."""
