@@ -10,9 +10,11 @@ What a checker needs to know:
       check(found.function.value, found.scope)        # the body, in the file where it was written
 
 - A function's own file may call it (recursion is a cycle of Definitions), so compare definitions by identity.
-- `Program.diagnostics` holds every finding of reading, lexing, parsing and resolving, of all files. A tree with findings is
-  partial: the broken clauses are missing. `is_damaged(node)` says whether a finding lies in a node; a checker that skips
-  damaged functions and attentions reports no consequences of an error as errors.
+- `Program.diagnostics` holds every finding of reading, lexing, parsing and resolving, of all files. A tree with
+  findings is partial: the broken clauses are missing. `is_damaged(node)` says whether a finding lies in a node; a
+  checker that skips damaged functions and attentions reports no consequences of an error as errors.
+- The parser takes any word as a type and any words as facts: `Parameter.base` and `.facts` are checked later, as are
+  declared names (`q` and `k` included).
 """
 
 from __future__ import annotations
