@@ -199,16 +199,12 @@ def _complete(owner: str, space: Space, known: Known, length: int | None, label:
 
 
 def _infer(owner: str, space: Space, filled: Known, slot: Slot, length: int, label: str) -> int:
-    rest: int = 0
-    step: int = 1
-    for segment in space.segments:
-        known = prod(v for a in segment.axes if (v := filled[segment.name, a]) is not None)
-        if segment.name == slot[0]:
-            step = known
-        else:
-            rest += known
+    own = [filled[s] for s in _slots(space) if s[0] == slot[0] and s != slot]
+    others = [[filled[s.name, a] for a in s.axes] for s in space.segments if s.name != slot[0]]
+    step = prod(n for n in own if n is not None)
+    rest = sum(prod(n for n in axes if n is not None) for axes in others)
     left = length - rest
-    if step == 0 or left < 0 or left % step:
+    if step < 1 or left < 0 or left % step:
         raise ValueError(
             f"{owner}: no extent of {slot[1]!r} makes grid {show_space(space)} "
             f"({_filled(space, filled)}) have {length} positions ({label})"

@@ -129,7 +129,9 @@ class SizeTable:
         """Bind a size; ValueError naming both givers where it has another value."""
         known = self.sizes.setdefault(name, value)
         if known != value:
-            raise ValueError(f"{self.owner}: {giver} makes {name} = {value}, but {self._givers[name]} made it {known}")
+            raise ValueError(
+                f"{self.owner}: {giver} has {name} = {value}, but {self._givers[name]} has {name} = {known}"
+            )
         self._givers.setdefault(name, giver)
 
     def bind_shapes(self, attention: Attention, shapes: Mapping[str, tuple[int, ...]]) -> None:

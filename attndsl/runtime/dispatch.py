@@ -1,0 +1,50 @@
+"""Which backend runs a call, and its kernel."""
+
+from __future__ import annotations
+
+from attndsl.ir.attention import Attention
+from attndsl.runtime.call import Kernel
+from attndsl.runtime.names import did_you_mean
+
+BACKENDS = ("cpu", "triton", "cutlass")
+"""Names that `backend=` takes."""
+
+_DEVICES = {"cpu": "cpu", "triton": "cuda", "cutlass": "cuda"}
+_BUILT = ("cpu",)
+
+
+def check_backend(owner: str, backend: object) -> str:
+    """A backend that this version has. ValueError for an unknown name and for one without kernels."""
+    if backend not in BACKENDS:
+        hint = did_you_mean(str(backend), BACKENDS)
+        raise ValueError(f"{owner}: backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}{hint}")
+    name = str(backend)
+    if name not in _BUILT:
+        raise ValueError(
+            f"{owner}: backend {name!r} has no kernels in this version; "
+            "backend 'cpu' can run this attention, on CPU tensors"
+        )
+    return name
+
+
+def choose_backend(owner: str, backend: object, device: str) -> str:
+    """The backend for tensors on a device (`cpu`, `cuda`): the one asked for, or the device's own."""
+    if backend is None:
+        if device != "cpu":
+            raise ValueError(
+                f"{owner}: tensors are on {device}, which no backend of this version runs; "
+                "backend 'cpu' runs CPU tensors (q.cpu(), ...)"
+            )
+        return "cpu"
+    name = check_backend(owner, backend)
+    if _DEVICES[name] != device:
+        raise ValueError(f"{owner}: backend {name!r} runs {_DEVICES[name]} tensors, but 'q' is on {device}")
+    return name
+
+
+def kernel_of(attention: Attention, backend: str) -> Kernel:
+    """The kernel of an attention (consts bound, simplified) on a backend."""
+    assert backend == "cpu", backend
+    from attndsl.runtime.cpu import CpuKernel
+
+    return CpuKernel(attention)
