@@ -14,7 +14,7 @@ from attndsl.diagnostics.source import Source, Span
 from attndsl.frontend import limits, tree
 from attndsl.frontend.cursor import Fail, Stop
 from attndsl.frontend.expressions import ExpressionParser
-from attndsl.frontend.lexer import CLAUSE_WORDS, LATER_FUNCTIONS, LATER_WORDS, TOP_WORDS, Kind
+from attndsl.frontend.lexer import CLAUSE_WORDS, LATER_FUNCTIONS, LATER_WORDS, TOP_WORDS, Kind, Token
 
 _ROLES = ("const", "scalar", "input")
 
@@ -139,13 +139,16 @@ class Parser(ExpressionParser):
         else:
             raise self.unexpected("the name of a library such as `masks`, or a path in quotes")
         names = self.listed("(", self.used_name, "the names to use")
-        return tree.Use(str(token.value), token.kind is Kind.TEXT, names, span=self.span(first))
+        return tree.Use(
+            str(token.value), token.kind is Kind.TEXT, tuple(str(n.value) for n in names), span=self.span(first),
+            module_span=self.span(token, token), name_spans=tuple(self.span(n, n) for n in names),
+        )  # fmt: skip
 
-    def used_name(self) -> str:
+    def used_name(self) -> Token:
         if self.at_symbol("*"):
             raise self.fail("E0110", "unexpected `*`", self.here(), "expected the name of a function",
                             "name each function that is used")  # fmt: skip
-        return str(self.name("the name of a function").value)
+        return self.name("the name of a function")
 
     # Functions
 

@@ -187,6 +187,8 @@ class Use(Node):
     module: str
     is_path: bool
     names: tuple[str, ...]
+    module_span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
+    name_spans: tuple[Span, ...] = field(default=(), compare=False, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True)
