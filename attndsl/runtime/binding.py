@@ -17,10 +17,11 @@ from attndsl.ir.attention import Attention, Input
 from attndsl.ir.free import tensors as tensors_read
 from attndsl.ir.types import Kind, kind_of_dtype
 from attndsl.runtime.call import Call, Kernel
-from attndsl.runtime.grids import grid_extents, positions, show_extents
+from attndsl.runtime.grids import grid_extents
 from attndsl.runtime.host import Facts, SizeTable, check_conditions
 from attndsl.runtime.names import CALL_OPTIONS, did_you_mean, require_all, show_param, split_arguments
-from attndsl.runtime.scalars import INT32, describe, host_number, scalar_value
+from attndsl.runtime.offsets import check_offset, whole_offset
+from attndsl.runtime.scalars import describe, host_number, scalar_value
 
 __all__ = ["Call", "Kernel", "bind_call", "host_table"]
 
@@ -79,7 +80,7 @@ def bind_call(
     inputs = {p.name: _input(owner, p, inputs_given[p.name], q.device) for p in attention.inputs}
     table.bind_shapes(attention, {name: tuple(t.shape) for name, t in inputs.items()})
     q_extents, k_extents = grid_extents(attention, grid, Lq, Lk, L)
-    _check_offset(attention, offset, Lq, q_extents)
+    check_offset(attention, offset, Lq, q_extents)
     check_conditions(attention, Facts(table.sizes, scalars, q_extents, k_extents))
     masked = tensors_read(simplified.mask)
     return Call(
@@ -191,47 +192,16 @@ def _scale(owner: str, scale: Any, D: int) -> float:
 
 
 def _offset(owner: str, given: Any, B: int, Lq: int, Lk: int, device: torch.device) -> int | Tensor:
-    if isinstance(given, str):
-        if given != "end":
-            raise ValueError(f"{owner}: q_offset must be an int, an int tensor [B] or 'end', got {given!r}")
-        return Lk - Lq
-    value = host_number(given)
-    if isinstance(value, int) and not isinstance(value, bool):
-        if value not in INT32 or value + Lq not in INT32:
-            raise ValueError(f"{owner}: q_offset must keep positions within 32 bits, got {value}")
-        return value
-    if not isinstance(value, Tensor) or value.dtype not in _BITS:
+    whole_given = whole_offset(owner, given, Lq, Lk)
+    if whole_given is not None:
+        return whole_given
+    if not isinstance(given, Tensor) or given.dtype not in _BITS:
         raise TypeError(f"{owner}: q_offset must be an int, an int tensor [B] or 'end', got {describe(given)}")
-    if value.shape != (B,):
-        raise ValueError(f"{owner}: q_offset must have shape [B] = [{B}], got {list(value.shape)}")
-    if value.device != device:
-        raise ValueError(f"{owner}: q_offset must be on {device} like 'q', got {value.device}")
-    return value.to(torch.int64)
-
-
-def _check_offset(
-    attention: Attention, offset: int | Tensor, Lq: int, q_extents: Mapping[str, tuple[int, ...]]
-) -> None:
-    """On a grid, positions are places of it."""
-    if attention.q_space is None and attention.k_space is None:
-        return
-    low, high = _bounds(offset)
-    if not attention.shared or attention.q_space is None:
-        if (low, high) != (0, 0):
-            raise ValueError(f"{attention.name}: q_offset works only where q and k share one grid")
-        return
-    total = positions(q_extents)
-    if Lq and (low < 0 or high + Lq > total):
-        raise ValueError(
-            f"{attention.name}: rows stand at positions {low} to {high + Lq - 1}, "
-            f"but grid {show_extents(q_extents)} has {total} positions"
-        )
-
-
-def _bounds(offset: int | Tensor) -> tuple[int, int]:
-    if isinstance(offset, int):
-        return offset, offset
-    return (int(offset.min()), int(offset.max())) if offset.numel() else (0, 0)
+    if given.shape != (B,):
+        raise ValueError(f"{owner}: q_offset must have shape [B] = [{B}], got {list(given.shape)}")
+    if given.device != device:
+        raise ValueError(f"{owner}: q_offset must be on {device} like 'q', got {given.device}")
+    return given.to(torch.int64)
 
 
 def _unit_stride(t: Tensor) -> Tensor:

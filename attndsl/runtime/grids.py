@@ -18,14 +18,14 @@ Known = dict[Slot, int | None]
 
 
 def grid_extents(
-    attention: Attention, grid: object, Lq: int | None, Lk: int | None, L: int | None
+    attention: Attention, grid: object, Lq: int | None, Lk: int | None, L: int | None = None
 ) -> tuple[Extents, Extents]:
     """Extents of q's and of k's segments, row-major, by segment name.
 
     `grid` is a sequence of extents in order (of segments' tuples, or q's and then k's on separate grids), a dict by
     axis, by segment or by `q` and `k`, or one int for one axis. One extent of each side may be absent, None or -1:
-    it is inferred from the length, which is `L` on a shared grid. A length of None is not checked, and nothing is
-    inferred from it.
+    it is inferred from the length, which is `L` on a shared grid (the longer side unless given). A length of None is
+    not checked, and nothing is inferred from it.
     TypeError for what is no extent, ValueError for the wrong number of them or a product that is not the length.
     """
     name = attention.name
@@ -36,7 +36,8 @@ def grid_extents(
         return {}, {}
     if attention.shared and q_space is not None:
         known = _one_side(name, q_space, grid)
-        extents = _complete(name, q_space, known, L, "the length")
+        length = L if L is not None else max((n for n in (Lq, Lk) if n is not None), default=None)
+        extents = _complete(name, q_space, known, length, "the length")
         return extents, dict(extents)
     q_known, k_known = _two_sides(name, q_space, k_space, grid)
     q_extents = {} if q_space is None else _complete(name, q_space, q_known, Lq, "Lq")

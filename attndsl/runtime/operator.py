@@ -27,7 +27,7 @@ def attend(kernel: Kernel, call: Call, plan: Plan, need_lse: bool) -> tuple[Tens
         return out, lse
     # Backward needs no host copies: they made the plan, which is kept.
     frame = _Frame(kernel, replace(call, tables={}), plan, names, need_lse)
-    results: Any = _Attend.apply(frame, *tensors)  # pyright: ignore[reportUnknownMemberType]
+    results = _apply(_Attend, frame, *tensors)
     return results[0], results[1] if need_lse else None
 
 
@@ -104,8 +104,7 @@ class _Attend(torch.autograd.Function):
 
         operands = (grad_out, grad_lse, *ctx.saved_tensors)
         name = frame.call.attention.name
-        gradients: Any = _Gradient.apply(run, name, *operands)  # pyright: ignore[reportUnknownMemberType]
-        results = iter(gradients)
+        results = iter(_apply(_Gradient, run, name, *operands))
         return (None, *(next(results) if w else None for w in wanted))
 
 
@@ -126,6 +125,10 @@ class _Gradient(torch.autograd.Function):
             f"{ctx.name}: second derivatives of an attention are not supported; "
             "the gradient of this call can be taken once (create_graph=False)"
         )
+
+
+def _apply(function: Any, *operands: object) -> Any:
+    return function.apply(*operands)
 
 
 def _full_precision(tensor: Tensor) -> torch.autocast:
