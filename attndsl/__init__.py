@@ -1,0 +1,38 @@
+"""attndsl: write the mask, the score and the weight of an attention; get the kernel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attndsl.api import AttentionFunction, MissingSpecError, attention, load
+    from attndsl.diagnostics.report import SpecError
+    from attndsl.schedule.plan import Plan
+
+__version__ = "0.1.0"
+__all__ = ["AttentionFunction", "MissingSpecError", "Plan", "SpecError", "__version__", "attention", "load"]
+
+_HOMES = {
+    "AttentionFunction": "attndsl.api",
+    "MissingSpecError": "attndsl.api",
+    "Plan": "attndsl.schedule.plan",
+    "SpecError": "attndsl.diagnostics.report",
+    "attention": "attndsl.api",
+    "load": "attndsl.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Names are imported on first use, so that `import attndsl` costs nothing."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'attndsl' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,73 @@
+"""Runs the calls of one attention: binds them, plans them, and hands them to a backend's kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from attndsl.codegen.cpu import logit_of
+from attndsl.ir.attention import Attention
+from attndsl.runtime.binding import bind_call
+from attndsl.runtime.call import Call, Kernel
+from attndsl.runtime.checked import check_promises
+from attndsl.runtime.dispatch import choose_backend, kernel_of
+from attndsl.runtime.operator import attend
+from attndsl.runtime.plans import PlanCache
+from attndsl.schedule.plan import Plan
+
+
+class Runner:
+    """An attention with its kernels and recent plans: `attention` is what it means, `simplified` what kernels run."""
+
+    def __init__(self, attention: Attention, simplified: Attention) -> None:
+        self.attention = attention
+        self.simplified = simplified
+        self._plans = PlanCache(simplified)
+        self._kernels: dict[str, Kernel] = {}
+
+    def __call__(
+        self,
+        q: Any,
+        k: Any,
+        v: Any,
+        arguments: Mapping[str, object],
+        *,
+        layout: str = "bhsd",
+        return_lse: bool = False,
+        scale: Any = None,
+        q_offset: Any = 0,
+        grid: Any = None,
+        backend: str | None = None,
+        checked: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The output in q's dtype and layout, and lse [B, H, Lq] if asked for."""
+        attention = self.attention
+        if return_lse and attention.weight is not None and logit_of(attention.weight) is None:
+            raise ValueError(
+                f"{attention.name}: return_lse needs a weight with an exponential of s, and this one has none"
+            )
+        call = bind_call(
+            attention, self.simplified, q, k, v, arguments, layout=layout, scale=scale, q_offset=q_offset, grid=grid
+        )
+        name = choose_backend(attention.name, backend, call.q.device.type)
+        if checked:
+            check_promises(attention, call)
+        out, lse = attend(self.kernel(name), call, self.plan(call), return_lse)
+        if layout == "bshd":
+            out = out.transpose(1, 2)
+        return out if lse is None else (out, lse)
+
+    def kernel(self, backend: str) -> Kernel:
+        """The kernel of a backend, made once."""
+        if backend not in self._kernels:
+            self._kernels[backend] = kernel_of(self.simplified, backend)
+        return self._kernels[backend]
+
+    def plan(self, call: Call) -> Plan:
+        """The plan of a call, from the recent ones if its problem is among them."""
+        from attndsl.schedule.build import build
+
+        problem = call.problem
+        return self._plans.get(problem, lambda: build(self.simplified, problem))
