@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from attndsl.ir.attention import Attention, Space
 
@@ -15,42 +15,54 @@ GridArgument = Sequence[Any] | Mapping[str, Any] | None
 def extents(attention: Attention, grid: GridArgument, sizes: Mapping[str, int]) -> tuple[Extents, Extents]:
     """Axis extents of q's and k's space by segment name.
 
-    `grid` gives them by name (a segment's; `q` and `k` for unnamed grids) or in order; the extents of a lone
-    segment may stand by themselves, and the length of one axis may be left out (None) where the rest tell it.
+    `grid` lists them in order, nested as one likes, or names them: by axis, by segment, or `q` and `k`. One
+    extent of each side may be left out (None): it is what makes the length right.
     """
-    if attention.q_space is None and attention.k_space is None:
-        return {}, {}
+    q_space, k_space = attention.q_space, attention.k_space
     if attention.shared:
-        assert attention.q_space is not None
-        found = _fill([("", s) for s in attention.q_space.segments], grid, {"": sizes["L"]})[""]
+        found = {} if q_space is None else _fill(q_space, _given({"": q_space}, grid)[""], sizes["L"])
         return found, found
-    sides = [("q", attention.q_space), ("k", attention.k_space)]
-    listed = [(side, s) for side, space in sides if space is not None for s in space.segments]
-    found = _fill(listed, grid, {"q": sizes["Lq"], "k": sizes["Lk"]})
-    return found.get("q", {}), found.get("k", {})
+    spaces = {side: s for side, s in (("q", q_space), ("k", k_space)) if s is not None}
+    given = _given(spaces, grid)
+    filled = {side: _fill(s, given[side], sizes[f"L{side}"]) for side, s in spaces.items()}
+    return filled.get("q", {}), filled.get("k", {})
 
 
-def _fill(listed: list[tuple[str, Any]], grid: GridArgument, lengths: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """Extents by side and segment, the missing one computed."""
-    if grid is None:
-        given: list[Any] = [None] * len(listed)
-    elif isinstance(grid, Mapping):
-        given = [grid.get(s.name or side or "grid") for side, s in listed]
-    else:
-        given = [grid] if len(listed) == 1 else list(grid)
-    out: dict[str, dict[str, Any]] = {}
-    for (side, s), g in zip(listed, given, strict=True):
-        axes = [None] * len(s.axes) if g is None else [g] if isinstance(g, int) else list(g)
-        assert len(axes) == len(s.axes), f"{s.name} has axes {s.axes}, given {g}"
-        out.setdefault(side, {})[s.name] = axes
-    for side, segments in out.items():
-        missing = [(axes, i) for axes in segments.values() for i, n in enumerate(axes) if n is None]
-        if missing:
-            ((axes, i),) = missing
-            rest = sum(math.prod(a) for a in segments.values() if a is not axes)
-            axes[i] = (lengths[side] - rest) // math.prod(n for n in axes if n is not None)
-        assert sum(math.prod(a) for a in segments.values()) == lengths[side], (side, segments, lengths)
-    return {side: {name: tuple(axes) for name, axes in segments.items()} for side, segments in out.items()}
+def _given(spaces: Mapping[str, Space], grid: GridArgument) -> dict[str, list[int | None]]:
+    """The extents of every axis in order, by side; None where there is none."""
+    out: dict[str, list[int | None]] = {}
+    rest = _flat(grid) if not isinstance(grid, Mapping) else []
+    for side, space in spaces.items():
+        n = sum(len(s.axes) for s in space.segments)
+        if grid is None:
+            out[side] = [None] * n
+        elif not isinstance(grid, Mapping):
+            out[side], rest = rest[:n], rest[n:]
+        elif side in grid:
+            out[side] = _flat(grid[side])
+        else:
+            out[side] = []
+            for s in space.segments:
+                out[side] += _flat(grid[s.name]) if s.name in grid else [grid.get(a) for a in s.axes]
+        assert len(out[side]) == n, f"{n} extents are needed, given {grid}"
+    assert not rest, f"too many extents: {grid}"
+    return out
+
+
+def _flat(given: Any) -> list[int | None]:
+    if not isinstance(given, list | tuple):
+        return [given]
+    return [n for g in cast("Sequence[Any]", given) for n in _flat(g)]
+
+
+def _fill(space: Space, given: list[int | None], length: int) -> dict[str, tuple[int, ...]]:
+    """Extents by segment, the missing one computed."""
+    for known in range(length + 1) if None in given else [0]:
+        values = iter([known if n is None else n for n in given])
+        out = {s.name: tuple(next(values) for _ in s.axes) for s in space.segments}
+        if sum(math.prod(e) for e in out.values()) == length:
+            return out
+    raise ValueError(f"no extents {given} of {space} make {length} positions")
 
 
 def axis_names(space: Space, segment: str) -> tuple[str, ...]:

@@ -1,0 +1,41 @@
+"""When a result is right: no further from the exact one than a plain computation in the same dtype is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+OUTPUT_FACTOR = 2.0
+GRADIENT_FACTOR = 3.0
+
+
+def floor(exact: Tensor, dtype: torch.dtype) -> float:
+    """What rounding alone costs: 2 * max|x + 0.3 - 0.3 - x| in `dtype`."""
+    x = exact.to(dtype)
+    x = x[x.isfinite()]
+    return 2 * float((x + 0.3 - 0.3 - x).abs().max()) if x.numel() else 0.0
+
+
+def error(actual: Tensor, exact: Tensor) -> float:
+    """The largest distance; infinite where one is not a number, or infinite otherwise than the other."""
+    actual = actual.to(torch.float64)
+    same = (actual == exact) & ~actual.isnan()
+    if bool(same.all()):
+        return 0.0
+    distance = (actual - exact).abs()[~same]
+    return float(distance.max()) if bool(distance.isfinite().all()) else float("inf")
+
+
+def assert_right(
+    name: str, actual: Tensor, eager: Tensor, exact: Tensor, dtype: torch.dtype, factor: float = OUTPUT_FACTOR
+) -> None:
+    """Assert that `actual` is at most `factor` times as far from `exact` (fp64) as `eager`, plus the floor."""
+    assert actual.shape == exact.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(exact.shape)}"
+    assert not bool(exact.isnan().any()), f"{name}: the exact result is not a number"
+    assert not bool(actual.isnan().any()), f"{name}: {int(actual.isnan().sum())} elements are not a number"
+    found, plain, rounding = error(actual, exact), error(eager, exact), floor(exact, dtype)
+    if plain == float("inf"):
+        # the plain computation overflowed: one rounding of the largest value instead
+        plain = torch.finfo(dtype).eps * float(exact[exact.isfinite()].abs().max())
+    limit = factor * plain + rounding
+    assert found <= limit, f"{name}: error {found:.3g} above {limit:.3g} ({factor} * {plain:.3g} + {rounding:.3g})"

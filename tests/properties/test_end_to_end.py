@@ -1,0 +1,99 @@
+"""Random programs, forward and backward, through the public API against the oracle."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from hypothesis import given, note, seed
+from torch import Tensor
+
+import attndsl
+from attndsl.reference import reference
+from tests.accuracy import GRADIENT_FACTOR, assert_right
+from tests.drawing import SEED, drawn
+from tests.random_specs import specs
+from tests.spec import DTYPES, Spec
+
+EXAMPLES = 200
+NEEDS = ("q", "k", "v")
+
+
+def _tensors(spec: Spec, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """q, k, v and the inputs as leaves; floats in `dtype` (None: as declared)."""
+    made = dict(zip(NEEDS, spec.make_qkv(), strict=True)) | spec.make_inputs()
+    floats = {n: t.to(dtype or t.dtype).requires_grad_() for n, t in made.items() if t.is_floating_point()}
+    return made | floats
+
+
+def _gradients(spec: Spec, out: Tensor, lse: Tensor | None, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients of a random functional of out and, where finite, lse; the same functional for every dtype."""
+    generator = torch.Generator().manual_seed(spec.seed)
+    g = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(DTYPES[spec.dtype])
+    total = (out * g.to(out.dtype)).sum()
+    if lse is not None:
+        h = torch.randn(lse.shape, generator=generator, dtype=torch.float64).to(DTYPES[spec.dtype])
+        total = total + torch.where(lse.isfinite(), lse, 0).mul(h.to(lse.dtype)).sum()
+    wanted = {n: t for n, t in tensors.items() if t.requires_grad}
+    found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    return {n: torch.zeros_like(t) if f is None else f for (n, t), f in zip(wanted.items(), found, strict=True)}
+
+
+def dense(spec: Spec, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    """Output, lse and gradients of the dense evaluation in `dtype`."""
+    t = _tensors(spec, dtype)
+    inputs = {n: x for n, x in t.items() if n not in NEEDS}
+    out, lse = reference(
+        spec.attention(), t["q"], t["k"], t["v"], inputs=inputs, scalars=spec.scalars, grid=spec.grid,
+        scale=spec.scale, q_offset=spec.offset(), dtype=dtype,
+    )  # fmt: skip
+    grads = _gradients(spec, out, lse, t)
+    return out.detach(), None if lse is None else lse.detach(), grads
+
+
+def compiled(spec: Spec, with_lse: bool) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    """Output, lse and gradients of the compiled attention."""
+    t = _tensors(spec, None)
+    function = attndsl.load(spec.text, **spec.consts)
+    arguments: dict[str, Any] = {n: x for n, x in t.items() if n not in NEEDS} | spec.scalars
+    if spec.grid is not None:
+        arguments["grid"] = spec.grid
+    if spec.q_offset != 0:
+        arguments["q_offset"] = spec.offset()
+    found = function(t["q"], t["k"], t["v"], scale=spec.scale, return_lse=with_lse, **arguments)
+    out, lse = found if with_lse else (found, None)
+    assert out.dtype == DTYPES[spec.dtype]
+    grads = _gradients(spec, out, lse, t)
+    return out.detach(), None if lse is None else lse.detach(), grads
+
+
+def check(spec: Spec) -> None:
+    """One program, judged by the rule."""
+    dtype = DTYPES[spec.dtype]
+    exact, exact_lse, exact_grads = dense(spec, torch.float64)
+    plain, plain_lse, plain_grads = dense(spec, dtype)
+    out, lse, grads = compiled(spec, with_lse=exact_lse is not None)
+    assert_right("out", out, plain, exact, dtype)
+    if exact_lse is not None:
+        assert lse is not None and plain_lse is not None
+        assert lse.dtype == torch.float32
+        assert_right("lse", lse, plain_lse, exact_lse, dtype)
+    for name, gradient in grads.items():
+        assert_right(f"gradient of {name}", gradient, plain_grads[name], exact_grads[name], dtype, GRADIENT_FACTOR)
+
+
+def test_random_specs() -> None:
+    found: Counter[str] = Counter()
+
+    @seed(SEED)
+    @drawn(EXAMPLES)
+    @given(specs())
+    def run(spec: Spec) -> None:
+        note(f"{spec.text}\n{spec}")
+        check(spec)
+        found.update(["specs", spec.dtype])
+
+    run()
+    print(dict(found))
+    assert found["specs"] >= EXAMPLES

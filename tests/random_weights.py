@@ -1,0 +1,131 @@
+"""Random scores, weights and outputs, written as text."""
+
+from __future__ import annotations
+
+from tests.random_masks import Writer
+
+
+def score_clauses(w: Writer) -> list[str]:
+    """None to two clauses that rewrite s, each smooth."""
+    return [f"score {_score(w)}" for _ in range(w.pick([0, 1, 1, 1, 2]))]
+
+
+def _strength(w: Writer) -> str:
+    how = w.int(0, 3)
+    if how == 0:
+        return w.scalar("float", w.pick([0.5, 1.0, 0.125]))
+    if how == 1:
+        return w.const("float", w.pick([0.5, 1.0, 0.25]))
+    return w.pick(["0.5", "1.0", "0.3"])
+
+
+def _score(w: Writer) -> str:
+    forms = ["scale", "alibi", "distance", "softcap", "table", "per head table", "temperature", "relu", "log", "where"]
+    if w.tables_by_position:
+        forms += ["per key", "per row", "pair of vectors", "per key"]
+    form = w.pick([*forms, "vector", "curve"])
+    if form == "scale":
+        return f"s * {w.pick(['2', '0.5', '-1.5'])} + {_strength(w)}"
+    if form == "alibi":
+        return f"s - {_strength(w)} * {w.input('f32', 'H', 'positive', 0.1)}[h] * (q - k)"
+    if form == "distance":
+        return f"s - {w.input('f32', 'H', 'positive', 0.3)}[h] * abs(q - k)"
+    if form == "softcap":
+        cap = w.scalar("float", 3.0) if w.chance(30) else w.pick(["2.0", "5"])
+        return f"{cap} * tanh(s / {cap})"
+    if form == "table":
+        name = w.input("f32", "M=9", "normal")
+        return f"s + {name}[clamp(q - k, 0, M - 1)]"
+    if form == "per head table":
+        reach = w.int(1, 8)
+        name = w.input("f32", f"H, {2 * reach + 1}", "normal")
+        return f"s + {name}[h, clamp(k - q, -{reach}, {reach}) + {reach}]"
+    if form == "temperature":
+        return f"s * {w.input('f32', 'H', 'positive', 1.5)}[h]"
+    if form == "relu":
+        return f"s + {_strength(w)} * {w.pick(['silu', 'gelu', 'softplus', 'sin', 'erf', 'tanh', 'cos'])}(s)"
+    if form == "log":
+        return f"s - {_strength(w)} * log(1 + abs(q - k))"
+    if form == "where":
+        return f"if k < {w.int(1, 20)} then s + {w.input('f32', 'H', 'normal')}[h] else s"
+    if form == "per key":
+        if w.chance(50):
+            return f"s + {w.input('f32', 'B, L', 'normal')}[b, k]"
+        return f"s + {w.input('f32', 'B, H, L', 'normal')}[b, h, k]"
+    if form == "per row":
+        return f"s * {w.input('f32', 'B, H, Lq', 'positive', 2.0)}[b, h, q]"
+    if form == "pair of vectors":
+        name = w.input("f32", "H, D", "normal", 0.3)
+        return f"s + dot({name}[h], K)"
+    if form == "vector":
+        name = w.input("f32", "H, D", "normal", 0.3)
+        return f"s + dot({name}[h], tanh(Q))"
+    return f"s + {_strength(w)} * sin({w.pick(['0.1', '0.7'])} * (q - k))"
+
+
+WEIGHTS = (
+    "softmax", "softmax", "softmax", "explicit", "sink", "constant", "sigmoid", "relu2", "cog", "elementwise",
+    "counted", "amplitude", "linear", "taylor", "retention", "simple decay", "channel decay", "hedgehog",
+    "softplus sum",
+)  # fmt: skip
+
+
+def weight_clause(w: Writer) -> tuple[str, frozenset[str]]:
+    """The clause (empty for none) and what it needs: "causal", "raw score" (one that nothing rewrote)."""
+    form = w.pick(WEIGHTS)
+    no: frozenset[str] = frozenset()
+    if form in ("retention", "simple decay", "channel decay") and not w.tables_by_position:
+        form = "linear"
+    if form == "softmax":
+        return w.pick(["", "weight softmax"]), no
+    if form == "explicit":
+        return "weight exp(s) / sum", no
+    if form == "sink":
+        return f"weight exp(s) / (exp({w.input('f32', 'H', 'normal')}[h]) + sum)", no
+    if form == "constant":
+        return "weight exp(s) / (1 + sum)", no
+    if form == "sigmoid":
+        return f"weight sigmoid(s + {w.scalar('float', -1.0)})", no
+    if form == "relu2":
+        return "weight relu(s)^2 / count", frozenset({"raw score"})
+    if form == "cog":
+        return "weight sign(s) * exp(abs(s)) / sum(exp(abs(s)))", frozenset({"raw score"})
+    if form == "elementwise":
+        return f"weight {w.pick(['softplus(s)', 'tanh(s)', 'gelu(s)', '0.5 * (1 + erf(s - 0.7))'])}", no
+    if form == "counted":
+        return f"weight {w.pick(['silu(s)', '(elu(s) + 1)', 's', '(s - mean(s))'])} / count", no
+    if form == "amplitude":
+        return f"weight sigmoid(s) * exp(s - {_strength(w)}) / sum(exp(s))", no
+    if form == "softplus sum":
+        return "weight softplus(s) / sum", no
+    if form == "linear":
+        w.functions.append("fn elu1(x) = elu(x) + 1")
+        return f"weight dot(elu1(Q), elu1(K)){w.pick([' / sum', ' / count', ''])}", no
+    if form == "taylor":
+        return "weight (1 + s + 0.5 * s^2) / sum", no
+    if form == "retention":
+        gamma = w.input("f32", "H", "below_one", 0.7)
+        return f"weight dot(Q, K) * {gamma}[h]^(q - k)", frozenset({"causal"})
+    if form == "simple decay":
+        g = w.input("f32", w.pick(["B, H, L", "B, Hkv, L"]), "log_decay", 0.2, facts="log_decay")
+        return f"weight dot(Q, K) * decay({g})", frozenset({"causal"})
+    if form == "channel decay":
+        g = w.input("f32", "B, Hkv, L, D", "log_decay", 0.2, facts="log_decay")
+        return f"weight dot(Q, K * decay({g}))", frozenset({"causal"})
+    M = w.pick([3, 5])
+    W = w.input("f32", f"H, D, M={M}", "normal", 0.3)
+    phi = w.pick([f"softmax(x @ {W}[h])", f"concat(softmax(x @ {W}[h]), softmax(-(x @ {W}[h])))"])
+    w.features.append(f"feature phi(x) = {phi}")
+    return "weight dot(phi(Q), phi(K)) / sum", no
+
+
+def output_clause(w: Writer) -> list[str]:
+    """Mostly nothing; a gate or a scale."""
+    form = w.int(0, 9)
+    if form == 7:
+        return [f"output o * sigmoid({w.input('f32', 'B, H, Lq', 'normal')}[b, h, q])"]
+    if form == 8:
+        return [f"output o * {w.input('f32', 'H', 'normal')}[h]"]
+    if form == 9:
+        return [w.pick(["output silu(o)", "output tanh(o) * 0.5", "output 0.5 * o + 1"])]
+    return []
