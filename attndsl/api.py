@@ -245,10 +245,7 @@ def _compile(spec: Any) -> tuple[Attention, ...]:
         return compile_text(spec)
     if not isinstance(spec, str | os.PathLike):
         raise TypeError(f"load takes a path or the text of a spec, got {type(spec).__name__}")
-    given: Any = os.fspath(spec)  # pyright: ignore[reportUnknownArgumentType]
-    if not isinstance(given, str) or "\0" in given:
-        raise ValueError(f"{given!r} is no path")
-    path = Path(given)
+    path = Path(spec)  # pyright: ignore[reportUnknownArgumentType]
     try:
         if path.is_dir():
             raise ValueError(f"{path} is a folder; load takes one file")

@@ -101,7 +101,8 @@ def bind_call(
 
 def host_table(tensor: Tensor) -> Any:
     """A tensor's elements as a numpy array on the host; bf16 as f32. May share memory with a CPU tensor."""
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
     return tensor.cpu().numpy()
