@@ -1,0 +1,113 @@
+"""`attndsl explain`: what an error code means, or what the compiler sees in a spec and why it is fast."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attndsl.cli.options import parse_grid, parse_settings, parse_shape
+from attndsl.cli.output import OK, CallError, print_json
+
+if TYPE_CHECKING:
+    from attndsl.cli.setup import Setup
+    from attndsl.ir.attention import Attention
+    from attndsl.schedule.plan import Plan
+
+
+def explain(
+    subject: Annotated[str, typer.Argument(metavar="FILE|CODE", help="An .attn file (- is standard input) or E0123.")],
+    shape: Annotated[str | None, typer.Option(help="Sizes, such as L=1048576,H=8.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Grid extents, such as 8x24x40.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A const or scalar: window=3,9,9.")] = None,
+    name: Annotated[str | None, typer.Option(help="Which attention of the file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    dump: Annotated[
+        bool, typer.Option("--dump", help="Print every stage: tree, IR, simplified IR, plan, source.")
+    ] = False,
+) -> int:
+    """Say what the compiler found in a spec (form, tiles, bounds, reasons), or what an error code means."""
+    given = parse_shape(shape), parse_grid(grid), parse_settings(settings or [])
+    if re.fullmatch(r"[Ee]\d+", subject):
+        return _code(subject.upper(), as_json)
+
+    from attndsl.cli.planning import plan_of
+    from attndsl.cli.setup import prepare
+    from attndsl.cli.specs import pick
+
+    setup = prepare(pick(subject, name), *given)
+    if dump:
+        from attndsl.cli.dump import dump_stages
+
+        return dump_stages(subject, setup, plan_of(setup, 0), as_json)
+    planned = plan_of(setup, 0)
+    if as_json:
+        print_json(_as_data(setup, planned.simplified, planned.plan))
+    else:
+        _print(setup, planned.simplified, planned.plan)
+    return OK
+
+
+def _code(code: str, as_json: bool) -> int:
+    from attndsl.cli.options import did_you_mean
+    from attndsl.diagnostics.codes import CODES
+
+    if code not in CODES:
+        raise CallError(f"there is no error code {code}{did_you_mean(code, CODES)}")
+    info = CODES[code]
+    if as_json:
+        print_json({"code": code, "title": info.title, "explanation": info.explanation})
+    else:
+        print(f"{code}: {info.title}\n\n{info.explanation}")
+    return OK
+
+
+def clauses(attention: Attention) -> dict[str, str]:
+    """The clauses of an attention in the language's notation, defaults written out."""
+    from attndsl.cli.infix import infix
+
+    weight = "softmax" if attention.weight is None else infix(attention.weight)
+    found = {"mask": infix(attention.mask), "score": infix(attention.score), "weight": weight}
+    return found if attention.output is None else {**found, "output": infix(attention.output)}
+
+
+def _print(setup: Setup, simplified: Attention, plan: Plan) -> None:
+    from attndsl.cli.report import bounds_line, plan_line, settings_line
+
+    print(f"{setup.attention.name}  {setup.describe()}")
+    if line := settings_line(setup):
+        print(f"set     {line}")
+    written, simple = clauses(setup.attention), clauses(simplified)
+    for what, text in written.items():
+        print(f"{what:<7} {text}")
+        if simple[what] != text:
+            print(f"   as   {simple[what]}")
+    for what, text in forms(simplified).items():
+        print(f"form    {what}: {text}")
+    print(f"plan    {plan_line(plan)}")
+    print(f"bounds  {bounds_line(plan)}")
+    for text in plan.closed_form:
+        print(f"ranges  {text}")
+    for text in plan.reasons:
+        print(f"why     {text}")
+
+
+def forms(simplified: Attention) -> dict[str, str]:
+    """What kind of score and weight this is, in words."""
+    from attndsl.ir.forms import score_form, weight_form
+
+    return {"score": str(score_form(simplified)), "weight": str(weight_form(simplified))}
+
+
+def _as_data(setup: Setup, simplified: Attention, plan: Plan) -> dict[str, Any]:
+    from attndsl.cli.report import call_data, plan_data
+
+    return {
+        "attention": setup.attention.name,
+        "call": call_data(setup),
+        "written": clauses(setup.attention),
+        "simplified": clauses(simplified),
+        "forms": forms(simplified),
+        "plan": plan_data(plan),
+    }

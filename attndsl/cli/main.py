@@ -1,0 +1,90 @@
+"""The `attndsl` command: one module a subcommand, one boundary that no traceback of a user's mistake crosses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from attndsl.cli import check, explain, fmt, run, viz
+from attndsl.cli.output import CALL_WRONG, OK, SPEC_WRONG, CallError, print_diagnostics
+from attndsl.diagnostics.report import SpecError
+
+app = typer.Typer(
+    name="attndsl",
+    help="A compiler for attention: write the mask, the score and the weight; get the kernel.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("check")(check.check)
+app.command("fmt")(fmt.fmt)
+app.command("explain")(explain.explain)
+app.command("run")(run.run)
+app.command("viz")(viz.viz)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"attndsl {version('attndsl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """A compiler for attention: write the mask, the score and the weight; get the kernel."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line. Exit code 0 fine, 1 the spec is wrong, 2 the call is wrong."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe went away; nothing more can be said on standard output, at exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    try:
+        result = app(arguments or ["--help"], standalone_mode=False, prog_name="attndsl")
+    except SpecError as error:
+        print_diagnostics(error.diagnostics)
+        return SPEC_WRONG
+    except CallError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        print("attndsl: stopped", file=sys.stderr)
+        return 130
+    except typer.Exit as stop:
+        return stop.exit_code
+    except BrokenPipeError:
+        raise
+    except MemoryError:
+        return _fail("not enough memory for this size; try a smaller --shape")
+    except Exception as error:
+        # Usage errors: their class moved from click into typer, their interface stayed.
+        describe = getattr(error, "format_message", None)
+        if describe is None:
+            raise
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        return _fail(f"{describe()}{hint}")
+    return result if isinstance(result, int) else OK
+
+
+def _fail(message: str) -> int:
+    print(f"attndsl: {' '.join(message.split())}", file=sys.stderr)
+    return CALL_WRONG
