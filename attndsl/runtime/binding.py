@@ -105,7 +105,8 @@ def host_table(tensor: Tensor) -> Any:
         tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
-    return tensor.cpu().numpy()
+    # a CPU tensor as it is: .cpu() would wrap it under torch.func
+    return (tensor if tensor.device.type == "cpu" else tensor.cpu()).numpy()
 
 
 def _streams(owner: str, q: Any, k: Any, v: Any, layout: str) -> tuple[Tensor, Tensor, Tensor]:
