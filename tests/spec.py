@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,7 @@ class Spec:
     lattice: bool = False
     """q and k on multiples of 1/8, so that every dtype agrees on the sign of a score."""
 
+    @cached_property
     def attention(self) -> Attention:
         (attention,) = compile_text(self.text)
         return bind(attention, self.consts)
@@ -104,7 +106,7 @@ class Spec:
         offset = z["Lk"] - z["Lq"] if self.q_offset == "end" else self.q_offset
         is_offset = isinstance(offset, tuple) or offset != 0
         sizes = {"L": z["Lk"] if is_offset else max(z["Lq"], z["Lk"]), **z}
-        attention = self.attention()
+        attention = self.attention
         made = self.make_inputs() if inputs is None else inputs
         scalars = {s.name: self.scalars.get(s.name, s.default) for s in attention.scalars}
         q_extents, k_extents = extents(attention, self.grid, sizes)

@@ -45,7 +45,7 @@ def dense(spec: Spec, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, dict[s
     t = _tensors(spec, dtype)
     inputs = {n: x for n, x in t.items() if n not in NEEDS}
     out, lse = reference(
-        spec.attention(), t["q"], t["k"], t["v"], inputs=inputs, scalars=spec.scalars, grid=spec.grid,
+        spec.attention, t["q"], t["k"], t["v"], inputs=inputs, scalars=spec.scalars, grid=spec.grid,
         scale=spec.scale, q_offset=spec.offset(), dtype=dtype,
     )  # fmt: skip
     grads = _gradients(spec, out, lse, t)

@@ -379,7 +379,7 @@ def test_invisible_pairs_give_no_gradient() -> None:
         score s + t[q - k] * (q - k + 1)^0.5 + exp(abs(z[h]) * (k - q) * 1000) * 0 }"""
     out, _ = run(text, q, k, v, inputs={"z": z, "t": t})
     d = (ROW - COLUMN).clamp(0, 4)
-    bias = -z[:, None, None] * torch.log(1.0 + d) + t[d] * (d + 1.0).sqrt()
+    bias = -z[:, None, None] * torch.log(1 + d.double()) + t[d] * (d + 1).double().sqrt()
     expected = softmax_under((ROW - COLUMN >= 0) & (ROW - COLUMN < 5), q, k, v, bias)
     same(out, expected, q, k, v, z, t)
 

@@ -31,7 +31,7 @@ def test_plans_of_random_masks() -> None:
     @given(masks())
     def run(spec: Spec) -> None:
         note(show(spec))
-        attention = spec.attention()
+        attention = spec.attention
         inputs = spec.make_inputs()
         seen = visible(
             attention, spec.sizes, inputs=inputs, scalars=spec.scalars, grid=spec.grid, q_offset=spec.offset()
