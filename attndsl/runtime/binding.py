@@ -101,12 +101,10 @@ def bind_call(
 
 def host_table(tensor: Tensor) -> Any:
     """A tensor's elements as a numpy array on the host; bf16 as f32. May share memory with a CPU tensor."""
-    if tensor.requires_grad:
-        tensor = tensor.detach()
+    tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
-    # a CPU tensor as it is: .cpu() would wrap it under torch.func
-    return (tensor if tensor.device.type == "cpu" else tensor.cpu()).numpy()
+    return tensor.cpu().numpy()
 
 
 def _streams(owner: str, q: Any, k: Any, v: Any, layout: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -158,10 +158,12 @@ def test_autocast_lowers_q_k_v_and_the_kernel_stays_outside() -> None:
 
 
 def test_functional_gradient() -> None:
-    q, k, v, slope = tensors(grad=False)
+    q, k, v, _ = tensors(grad=False)
+    (written,) = compile_text("attention plain { mask k <= q }")
+    a = bind(written, {})
 
     def loss(q: Tensor) -> Tensor:
-        return run(DenseKernel(), q, k, v, slope)[0].square().sum()
+        return attend(DenseKernel(), bind_call(a, a, q, k, v, {}), NO_PLAN, False)[0].square().sum()
 
     live = q.clone().requires_grad_()
     loss(live).backward()
