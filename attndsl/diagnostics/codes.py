@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from attndsl.diagnostics.code_info import CodeInfo
 from attndsl.diagnostics.codes_check import CHECK_CODES
+from attndsl.diagnostics.codes_files import FILE_CODES
+from attndsl.diagnostics.codes_ir import IR_CODES
 from attndsl.diagnostics.codes_syntax import SYNTAX_CODES
 
 __all__ = ["CODES", "CodeInfo"]
 
-CODES: dict[str, CodeInfo] = dict(sorted({**SYNTAX_CODES, **CHECK_CODES}.items()))
+CODES: dict[str, CodeInfo] = dict(sorted({**SYNTAX_CODES, **FILE_CODES, **CHECK_CODES, **IR_CODES}.items()))
+"""Every code that a user can meet, in order."""

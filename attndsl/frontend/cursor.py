@@ -36,6 +36,8 @@ class Cursor:
         self.nodes = 0
         self.depth = 0
         self.heights: dict[int, int] = {}
+        self.renamed: set[str] = set()
+        """Reserved words that were declared as names: said once, then read as the names they were meant to be."""
 
     # Tokens
 
@@ -136,6 +138,7 @@ class Cursor:
             word = str(self.token.value)
             self.report("E0113", f"`{word}` is a reserved word", self.here(), f"expected {what}",
                         f"take another name, such as `{word}_` or `{word[0]}`")  # fmt: skip
+            self.renamed.add(word)
             return self.advance()
         raise self.unexpected(what)
 
@@ -146,7 +149,10 @@ class Cursor:
         line_start = self.source.text.rfind("\n", 0, self.token.start) + 1
         if not self.source.text[line_start : self.token.start].strip():
             return True
-        return not (self.next_token.kind is Kind.SYMBOL and self.next_token.value in ("=", ":", ",", ")", "]"))
+        after = self.next_token
+        if after.kind is Kind.WORD:
+            return after.value not in ("and", "or", "in", "then", "else")
+        return after.kind is not Kind.END and (after.kind is not Kind.SYMBOL or after.value in ("(", "-"))
 
     def listed(self, open_: str, item: Callable[[], T], what: str, empty: bool = False) -> tuple[T, ...]:
         """Items between brackets, commas between them, one allowed after the last."""

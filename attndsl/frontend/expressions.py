@@ -161,7 +161,7 @@ class ExpressionParser(Cursor):
         if token.kind is Kind.NAME and self.next_token.kind is Kind.SYMBOL and self.next_token.value == "(":
             return self.call()
         node: tree.TreeExpr
-        if self.at_name:
+        if self.at_name or (self.at_word(*self.renamed) and not self.starts_clause()):
             self.advance()
             if token.value in _CONSTANTS:
                 meant = _CONSTANTS[str(token.value)]
