@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
+from typing import Any
 
 from attndsl.diagnostics.source import Span
 from attndsl.frontend.check.values import TupleValue, describe_type
@@ -210,8 +212,15 @@ def same_shape(sign: str, *args: Expr) -> None:
         raise MismatchError("E0302", f"`{sign}` between {shown}", "sizes must agree")
 
 
-_FOLD: dict[str, Callable[..., int | float]] = {
-    "neg": lambda a: -a, "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b, "floordiv": lambda a, b: a // b, "mod": lambda a, b: a % b,
-    "min": lambda a, b: min(a, b), "max": lambda a, b: max(a, b), "to_float": lambda a: float(a), "abs": lambda a: abs(a),
+def _divide(a: float, b: float) -> float:
+    return a / b
+
+
+def _floor_divide(a: int, b: int) -> int:
+    return a // b
+
+
+_FOLD: dict[str, Any] = {
+    "neg": operator.neg, "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": _divide,
+    "floordiv": _floor_divide, "mod": operator.mod, "min": min, "max": max, "to_float": float, "abs": abs,
 }  # fmt: skip

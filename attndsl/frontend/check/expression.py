@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attndsl.diagnostics.report import Note
@@ -32,7 +33,7 @@ from attndsl.ir.expr import Value as IrValue
 from attndsl.ir.types import BOOL, FLOAT, INT, Kind, Type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 NESTED = 160
 """Tree levels that are open at once, through all calls."""
@@ -94,7 +95,7 @@ class Checker:
         return self.frame.at or node.span
 
     @contextmanager
-    def within(self, frame: Frame) -> Iterator[None]:
+    def within(self, frame: Frame) -> Generator[None, None, None]:
         """Evaluate in another body."""
         before = self.frame, self.numerators
         self.frame, self.numerators = frame, []
@@ -264,15 +265,15 @@ class Checker:
 
     def _number(self, node: tree.Number, value: int | float) -> Value:
         if isinstance(value, int) and abs(value) >= LITERAL:
-            return self.report("E0654", f"the number {value:.3g} is not below 2^31", node.span, "too large a number")
+            return self.report("E0654", "the number is not below 2^31", node.span, "too large a number")
         return self.build.make(Literal(INT if isinstance(value, int) else FLOAT, value, span=self.at(node)))
 
     def _unary(self, node: tree.Unary) -> Value:
         value = self.operand(node.operand)
         span = self.at(node)
         if node.operator == "not":
-            return self.apply(node, lambda a: self.build.logic("not", a, span=span), (node.operand,), value)
-        return self.apply(node, lambda a: self.build.negative(a, span), (node.operand,), value)
+            return self.apply(node, partial(self.build.logic, "not", span=span), (node.operand,), value)
+        return self.apply(node, partial(self.build.negative, span=span), (node.operand,), value)
 
     def _binary(self, node: tree.Binary) -> Value:
         nodes = (node.left, node.right)
@@ -285,11 +286,11 @@ class Checker:
             right = self.operand(node.right)
         sign, span = node.operator, self.at(node)
         if sign == "and" or sign == "or":
-            return self.apply(node, lambda a, b: self.build.logic(sign, a, b, span=span), nodes, left, right)
+            return self.apply(node, partial(self.build.logic, sign, span=span), nodes, left, right)
         if sign == "@":
-            return self.apply(node, lambda a, b: self._matmul(a, b, span), nodes, left, right)
+            return self.apply(node, partial(self._matmul, span=span), nodes, left, right)
         name = _OPERATORS[sign]
-        return self.apply(node, lambda a, b: self.build.arithmetic(name, a, b, span, sign), nodes, left, right)
+        return self.apply(node, partial(self.build.arithmetic, name, span=span, sign=sign), nodes, left, right)
 
     def _matmul(self, a: Expr, b: Expr, span: Span) -> Expr:
         ranks = len(a.type.shape), len(b.type.shape)
@@ -315,23 +316,20 @@ class Checker:
                 one: Operand | Poison = grids.member(self, values[i], values[i + 1], nodes, span)
             else:
                 left, right = (self.as_operand(v, n) for v, n in zip(values[i : i + 2], nodes, strict=True))
-                rule = self._compare_rule(_COMPARISONS[sign], sign, span)
+                rule = partial(self.build.compare, _COMPARISONS[sign], span=span, sign=sign)
                 one = self.apply(node, rule, nodes, left, right)
             if result is None:
                 result = one
             else:
-                result = self.apply(node, lambda a, b: self.build.logic("and", a, b, span=span), (), result, one)
+                result = self.apply(node, partial(self.build.logic, "and", span=span), (), result, one)
         assert result is not None
         return result
-
-    def _compare_rule(self, name: str, sign: str, span: Span) -> Callable[[Expr, Expr], Expr]:
-        return lambda a, b: self.build.compare(name, a, b, span, sign)
 
     def _conditional(self, node: tree.Conditional) -> Value:
         nodes = node.condition, node.then, node.otherwise
         values = [self.operand(n) for n in nodes]
         span = self.at(node)
-        return self.apply(node, lambda c, a, b: self.build.choose(c, a, b, span), nodes, *values)
+        return self.apply(node, partial(self.build.choose, span=span), nodes, *values)
 
     def _tuple(self, node: tree.TupleLiteral) -> Value:
         items: list[Expr] = []

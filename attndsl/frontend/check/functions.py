@@ -67,7 +67,7 @@ def reachable(scope: Scope) -> list[Definition]:
 def check_functions(
     definitions: Iterable[Definition], sink: Sink, damaged: Callable[[tree.Node], bool]
 ) -> frozenset[int]:
-    """Report what is wrong in functions whoever calls them. Gives the ids of trees of functions that call themselves."""
+    """Report what is wrong in functions, whoever calls them. Gives the ids of the trees of recursive ones."""
     for definition in definitions:
         if not damaged(definition.function):
             check_declaration(definition.function, sink)

@@ -86,7 +86,7 @@ def size(checker: Checker, node: tree.Call) -> Value:
         return _bad_size(checker, argument, "")
     name = argument.id
     value = checker.frame.names.get(name)
-    if isinstance(value, SegmentValue) or isinstance(value, Index):
+    if isinstance(value, SegmentValue | Index):
         name = value.name
     elif checker.frame.closed:
         if value is None:

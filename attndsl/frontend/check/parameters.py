@@ -61,10 +61,11 @@ class Parameters:
         kind = Kind(node.base)
         if node.role == "scalar":
             if node.shape is not None:
-                help_ = f"several run-time numbers are an input: `input {node.name}: {_OTHER_TYPES.get(node.base, 'bool')}[...]`"
+                dtype = _OTHER_TYPES.get(node.base, "bool")
+                help_ = f"several run-time numbers are an input: `input {node.name}: {dtype}[...]`"
                 return self.checker.report("E0307", f"the scalar `{node.name}` has a shape", node.span, "", help_)
             default = self._default(node, kind, None)
-            if isinstance(default, Poison) or isinstance(default, tuple):
+            if isinstance(default, Poison | tuple):
                 return self._reference(node.name, kind, node)
             self.made.append(Scalar(node.name, kind, default, span=node.span))
             return self._reference(node.name, kind, node)
@@ -207,7 +208,7 @@ class Parameters:
             elif not dims or (fact == "permutation" and kind is not Kind.INT) or kind is Kind.BOOL:
                 label = "an int tensor was expected" if fact == "permutation" else "a tensor of numbers was expected"
                 return report("E0308", f"`{node.name}` cannot be `{fact}`", node.span, label)
-            found.add(cast("Fact", fact))
+            found.add(fact)
         return frozenset(found)
 
 
