@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import category, combining, east_asian_width
 
 from attndsl.diagnostics.source import NOWHERE, Span
 
@@ -60,22 +61,29 @@ def _excerpt(span: Span, label: str) -> list[str]:
     width = max(1, min(span.stop - span.start, len(text) - column + 1))
     shown, start = _clip(text, column - 1, width)
     gutter = " " * len(str(line))
-    mark = " " * start + "^" * min(width, max(1, len(shown) - start))
+    marked = shown[start : start + width] or " "
+    mark = " " * _cells(shown[:start]) + "^" * max(1, _cells(marked))
     return [
         f"{gutter}--> {span.source.name}:{line}:{column}",
         f"{gutter} |",
-        f"{line} | {shown}",
+        f"{line} | {shown}".rstrip(),
         f"{gutter} | {mark} {label}".rstrip(),
     ]
 
 
 def _clip(text: str, column: int, width: int, limit: int = 160) -> tuple[str, int]:
-    """A window of a very long line around the span; tabs become single spaces to keep columns."""
-    text = text.replace("\t", " ")
-    if len(text) <= limit:
-        return text, column
-    first = max(0, column - limit // 3)
-    return text[first : first + limit], column - first
+    """A window of a very long line around the span, and the span's column in it.
+
+    Tabs become single spaces to keep columns; what would change how the line is shown becomes visible.
+    """
+    first = max(0, column - limit // 3) if len(text) > limit else 0
+    shown = text[first : first + limit].replace("\t", " ")
+    return "".join("\ufffd" if category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in shown), column - first
+
+
+def _cells(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 class SpecError(Exception):

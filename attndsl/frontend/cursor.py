@@ -137,7 +137,7 @@ class Cursor:
         if self.token.kind is Kind.WORD and not self.starts_clause():
             word = str(self.token.value)
             self.report("E0113", f"`{word}` is a reserved word", self.here(), f"expected {what}",
-                        f"take another name, such as `{word}_` or `{word[0]}`")  # fmt: skip
+                        f"take another name, such as `{word}_`")  # fmt: skip
             self.renamed.add(word)
             return self.advance()
         raise self.unexpected(what)

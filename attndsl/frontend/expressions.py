@@ -232,7 +232,7 @@ class ExpressionParser(Cursor):
         if token.kind is Kind.WORD and not self.starts_clause() and token.value not in ("then", "else", "by", "where"):
             word = str(token.value)
             return self.fail("E0113", f"`{word}` is a reserved word", self.here(), "expected a value",
-                             f"take another name, such as `{word}_` or `{word[0]}`")  # fmt: skip
+                             f"take another name, such as `{word}_`")  # fmt: skip
         help = ""
         if self.at_symbol("+", "++"):
             help = "numbers need no `+`" if token.value == "+" else "`++` joins the segments of a grid"

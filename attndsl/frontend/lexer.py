@@ -96,7 +96,7 @@ _PATTERN = re.compile(
       (?P<space>(?:[ \t\n]|\r\n)+)
     | (?P<comment>\#[^\n]*)
     | (?P<word>[^\W\d²³](?:[^\W²³]|[\u200b-\u200f\u00ad\ufeff])*)
-    | (?P<number>(?:[0-9]|\.[0-9]))
+    | (?P<number>\d|\.[0-9])
     | (?P<text>"(?:[^"\\\n]|\\[^\n])*["\\]?)
     | (?P<single>'[^'\n]*')
     | (?P<symbol>===|\+\+|<=(?!>)|>=|==|!=|//)
@@ -162,12 +162,11 @@ class _Lexer:
 
     def on_number(self, _: str, start: int) -> None:
         match = NUMBER.match(self.text, start)
-        assert match is not None
-        self.at = match.end()
+        end = self.at = match.end() if match else start + 1
         while self.at < len(self.text) and (characters.is_word(self.text[self.at]) or self.text[self.at] == "."):
             self.at += 1
         text = self.text[start : self.at]
-        if self.at != match.end() or text.endswith("_") or "__" in text or not text.isascii():
+        if match is None or self.at != end or text.endswith("_") or "__" in text or not text.isascii():
             self.malformed(text, start)
             return
         if re.fullmatch("[0-9_]+", text):

@@ -182,7 +182,8 @@ class _Loader:
         elif known.function is not definition.function:
             note = Note(places[name], "the first one is here")
             message = f"two functions are called `{name}`"
-            self.report("E0506", message, at, "declared a second time", "rename one, or use only one", note)
+            label = "declared a second time" if definition.scope is scope else "this one comes from another file"
+            self.report("E0506", message, at, label, "rename one, or use only one", note)
 
     def report(self, code: str, message: str, span: Span, label: str = "", help: str = "", *notes: Note) -> None:
         self.found.append(Diagnostic(code, message, span, label, help, notes))
@@ -208,7 +209,7 @@ class _Loader:
             elif name in used.functions:
                 help = f"`{use.module}` only uses `{name}` itself; use it from where it is declared"
             elif not help:
-                help = "it declares " + (", ".join(f"`{n}`" for n in sorted(own)[:12]) or "no functions")
+                help = "it declares " + _some(sorted(own))
             self.report("E0504", f"`{use.module}` has no function `{name}`", at, "not declared there", help)
 
     def open_std(self, use: tree.Use) -> tuple[tree.File, Scope] | None:
@@ -285,6 +286,11 @@ def _declared(text: str) -> set[str]:
     for listed in re.findall(r'\buse\s+(?:\w+|"[^"\n]*"?)\s*\(([^){}=]*)', text):
         names.update(re.findall(r"\w+", listed))
     return names
+
+
+def _some(names: list[str], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(f"`{n}`" for n in names[:most]) or "no functions") + more
 
 
 def _refused(path: str) -> str:
