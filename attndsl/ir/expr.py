@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal as Lit
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from attndsl.diagnostics.source import NOWHERE, Span
 from attndsl.ir.types import BOOL, FLOAT, INT, Kind, Type
@@ -34,14 +34,18 @@ VECTOR_OPS = ("dot", "norm", "total", "vsoftmax", "rmsnorm", "concat", "outer", 
 OPS = frozenset((*ARITHMETIC, *COMPARISONS, *LOGIC, *FUNCTIONS, *VECTOR_OPS, "select", "to_float", "to_int"))
 """Every operation name. `select(c, a, b)` is `if c then a else b`; `vsoftmax`, `norm` (2-norm) and `total` run
 over components; `matmul` is vector @ matrix; `gelu` is the erf form; `bitlen(n)` the bits of |n|; `to_float`
-converts an int or bool, `to_int` a bool. `floor` and `ceil` give ints. `min` and `max` take two arguments."""
+converts an int or bool, `to_int` a bool. `floor` and `ceil` give ints. `min` and `max` take two arguments.
+`rmsnorm(x)` is x / sqrt(mean(x^2) + 1e-6); `roll(x, n)` moves component i to (i + n) % size; `rope(x, p)` turns
+components i and i + size/2 by the angle p * 10000^(-2i/size)."""
 
 
 def _node(cls: type[T]) -> type[T]:
-    """Give a frozen node class a hash that is computed once."""
-    names = tuple(f.name for f in fields(cls) if f.compare)  # type: ignore[arg-type]
+    """Give a frozen node class a hash that is computed once, and an equality that looks at a shared subtree once."""
+    compared = [f for f in fields(cls) if f.compare]  # type: ignore[arg-type]
+    names = tuple(f.name for f in compared)
+    own = tuple(f.name for f in compared if "Expr" not in str(f.type))
 
-    def structural_hash(self: T) -> int:
+    def structural_hash(self: Expr) -> int:
         known: int | None = self.__dict__.get("_hash")
         if known is None:
             values = tuple(getattr(self, n) for n in names)
@@ -49,8 +53,38 @@ def _node(cls: type[T]) -> type[T]:
             object.__setattr__(self, "_hash", known)
         return known
 
+    def equal(self: Expr, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, cls) or hash(self) != hash(other):
+            return False
+        return _same(self, cast(Expr, other))
+
     cls.__hash__ = structural_hash  # type: ignore[assignment,method-assign]
+    cls.__eq__ = equal  # type: ignore[assignment,method-assign]
+    _OWN[cls] = own
     return cls
+
+
+_OWN: dict[type, tuple[str, ...]] = {}
+"""The fields of a class that are no children."""
+
+
+def _same(a: Expr, b: Expr) -> bool:
+    """Equality without recursion, linear in the number of distinct nodes."""
+    seen: set[tuple[int, int]] = set()
+    stack = [(a, b)]
+    while stack:
+        x, y = stack.pop()
+        if x is y or (id(x), id(y)) in seen:
+            continue
+        if type(x) is not type(y) or any(getattr(x, n) != getattr(y, n) for n in _OWN[type(x)]):
+            return False
+        if len(x.children) != len(y.children):
+            return False
+        seen.add((id(x), id(y)))
+        stack.extend(zip(x.children, y.children, strict=True))
+    return True
 
 
 @dataclass(frozen=True, eq=True)
@@ -59,6 +93,13 @@ class Expr:
 
     type: Type
     span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        hash(self)  # children have theirs, so that no deep tree is hashed at once
+
+    def __getstate__(self) -> dict[str, object]:
+        # hashes of strings differ between processes
+        return {k: v for k, v in self.__dict__.items() if k != "_hash"}
 
     @property
     def children(self) -> tuple[Expr, ...]:
@@ -210,6 +251,24 @@ class Decay(Expr):
 
     def with_children(self, children: tuple[Expr, ...]) -> Expr:
         return replace(self, indices=children)
+
+
+@_node
+@dataclass(frozen=True)
+class Search(Expr):
+    """How many elements of a sorted one-dimensional tensor are below `value` (`side` left) or not above it (right):
+    the inverse of a `Load`, which passes add and no user writes."""
+
+    tensor: str
+    value: Expr
+    side: Lit["left", "right"]
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.value,)
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return replace(self, value=children[0])
 
 
 TRUE = Literal(BOOL, True)
