@@ -11,9 +11,13 @@ time: coordinate c of residue g is the position g + d * c.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
+from itertools import product
+from math import prod
+from typing import Any
 from typing import Literal as Lit
 
 import numpy as np
@@ -84,14 +88,57 @@ class AxisRanges:
 
     @property
     def nbytes(self) -> int:
-        return sum(a.nbytes for a in vars(self).values())
+        """Bytes held; residues of an axis without a split are one shared zero."""
+        return sum(a.nbytes for a in vars(self).values() if a.ndim == 0 or a.strides[0])
+
+    @cached_property
+    def boxes(self) -> Ints:
+        """Boxes of each row tile."""
+        return _per_tile(self.indptr, self.count)
+
+    @cached_property
+    def full(self) -> Ints:
+        """FULL boxes of each row tile."""
+        return _per_tile(self.indptr, np.where(self.kind == TileClass.FULL, self.count, 0))
+
+    def of(self, tile: int) -> slice:
+        """The entries of one row tile."""
+        return slice(int(self.indptr[tile]), int(self.indptr[tile + 1]))
+
+
+def _per_tile(indptr: Ints, values: npt.NDArray[Any]) -> Ints:
+    sums = np.concatenate(([0], np.cumsum(values, dtype=np.int64)))
+    return (sums[indptr[1:]] - sums[indptr[:-1]]).astype(np.int32)
 
 
 @dataclass(frozen=True)
 class Product:
-    """Axes multiply: a row tile's boxes are the product of its axes' boxes, FULL where all are."""
+    """Axes multiply: a row tile's boxes are the product of its axes' boxes, FULL where all are.
+
+    With `masked` the axes alone do not decide: no box is FULL, whatever the axes say.
+    """
 
     axes: tuple[AxisRanges, ...]
+    masked: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return sum(a.nbytes for a in self.axes)
+
+    @property
+    def visited(self) -> int:
+        """Boxes of all row tiles."""
+        return prod(int(a.count.sum(dtype=np.int64)) for a in self.axes)
+
+    @property
+    def full(self) -> int:
+        """FULL boxes of all row tiles."""
+        return 0 if self.masked else prod(int(a.full.sum(dtype=np.int64)) for a in self.axes)
+
+    @property
+    def most(self) -> int:
+        """Boxes of the row tile that has most."""
+        return prod(int(a.boxes.max(initial=0)) for a in self.axes)
 
 
 @dataclass(frozen=True)
@@ -106,17 +153,27 @@ class Blocks:
     first: Ints
     kind: npt.NDArray[np.uint8]
 
+    @property
+    def nbytes(self) -> int:
+        return self.indptr.nbytes + self.first.nbytes + self.kind.nbytes
 
-@dataclass(frozen=True)
-class Hull:
-    """One run of boxes per row tile, all PARTIAL: what is left for masks without structure that are too large
-    to look at box by box. Row tile t visits boxes [first[t], first[t] + count[t]) of the linear raster."""
+    @property
+    def visited(self) -> int:
+        """Boxes of all row tiles."""
+        return len(self.kind)
 
-    first: Ints
-    count: Ints
+    @property
+    def full(self) -> int:
+        """FULL boxes of all row tiles."""
+        return int((self.kind == TileClass.FULL).sum())
+
+    @property
+    def most(self) -> int:
+        """Boxes of the row tile that has most."""
+        return int(np.diff(self.indptr).max(initial=0))
 
 
-Source = Product | Blocks | Hull
+Source = Product | Blocks
 
 
 @dataclass(frozen=True)
@@ -150,16 +207,30 @@ class BoxRun:
 
 @dataclass(frozen=True)
 class TilePass:
-    """One sweep over tiles: `forward` (also dQ) or `dkdv`."""
+    """One sweep over tiles: `forward` (also dQ) or `dkdv`. Pieces cover different rows or columns."""
 
     kind: Lit["forward", "dkdv"]
     pieces: tuple[Piece, ...]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(s.nbytes for p in self.pieces for s in p.sources)
+
+    @property
+    def visited(self) -> int:
+        """Boxes over the distinct batch and head classes."""
+        return sum(s.visited for p in self.pieces for s in p.sources)
+
+    @property
+    def full(self) -> int:
+        """FULL boxes over the distinct batch and head classes."""
+        return sum(s.full for p in self.pieces for s in p.sources)
+
 
 @dataclass(frozen=True)
 class Bounds:
-    """What limits the work: visible `pairs` over the dense ones (None where not counted exactly), and the tiles
-    (visited area over dense area, mean and worst row tile)."""
+    """What limits the work, as factors over dense attention: the visible pairs (None where they were not counted)
+    and the area of the visited tiles; and boxes of the mean and the worst row tile of the forward pass."""
 
     dense_over_pairs: float | None
     dense_over_tiles: float
@@ -171,28 +242,88 @@ class Bounds:
 class Plan:
     """The schedule of one call.
 
-    `visited`, `full`, `partial`, `total` count the boxes of the forward pass over the distinct batch and head
-    classes. `exact`: every PARTIAL box has a visible and an invisible pair and no visited box is empty.
-    `reasons` says in words what was found and why something is not exact.
+    `total` counts the boxes that a dense forward pass would visit, over the distinct batch and head classes.
+    `exact`: every PARTIAL box has a visible and an invisible pair and no visited box is empty. `reasons` says in
+    words what was found and why something is not exact; `closed_form` how the visible columns follow from the row.
     """
 
     forward: TilePass
-    dkdv: TilePass
-    visited: int
-    full: int
-    partial: int
     total: int
     exact: bool
-    bounds: Bounds
     reasons: tuple[str, ...]
     closed_form: tuple[str, ...]
+    make_dkdv: Callable[[], TilePass] = field(repr=False, compare=False)
+    make_bounds: Callable[[TilePass], Bounds] = field(repr=False, compare=False)
+
+    @cached_property
+    def dkdv(self) -> TilePass:
+        """The backward sweep: the same pairs, each once, rows k and columns q. Made when first asked for."""
+        return self.make_dkdv()
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """What limits the work; counting the pairs takes longer than the plan."""
+        return self.make_bounds(self.forward)
+
+    @property
+    def visited(self) -> int:
+        return self.forward.visited
+
+    @property
+    def full(self) -> int:
+        return self.forward.full
+
+    @property
+    def partial(self) -> int:
+        return self.visited - self.full
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tables."""
-        raise NotImplementedError
+        """Bytes of the tables of both passes."""
+        return self.forward.nbytes + self.dkdv.nbytes
+
+
+def row_tile_count(piece: Piece, source: Source) -> int:
+    """Row tiles of a piece."""
+    if isinstance(source, Product):
+        return prod(a.tiles for a in source.axes)
+    return len(source.indptr) - 1
 
 
 def runs(source: Source, piece: Piece, tile: int) -> Iterator[BoxRun]:
-    """The runs of one row tile."""
-    raise NotImplementedError
+    """The runs of row tile `tile`; row tiles count row-major over the axes' tiles."""
+    if isinstance(source, Product):
+        yield from _product_runs(source, tile)
+    else:
+        yield from _block_runs(source, piece, tile)
+
+
+def _product_runs(source: Product, tile: int) -> Iterator[BoxRun]:
+    at = np.unravel_index(tile, [a.tiles for a in source.axes])
+    axes = [(a, int(t)) for a, t in zip(source.axes, at, strict=True)]
+    start = tuple(int(a.row_start[t]) for a, t in axes)
+    stop = tuple(int(a.row_stop[t]) for a, t in axes)
+    residue = tuple(int(a.row_residue[t]) for a, t in axes)
+    for entries in product(*(range(a.indptr[t], a.indptr[t + 1]) for a, t in axes)):
+        picked = [(a, e) for (a, _), e in zip(axes, entries, strict=True)]
+        full = not source.masked and all(a.kind[e] == TileClass.FULL for a, e in picked)
+        yield BoxRun(
+            start,
+            stop,
+            residue,
+            tuple(int(a.first[e]) for a, e in picked),
+            tuple(int(a.count[e]) for a, e in picked),
+            tuple(int(a.residue[e]) for a, e in picked),
+            TileClass.FULL if full else TileClass.PARTIAL,
+        )
+
+
+def _block_runs(source: Blocks, piece: Piece, tile: int) -> Iterator[BoxRun]:
+    axes = piece.rows.axes
+    at = np.unravel_index(tile, [-(-a.extent // a.box) for a in axes])
+    start = tuple(int(t) * a.box for t, a in zip(at, axes, strict=True))
+    stop = tuple(min(s + a.box, a.extent) for s, a in zip(start, axes, strict=True))
+    none, one = (0,) * len(axes), (1,) * len(axes)
+    for entry in range(source.indptr[tile], source.indptr[tile + 1]):
+        first = tuple(int(c) for c in source.first[entry])
+        yield BoxRun(start, stop, none, first, one, none, TileClass(int(source.kind[entry])))
