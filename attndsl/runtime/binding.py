@@ -74,7 +74,7 @@ def bind_call(
     B, Lq, Lk = (table.sizes[n] for n in ("B", "Lq", "Lk"))
     offset = _offset(owner, q_offset, B, Lq, Lk, q.device)
     L = max(Lq, Lk) if isinstance(offset, int) and offset == 0 else Lk
-    table.set("L", L, "the call")
+    table.set("L", L, "the lengths")
 
     scalars = {s.name: scalar_value(owner, s, scalars_given[s.name]) for s in attention.scalars}
     inputs = {p.name: _input(owner, p, inputs_given[p.name], q.device) for p in attention.inputs}

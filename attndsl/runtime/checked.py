@@ -103,12 +103,12 @@ def _check_read(attention: Attention, read: _Read, env: Env, shape: tuple[int, .
         outside = (at < 0) | (at >= n)
         if not outside.any():
             continue
-        seen = outside & evaluate(attention.mask, env) & evaluate(read.guard, env)
+        seen = _four(outside & evaluate(attention.mask, env) & evaluate(read.guard, env))
         place = _first(seen)
         if not place:
             continue
         value = int(np.broadcast_to(at, seen.shape)[*place])
-        pair = ", ".join(f"{name} = {_at(env, name, seen.shape, place)}" for name in ("b", "h", "q", "k"))
+        pair = ", ".join(f"{name} = {_at(env, name, place)}" for name in ("b", "h", "q", "k"))
         text = read.node.span.text or read.node.tensor
         raise ValueError(
             f"{attention.name}: {text} reads index {value} of dimension {axis}, which has {n}, "
@@ -116,9 +116,16 @@ def _check_read(attention: Attention, read: _Read, env: Env, shape: tuple[int, .
         )
 
 
-def _at(env: Env, name: str, shape: tuple[int, ...], place: list[int]) -> int:
+def _four(values: Array) -> Array:
+    """The same with all four dimensions of a pair, each of extent 1 where the value does not vary."""
+    return np.broadcast_to(values, np.broadcast_shapes(np.shape(values), (1, 1, 1, 1)))
+
+
+def _at(env: Env, name: str, place: list[int]) -> int:
+    """An index of the pair at a place; where the finding does not vary with it, its first value."""
     index: Any = name
-    return int(np.broadcast_to(env.values[Index(INT, index)], shape)[*place])
+    values = env.values[Index(INT, index)]
+    return int(values[*(p if n > 1 else 0 for p, n in zip(place, values.shape, strict=True))])
 
 
 def _reads(attention: Attention) -> list[_Read]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -20,21 +21,22 @@ class PlanCache:
     """The plans of the last `capacity` different problems of one attention. Tables and offsets are compared by their
     contents, never by where they lie, so that a tensor changed in place gets a new plan."""
 
-    def __init__(self, attention: Attention, capacity: int = 64) -> None:
+    def __init__(self, attention: Attention, capacity: int = 32) -> None:
         self._scalars = tuple(sorted({n.name for n in walk(attention.mask) if isinstance(n, ParamRef)}))
         self._capacity = capacity
         self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, problem: Problem, build: Callable[[], Plan]) -> Plan:
-        """The plan of a problem, built if it is not known."""
+    def get(self, problem: Problem, build: Callable[[Problem], Plan]) -> Plan:
+        """The plan of a problem, built if it is not known. A plan makes parts of itself later, so it is built on copies
+        of tables and offsets that share no memory with a tensor."""
         key = self._key(problem)
         with self._lock:
             plan = self._plans.get(key)
             if plan is not None:
                 self._plans.move_to_end(key)
                 return plan
-        plan = build()
+        plan = build(_own(problem))
         with self._lock:
             self._plans[key] = plan
             while len(self._plans) > self._capacity:
@@ -55,6 +57,15 @@ class PlanCache:
             tuple(problem.k_extents.items()),
             offset if isinstance(offset, int) else _digest(offset),
         )
+
+
+def _own(problem: Problem) -> Problem:
+    offset = problem.q_offset
+    return replace(
+        problem,
+        tables={name: np.array(table) for name, table in problem.tables.items()},
+        q_offset=offset if isinstance(offset, int) else np.array(offset),
+    )
 
 
 def _digest(array: Any) -> Hashable:

@@ -48,10 +48,11 @@ class Runner:
             raise ValueError(
                 f"{attention.name}: return_lse needs a weight with an exponential of s, and this one has none"
             )
+        # before anything reads an element: some devices have none
+        name = choose_backend(attention.name, backend, q.device.type if isinstance(q, Tensor) else "cpu")
         call = bind_call(
             attention, self.simplified, q, k, v, arguments, layout=layout, scale=scale, q_offset=q_offset, grid=grid
         )
-        name = choose_backend(attention.name, backend, call.q.device.type)
         if checked:
             check_promises(attention, call)
         out, lse = attend(self.kernel(name), call, self.plan(call), return_lse)
@@ -69,5 +70,4 @@ class Runner:
         """The plan of a call, from the recent ones if its problem is among them."""
         from attndsl.schedule.build import build
 
-        problem = call.problem
-        return self._plans.get(problem, lambda: build(self.simplified, problem))
+        return self._plans.get(call.problem, lambda problem: build(self.simplified, problem))
