@@ -6,7 +6,7 @@ The mapping, so that both front ends give equal trees:
 | --- | --- |
 | `def f(q, k, s, *, w=const(8), a=scalar(1.0), t=tensor("f32[H]"))` | parameters `const w: int = 8`, ... |
 | `x = e` | `let x = e` |
-| `video = grid("video(t, y, x)")`, `@attention(grid="...")` | `grid video(t, y, x)` |
+| `video = grid("video(t, y, x)")` | `grid video(t, y, x)` |
 | `assert c, "message"` | `require c, "message"` |
 | `def phi(x): return e` | `feature phi(x) = e` |
 | `score(e)`, `mask(e)`, `weight(e)`, `output(e)` | the clause |
@@ -75,10 +75,6 @@ class _Reader:
         span = self.place.span(node)
         self._symbols(node.args)
         parameters = self._parameters(node.args)
-        for decorator in node.decorator_list:
-            for keyword in decorator.keywords if isinstance(decorator, ast.Call) else ():
-                if keyword.arg == "grid":
-                    self._grid(keyword.value, None)
         self._body(node)
         name_span = self.place.name_span(node)
         block = tree.AttentionBlock(node.name, parameters, tuple(self.clauses), span=span, name_span=name_span)

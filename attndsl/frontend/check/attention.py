@@ -135,7 +135,7 @@ class _Block:
                 note = Note(places[taken[0]], "the first one is here")
                 message = "a second grid" if clause.side == "both" else f"a second grid for {clause.side}"
                 help_ = "segments of one sequence are joined: `grid text(m) ++ video(t, y, x)`"
-                self.sink.report("E0411", message, clause.span, help=help_, notes=(note,))
+                self.sink.report("E0401", message, clause.span, help=help_, notes=(note,))
                 continue
             places[clause.side] = clause.span
             space = self._space(clause)
@@ -160,11 +160,11 @@ class _Block:
                 self.frame.names[node.name] = SegmentValue(node.name)
             elif len(clause.segments) > 1:
                 message = "a segment of several has no name"
-                self.sink.report("E0414", message, node.span, label="a name was expected")
+                self.sink.report("E0404", message, node.span, label="a name was expected")
                 good = False
             if len(node.axes) > AXES:
                 message = f"a grid of {len(node.axes)} axes"
-                self.sink.report("E0656", message, node.span, label=f"at most {AXES}")
+                self.sink.report("E0616", message, node.span, label=f"at most {AXES}")
                 good = False
             for axis in node.axes:
                 if axis in seen or (axis == node.name and len(node.axes) > 1):
@@ -283,7 +283,7 @@ class _Block:
     def _once(self, clause: tree.Rewrite, name: str) -> bool:
         if name in self.first:
             note = Note(self.first[name], "the first one is here")
-            self.sink.report("E0411", f"a second `{name}`", clause.span, help=f"keep one `{name}`", notes=(note,))
+            self.sink.report("E0401", f"a second `{name}`", clause.span, help=f"keep one `{name}`", notes=(note,))
             return False
         self.first[name] = clause.span
         return True

@@ -58,7 +58,7 @@ class Builder:
         height = 1 + max((self._height.get(c, 1) for c in node.children), default=0)
         if height > DEPTH:
             message = f"this expression is more than {DEPTH} operations deep with its functions inlined"
-            raise LimitError("E0652", message, node.span, "write it with fewer steps that build on each other")
+            raise LimitError("E0612", message, node.span, "write it with fewer steps that build on each other")
         if len(self._nodes) >= 2 * NODES:
             raise too_large(node.span)
         self._nodes[node] = node
@@ -130,7 +130,7 @@ class Builder:
                     message = f"`{sign}` takes ints, and this is {describe_type(x.type)}"
                     raise MismatchError("E0301", message, "an int was expected", f"for floats write {instead}", i)
         if name in ("floordiv", "mod", "div") and self.constant(b) == 0:
-            raise MismatchError("E0751", f"the right side of `{sign}` is always 0", "division by zero", argument=1)
+            raise MismatchError("E0701", f"the right side of `{sign}` is always 0", "division by zero", argument=1)
         if name == "pow":
             return self._power(a, b, span)
         if name == "div":
@@ -142,11 +142,11 @@ class Builder:
         base = self.constant(a)
         if exponent is not None and base is None and abs(exponent) > POWER:
             message = f"the constant power {exponent:g} is larger than {POWER}"
-            raise MismatchError("E0653", message, f"at most {POWER}", "multiply smaller powers", 1)
+            raise MismatchError("E0613", message, f"at most {POWER}", "multiply smaller powers", 1)
         if exponent is not None and isinstance(exponent, int) and exponent >= 0 and a.type.kind is Kind.INT:
             if isinstance(base, int):
                 if abs(base) > 1 and exponent * math.log2(abs(base)) >= 31:
-                    raise MismatchError("E0654", f"{base}^{exponent} is not below 2^31", "too large a number")
+                    raise MismatchError("E0614", f"{base}^{exponent} is not below 2^31", "too large a number")
                 return self.integer(base**exponent, span)
             return self.op("pow", a, b, span=span)
         return self.op("pow", self.to_float(a), self.to_float(b), span=span)
@@ -192,7 +192,7 @@ class Builder:
 
 def too_large(span: Span) -> LimitError:
     message = f"this attention has more than {NODES} nodes with its functions inlined"
-    return LimitError("E0651", message, span, "a table in a tensor or a const array is smaller than a long formula")
+    return LimitError("E0611", message, span, "a table in a tensor or a const array is smaller than a long formula")
 
 
 def require_numbers(sign: str, *args: Expr) -> None:

@@ -181,7 +181,7 @@ def reduction(checker: Checker, name: str, value: Value, node: tree.Node) -> Val
     """`sum(e)` and `mean(e)` over the row's visible keys; of bools, how many or which share."""
     if "sum" in forbidden(checker.place):
         message = f"`{name}` over keys is not available in {NAMES[checker.place]}"
-        return checker.report("E0412", message, node.span, "", WHY[checker.place])
+        return checker.report("E0402", message, node.span, "", WHY[checker.place])
     if isinstance(value, TupleValue):
         return checker.report("E0301", f"`{name}` of {describe(value)}", node.span, "a number or a vector was expected")
     if not isinstance(value, Expr):

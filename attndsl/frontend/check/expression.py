@@ -110,7 +110,7 @@ class Checker:
         """What an expression means; POISON if that was reported."""
         if self._depth >= NESTED:
             message = f"this expression is nested more than {NESTED} levels deep with its functions inlined"
-            raise LimitError("E0652", message, self.at(node), "write it with fewer functions that call each other")
+            raise LimitError("E0612", message, self.at(node), "write it with fewer functions that call each other")
         self._depth += 1
         try:
             return self._value(node)
@@ -203,7 +203,7 @@ class Checker:
         used = sorted(wrong)[0]
         through = "" if used == name or used == "tensor" else f" (it is made of `{used}`)"
         message = f"`{name}` is not available in {NAMES[self.place]}{through}"
-        return self.report("E0412", message, node.span, "", WHY[self.place])
+        return self.report("E0402", message, node.span, "", WHY[self.place])
 
     def _unknown(self, node: tree.Name) -> Poison:
         name = node.id
@@ -257,7 +257,7 @@ class Checker:
     def _bare_sum(self, node: tree.Name) -> Value:
         if not self.numerators:
             help_ = "a bare `sum` is the sum of the left side of the `/` it stands under; otherwise write `sum(e)`"
-            return self.report("E0413", "this `sum` has no `/` before it", node.span, "", help_)
+            return self.report("E0403", "this `sum` has no `/` before it", node.span, "", help_)
         value = self.numerators[-1]
         if isinstance(value, Poison):
             return POISON
@@ -265,7 +265,7 @@ class Checker:
 
     def _number(self, node: tree.Number, value: int | float) -> Value:
         if isinstance(value, int) and abs(value) >= LITERAL:
-            return self.report("E0654", "the number is not below 2^31", node.span, "too large a number")
+            return self.report("E0614", "the number is not below 2^31", node.span, "too large a number")
         return self.build.make(Literal(INT if isinstance(value, int) else FLOAT, value, span=self.at(node)))
 
     def _unary(self, node: tree.Unary) -> Value:

@@ -205,4 +205,4 @@ def _report_loop(node: tree.Call, loop: list[Definition], sink: Sink) -> None:
     shown = " -> ".join(f"`{d.function.name}`" for d in (*loop, loop[0]))
     message = f"`{loop[0].function.name}` calls itself"
     help_ = f"{shown}; functions are written out where they are called, so none may lead back to itself"
-    sink.report("E0415", message, node.span, help=help_ if len(loop) > 1 else help_.split("; ")[1])
+    sink.report("E0405", message, node.span, help=help_ if len(loop) > 1 else help_.split("; ")[1])

@@ -90,7 +90,7 @@ class Parameters:
         span = size.span if size is not None else node.span
         if isinstance(value, int) and value > LENGTH:
             message = f"the const array `{node.name}` has {value} numbers"
-            return self.checker.report("E0655", message, span, f"at most {LENGTH}", "a longer table is an `input`")
+            return self.checker.report("E0615", message, span, f"at most {LENGTH}", "a longer table is an `input`")
         what = f"`{node.name}: {node.base}[...]`"
         help_ = "a tensor whose size is known at the call is an `input`" if isinstance(size, tree.Name) else ""
         return self.checker.report(
@@ -111,7 +111,7 @@ class Parameters:
             if all(isinstance(i, Literal) or self.checker.build.constant(i) is not None for i in items):
                 message = f"the default of `{node.name}: {shown}` is {describe(value)}"
             article = "an" if kind is Kind.INT else "a"
-            return self.checker.report("E0752", message, node.default.span, f"{article} {kind} literal was expected")
+            return self.checker.report("E0702", message, node.default.span, f"{article} {kind} literal was expected")
         found = cast("list[bool | int | float]", numbers)
         if not isinstance(value, TupleValue):
             return found[0] if length is None else (found[0],) * length
@@ -119,7 +119,7 @@ class Parameters:
             message = f"the default of `{node.name}: {shown}` has {len(found)} items"
             expected = f"{length} were expected" if length is not None else "one was expected"
             help_ = f"declare `{node.name}: {kind}[{len(found)}]`"
-            return self.checker.report("E0752", message, node.default.span, expected, help_)
+            return self.checker.report("E0702", message, node.default.span, expected, help_)
         return tuple(found)
 
     def _evaluate(self, node: tree.TreeExpr) -> Expr | TupleValue | Poison:
@@ -149,7 +149,7 @@ class Parameters:
         if node.default is not None:
             message = f"the input `{node.name}` has a default"
             checker.report(
-                "E0752", message, node.default.span, "tensors have none", "a number with a default is a `scalar`"
+                "E0702", message, node.default.span, "tensors have none", "a number with a default is a `scalar`"
             )
         if node.base not in DTYPES:
             found = _OTHER_TYPES.get(node.base) or names.suggestion(node.base, DTYPES)
@@ -172,7 +172,7 @@ class Parameters:
         checker = self.checker
         if len(node.shape or ()) > DIMENSIONS:
             message = f"the input `{node.name}` has {len(node.shape or ())} dimensions"
-            return checker.report("E0655", message, node.span, f"at most {DIMENSIONS}")
+            return checker.report("E0615", message, node.span, f"at most {DIMENSIONS}")
         before, checker.place = checker.place, "shape"
         dims: list[Expr] = []
         for size in node.shape or ():

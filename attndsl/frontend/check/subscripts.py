@@ -67,7 +67,7 @@ def _base(checker: Checker, node: tree.TreeExpr) -> Value:
             return POISON
         if node.id in forbidden(checker.place):
             message = f"`{node.id}` is not available in {NAMES[checker.place]}"
-            return checker.report("E0412", message, node.span, "", WHY[checker.place])
+            return checker.report("E0402", message, node.span, "", WHY[checker.place])
         return _VECTORS[node.id]
     return checker.value(node)
 

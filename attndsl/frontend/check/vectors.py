@@ -81,7 +81,7 @@ def decay(checker: Checker, node: tree.Call) -> Value:
     argument = node.arguments[0]
     if "decay" in forbidden(checker.place):
         message = f"`decay` is not available in {NAMES[checker.place]}"
-        return checker.report("E0412", message, node.span, "", WHY[checker.place])
+        return checker.report("E0402", message, node.span, "", WHY[checker.place])
     indices: tuple[Expr, ...] | None = None
     if isinstance(argument, tree.Subscript):
         tensor = checker.value(argument.base)
