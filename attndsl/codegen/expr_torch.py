@@ -272,9 +272,10 @@ class Body:
         return self._op(node) if rule is None else rule(node, terms)
 
     def _exponential(self, node: Op) -> Term:
-        x = self.plain(node.args[0])
         if is_host(node.args[0]):
             return self._op(node)
+        x = self.plain(node.args[0])
+        x = x if x.isidentifier() else self._name(x)
         if k_side(node.args[0]):
             top = self._name(f"row_top({x}, {self._alive()})")
             return Term(self._name(f"exp_below({x}, {top}, {self._alive()})"), shift=((top, 1.0),))

@@ -129,6 +129,13 @@ def _mark_dead(lse: Tensor, added: Tensor | None, tile: TileFrame) -> Tensor:
     return lse.masked_fill(dead, NEVER)
 
 
+def accurate(lse: Tensor | None) -> bool:
+    """Whether a backward from lse is accurate: its rounding is a relative error of every weight."""
+    if lse is None or not lse.numel():
+        return lse is not None
+    return bool((lse.masked_fill(lse == NEVER, 0.0).abs() < 100).all())
+
+
 def flash_backward(tile: TileFrame, scale: float, grad: Tensor, out: Tensor, lse: Tensor) -> TileGradients:
     """Gradients from those of the weighted sums, the sums and lse, all as `flash_forward` gives them."""
     added = _added(tile)

@@ -192,7 +192,8 @@ def _part(chosen: Selection, whole: Tensor | None) -> Tensor | None:
     """The class's part of a result: a view of all of it, or a copy to be written back."""
     if whole is None:
         return None
-    return chosen.queries(whole)
+    part = chosen.queries(whole)
+    return part if chosen.whole else part.clone()
 
 
 def _width(kernel: CpuKernel, call: Call) -> int:
@@ -217,7 +218,9 @@ class _Backward:
         self.lse = saved[1] if len(saved) > 1 else None
         bias_reads = frozenset[str]() if module.bias is None else module.bias.names("tensor", "prefix", "own")
         wanted = {n.upper() if n in "qkv" else n for n in needs}
-        self.flash = kernel._uses_flash(call) and grad_lse is None and not bias_reads & wanted
+        self.flash = (
+            kernel._uses_flash(call) and grad_lse is None and not bias_reads & wanted and flash.accurate(self.lse)
+        )
         shape = (*call.q.shape[:3], call.v.shape[-1])
         self.grad_out = torch.zeros(shape, dtype=call.q.dtype) if grad_out is None else grad_out
         self.grad_lse = None if grad_lse is None else grad_lse.to(self.frame.dtype)
