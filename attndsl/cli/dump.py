@@ -11,7 +11,7 @@ from typing import Any, cast
 from attndsl.cli.output import OK, print_json
 from attndsl.cli.planning import Planned
 from attndsl.cli.setup import Setup
-from attndsl.schedule.plan import AxisRanges, Blocks, Hull, Piece, Plan, Product, TileClass
+from attndsl.schedule.plan import AxisRanges, Blocks, Piece, Plan, Product, TileClass
 
 SHOWN = 6
 """Most ranges of an axis that are written out."""
@@ -91,15 +91,14 @@ def _piece(piece: Piece) -> list[str]:
                     lines += _ranges(axis.name or "position", ranges)
             case Blocks(indptr=indptr, first=first):
                 lines.append(f"  {len(indptr) - 1} row tiles, {len(first)} boxes")
-            case Hull(first=first, count=count):
-                lines.append(f"  {len(first)} row tiles, {int(count.sum())} boxes, all PARTIAL")
     return lines
 
 
 def _ranges(axis: str, ranges: AxisRanges) -> list[str]:
     lines = [f"  axis {axis}: {ranges.tiles} row tiles, {len(ranges.first)} ranges"]
     for t in range(min(SHOWN, ranges.tiles)):
-        at = range(int(ranges.indptr[t]), int(ranges.indptr[t + 1]))
+        of = ranges.of(t)
+        at = range(of.start, of.stop)
         runs = [f"{ranges.count[j]} {TileClass(int(ranges.kind[j])).name} from {ranges.first[j]}" for j in at]
         lines.append(f"    [{ranges.row_start[t]}, {ranges.row_stop[t]}): {', '.join(runs) or 'nothing'}")
     return lines

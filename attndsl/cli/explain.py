@@ -10,6 +10,9 @@ import typer
 from attndsl.cli.options import parse_grid, parse_settings, parse_shape
 from attndsl.cli.output import OK, CallError, print_json
 
+LONGEST = 400
+"""Most characters of a clause on the screen; `--json` and `--dump` give all."""
+
 if TYPE_CHECKING:
     from attndsl.cli.setup import Setup
     from attndsl.ir.attention import Attention
@@ -63,13 +66,22 @@ def _code(code: str, as_json: bool) -> int:
     return OK
 
 
-def clauses(attention: Attention) -> dict[str, str]:
-    """The clauses of an attention in the language's notation, defaults written out."""
+def clauses(attention: Attention, most: int) -> dict[str, str]:
+    """The clauses of an attention in the language's notation, defaults written out, none longer than `most`."""
     from attndsl.cli.infix import infix
 
-    weight = "softmax" if attention.weight is None else infix(attention.weight)
-    found = {"mask": infix(attention.mask), "score": infix(attention.score), "weight": weight}
-    return found if attention.output is None else {**found, "output": infix(attention.output)}
+    weight = "softmax" if attention.weight is None else infix(attention.weight, most)
+    found = {"mask": infix(attention.mask, most), "score": infix(attention.score, most), "weight": weight}
+    return found if attention.output is None else {**found, "output": infix(attention.output, most)}
+
+
+def written(attention: Attention) -> list[str]:
+    """The lines of the block as its user wrote it."""
+    from attndsl.frontend.parser import parse
+
+    file, _ = parse(attention.span.source)
+    (block,) = (b for b in file.attentions if b.name == attention.name)
+    return f"attention {block.span.text.removeprefix('attention ')}".split("\n")
 
 
 def _print(setup: Setup, simplified: Attention, plan: Plan) -> None:
@@ -78,13 +90,13 @@ def _print(setup: Setup, simplified: Attention, plan: Plan) -> None:
     print(f"{setup.attention.name}  {setup.describe()}")
     if line := settings_line(setup):
         print(f"set     {line}")
-    written, simple = clauses(setup.attention), clauses(simplified)
-    for what, text in written.items():
-        print(f"{what:<7} {text}")
-        if simple[what] != text:
-            print(f"   as   {simple[what]}")
+    print("\n".join(f"    {line}" for line in written(setup.attention)), end="\n\n")
+    print("simplified, consts as numbers:")
+    for what, text in clauses(simplified, LONGEST).items():
+        print(f"  {what:<7}{text}")
+    print()
     for what, text in forms(simplified).items():
-        print(f"form    {what}: {text}")
+        print(f"{what:<7} {text}")
     print(f"plan    {plan_line(plan)}")
     print(f"bounds  {bounds_line(plan)}")
     for text in plan.closed_form:
@@ -106,8 +118,8 @@ def _as_data(setup: Setup, simplified: Attention, plan: Plan) -> dict[str, Any]:
     return {
         "attention": setup.attention.name,
         "call": call_data(setup),
-        "written": clauses(setup.attention),
-        "simplified": clauses(simplified),
+        "written": "\n".join(written(setup.attention)),
+        "simplified": clauses(simplified, 10**6),
         "forms": forms(simplified),
         "plan": plan_data(plan),
     }

@@ -52,7 +52,8 @@ def print_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
     """Reports on standard error, an empty line after each; colours on a terminal only."""
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     for diagnostic in diagnostics:
-        print(_coloured(diagnostic.render()) if colour else diagnostic.render(), end="\n\n", file=sys.stderr)
+        text = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in diagnostic.render())
+        print(_coloured(text) if colour else text, end="\n\n", file=sys.stderr)
 
 
 def _coloured(text: str) -> str:
@@ -103,9 +104,9 @@ def _nearby(path: Path) -> str:
     from difflib import get_close_matches
 
     with suppress(OSError):
-        names = [p.name for p in path.parent.glob("*.attn")]
-        if close := get_close_matches(path.name, names, n=1):
-            return f" (did you mean {path.with_name(close[0])}?)"
+        names = [p.stem for p in path.parent.glob("*.attn")]
+        if close := get_close_matches(path.stem, names, n=1):
+            return f" (did you mean {path.with_name(close[0])}.attn?)"
     return ""
 
 

@@ -41,7 +41,7 @@ LEGEND = (
 MARGIN, LEFT, TOP = 20, 64, 66
 SIDE = 384
 """Pixels of the larger side of the mask."""
-SAMPLES = 256
+SAMPLES = 192
 """Most rows or columns looked at."""
 PANEL = 230
 SLICES = 12

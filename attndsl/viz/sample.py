@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from attndsl.ir.attention import Attention, Space
 from attndsl.ir.evaluate import Env, UnboundError, evaluate
-from attndsl.ir.expr import BOOL, INT, Coord, Expr, Extent, Index, Load, Member, ParamRef, Size, walk
-from attndsl.schedule.plan import Hull, Layout, Piece, Plan, Product, Source, runs
+from attndsl.ir.expr import BOOL, INT, Coord, Expr, Extent, Index, Member, ParamRef, Size, walk
+from attndsl.schedule.plan import Layout, Piece, Plan, row_tile_count, runs
 from attndsl.schedule.problem import Problem
 
 Positions = npt.NDArray[np.int64]
@@ -84,7 +84,7 @@ def _mark(
     source = piece.sources[int(classes[min(b, classes.shape[0] - 1), min(h, classes.shape[1] - 1)])]
     splits = [a.split for a in piece.rows.axes]
     waiting = row_inside.copy()
-    for tile in range(_row_tiles(source)):
+    for tile in range(row_tile_count(piece, source)):
         if not waiting.any():
             break
         mine = waiting
@@ -105,17 +105,6 @@ def _mark(
                 c = x // axis.split
                 hit &= (x % axis.split == g) & (c >= first) & (c < first + count * axis.box)
             out[np.ix_(mine, hit)] = int(run.kind)
-
-
-def _row_tiles(source: Source) -> int:
-    if isinstance(source, Product):
-        return int(np.prod([a.tiles for a in source.axes], dtype=np.int64))
-    return len(source.first) if isinstance(source, Hull) else len(source.indptr) - 1
-
-
-def needs(attention: Attention) -> frozenset[str]:
-    """Names of the tensors that the mask reads."""
-    return frozenset(n.tensor for n in walk(attention.mask) if isinstance(n, Load))
 
 
 def _values(attention: Attention, problem: Problem, q: Any, k: Any, h: int, b: int) -> dict[Expr, Any]:
@@ -159,8 +148,3 @@ def evenly(size: int, most: int) -> Positions:
     if size <= most:
         return np.arange(size, dtype=np.int64)
     return (np.arange(most, dtype=np.int64) * 2 + 1) * size // (2 * most)
-
-
-def with_table(problem: Problem, name: str, table: npt.NDArray[Any]) -> Problem:
-    """The problem with one more input known."""
-    return replace(problem, tables={**problem.tables, name: table})

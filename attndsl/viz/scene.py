@@ -60,7 +60,9 @@ class Scene:
         self.shapes.append(Text(x, y, text, size, anchor, colour, bold))
 
     def raster(self, x: float, y: float, cell: float, values: npt.NDArray[np.uint8], colours: dict[int, str]) -> None:
-        """Cells of a matrix as few rectangles: equal cells of a row join, equal runs of rows join."""
+        """Cells of a matrix as few rectangles, colour by colour: equal cells of a row join, equal runs of rows join.
+        Values without a colour are left out."""
+        found: dict[int, list[Rect]] = {value: [] for value in colours}
         open_runs: dict[tuple[int, int, int], int] = {}
         rows = values.shape[0]
         for row in range(rows + 1):
@@ -69,11 +71,12 @@ class Scene:
                 first, stop, value = run
                 top = open_runs.pop(run)
                 if value in colours:
-                    self.rect(
-                        x + first * cell, y + top * cell, (stop - first) * cell, (row - top) * cell, colours[value]
-                    )
-            for run in runs:
+                    size = (stop - first) * cell, (row - top) * cell
+                    found[value].append(Rect(x + first * cell, y + top * cell, *size, colours[value]))
+            for run in sorted(runs):
                 open_runs.setdefault(run, row)
+        for rects in found.values():
+            self.shapes += rects
 
 
 def _runs(row: npt.NDArray[np.uint8]) -> list[tuple[int, int, int]]:

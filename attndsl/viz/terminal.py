@@ -15,7 +15,7 @@ ASCII = {SKIPPED: ".", PARTIAL: "+", FULL: "#"}
 UNICODE_CELLS = {NOT_VISITED: "·", MASKED: "░", SEEN_PARTIAL: "▓", SEEN_FULL: "█", QUERY: "Q"}
 ASCII_CELLS = {NOT_VISITED: ".", MASKED: "-", SEEN_PARTIAL: "+", SEEN_FULL: "#", QUERY: "Q"}
 
-MOST = 24
+MOST = 32
 """Most lines of a picture."""
 
 
