@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from functools import cache
 from types import CodeType
 from typing import Any
 from typing import Literal as Lit
@@ -28,7 +27,8 @@ from attndsl.diagnostics.report import Diagnostic
 from attndsl.diagnostics.source import Source, Span
 from attndsl.frontend import tree
 from attndsl.frontend.check import names
-from attndsl.frontend.modules import STD, Program, program_from_text, read_program, std_modules
+from attndsl.frontend.library import library_functions
+from attndsl.frontend.modules import Program, program_from_text
 from attndsl.frontend.parser import parse, parse_type
 from attndsl.frontend.python_expressions import Expressions
 from attndsl.frontend.python_source import Place, find_function, moved
@@ -48,16 +48,6 @@ def read_function(function: Callable[..., Any]) -> Program:
     place, node = find_function(code)
     globals_: dict[str, Any] = getattr(function, "__globals__", {})
     return _Reader(place, frozenset(globals_) | frozenset(code.co_freevars)).read(node)
-
-
-@cache
-def library_functions() -> dict[str, str]:
-    """Every function of the standard library and the module it stands in."""
-    found: dict[str, str] = {}
-    for module in std_modules():
-        for function in read_program(STD / f"{module}.attn").file.functions:
-            found.setdefault(function.name, module)
-    return found
 
 
 class _Reader:

@@ -210,7 +210,8 @@ class Expressions:
             message = f"`{name}` is a Python function, and only this function is read"
             return self.report("E0804", message, span, "", f"write `def {name}(...)` inside, with one `return`")
         found = names.function_suggestion(name, {*names.ARITY, *self.functions, *self.library})
-        return self.report("E0202", f"unknown function `{name}`", span, "", names.did_you_mean(found))
+        help_ = names.did_you_mean(found) or f"write `def {name}(...)` inside, with one `return`"
+        return self.report("E0202", f"unknown function `{name}`", span, "", help_)
 
     def _attribute(self, node: ast.Attribute, span: Span) -> tree.TreeExpr:
         base = node.value

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attndsl.diagnostics.source import Source
 from attndsl.frontend import tree
-from attndsl.frontend.check import grids, names, vectors
+from attndsl.frontend.check import functions, grids, names, vectors
 from attndsl.frontend.check.build import MismatchError, require_numbers
 from attndsl.frontend.check.frame import NAMES, WHY, Caller, Frame, forbidden
 from attndsl.frontend.check.values import (
@@ -65,9 +65,8 @@ def unknown_function(checker: Checker, node: tree.Call) -> Poison:
         message = f"`{name}` is not a function"
         help_ = "write `*` to multiply" if name in frame.names or name not in names.VALUES else ""
         return checker.report("E0203", message, node.span, "a function was expected", help_)
-    found = names.function_suggestion(name, {*names.ARITY, *frame.scope.functions, *frame.features})
-    help_ = names.did_you_mean(found) if found else "declare it with `fn`, or name it in a `use`"
-    return checker.report("E0202", f"unknown function `{name}`", node.span, "", help_)
+    help_ = functions.function_help(name, {*names.ARITY, *frame.scope.functions, *frame.features})
+    return checker.report("E0202", f"unknown function `{name}`", functions.called(node), "", help_)
 
 
 def right_count(checker: Checker, node: tree.Call, fewest: int, most: int | None) -> bool:

@@ -8,6 +8,7 @@ from attndsl.diagnostics.source import Span
 from attndsl.frontend import tree
 from attndsl.frontend.check import names
 from attndsl.frontend.check.sink import Sink
+from attndsl.frontend.library import library_functions
 from attndsl.frontend.modules import Definition, Scope
 
 
@@ -160,15 +161,32 @@ def check_call(node: tree.Call, scope: Scope, features: dict[str, tree.Function]
         sink.report("E0203", f"`{name}` is not a function", node.span, label="a function was expected", help=help_)
         return
     else:
-        found = names.function_suggestion(name, {*names.ARITY, *scope.functions, *features})
-        help_ = names.did_you_mean(found) or "declare it with `fn`, or name it in a `use`"
-        sink.report("E0202", f"unknown function `{name}`", node.span, help=help_)
+        help_ = function_help(name, {*names.ARITY, *scope.functions, *features})
+        sink.report("E0202", f"unknown function `{name}`", called(node), help=help_)
         return
     given = len(node.arguments)
     if given < fewest or (most is not None and given > most):
         expected = f"{fewest}" if most == fewest else f"at least {fewest}"
         message = f"`{name}` takes {expected} argument{'' if expected == '1' else 's'}, and {given} are given"
         sink.report("E0303", message, node.span)
+
+
+def called(node: tree.Call) -> Span:
+    """The name in a call."""
+    return Span(node.span.source, node.span.start, min(node.span.stop, node.span.start + len(node.function)))
+
+
+def function_help(name: str, known: set[str]) -> str:
+    """What to do about an unknown function: a close name, or the `use` that brings one of the library."""
+    found = names.function_suggestion(name, known)
+    if found:
+        return names.did_you_mean(found)
+    library = library_functions()
+    close = name if name in library else names.suggestion(name, library)
+    if close:
+        brings = f"`use {library[close]} ({close})` brings it"
+        return brings if close == name else f"{names.did_you_mean(close)} {brings}"
+    return "declare it with `fn`, or name it in a `use`"
 
 
 def _recursion(definitions: Iterable[Definition], sink: Sink) -> frozenset[int]:

@@ -51,7 +51,8 @@ _KNOWN_ELSEWHERE = {
 _KNOWN_FUNCTIONS = {
     "maximum": "max", "minimum": "min", "clip": "clamp", "round": "floor", "pow": "^", "swish": "silu", "len": "size",
     "log2": "log", "ln": "log", "cat": "concat", "sgn": "sign", "fabs": "abs", "exp2": "2^", "matmul": "@",
-    "logistic": "sigmoid", "mod": "%", "where": "if ... then ... else ...", "int": "floor", "reduce_sum": "sum",
+    "logistic": "sigmoid", "absolute": "abs", "mod": "%", "where": "if ... then ... else ...", "int": "floor",
+    "reduce_sum": "sum",
 }  # fmt: skip
 
 
@@ -66,7 +67,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
         return folded[0]
     if len(name) < 2:
         return ""
-    close = get_close_matches(name, candidates, 1, 0.67 if len(name) > 3 else 0.6)
+    short = len(name) <= 3
+    close = get_close_matches(name, [c for c in candidates if not short or c[0] == name[0]], 1, 0.6 if short else 0.67)
     return close[0] if close else ""
 
 

@@ -19,7 +19,7 @@ from attndsl.frontend.check.values import (
     dim_of,
     indexless,
 )  # fmt: skip
-from attndsl.ir.expr import Expr, Index, Load, Size
+from attndsl.ir.expr import Expr, Index, Load, ParamRef, Size
 from attndsl.ir.types import INT, Kind, Type
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ def subscript(checker: Checker, node: tree.Subscript) -> Value:
         case _:
             name = node.base.id if isinstance(node.base, tree.Name) else "this"
             message = f"{f'`{name}`' if name != 'this' else name} is {describe(base)}: it has no elements"
-            return checker.report("E0304", message, node.base.span, "a tensor was expected", _hint(checker, name, base))
+            return checker.report("E0304", message, node.base.span, "a tensor was expected", _hint(name, base))
 
 
-def _hint(checker: Checker, name: str, base: Value) -> str:
-    if isinstance(base, Expr) and name in checker.frame.names and not checker.frame.closed:
+def _hint(name: str, base: Value) -> str:
+    if isinstance(base, ParamRef) and base.name == name:
         return f"for a number per head or position declare `input {name}: f32[...]`"
     return ""
 
@@ -113,7 +113,10 @@ def _index(checker: Checker, tensor: TensorValue, size: Expr, node: tree.TreeExp
         elif size.name == "Hkv" and isinstance(value, Index) and value.name == "h":
             help_ = "`hkv` is the key head of h: h // (H // Hkv)"
         elif own != "b":
-            help_ = f"{tensor.name} is {tensor.spelling}; give it a size of its own to read it elsewhere"
+            if isinstance(value, Size) and value.name == size.name:
+                help_ = f"`{own}` is the index, `{size.name}` how many there are"
+            else:
+                help_ = f"{tensor.name} is {tensor.spelling}; give it a size of its own to read it elsewhere"
         return checker.report("E0305", message, node.span, f"`{own}` was expected", help_)
     if own == "q":
         return checker.build.make(Index(INT, "row", span=value.span))
