@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from attndsl.diagnostics.report import Diagnostic, Note
@@ -146,13 +147,16 @@ class Cursor:
         """Whether a reserved word here starts a clause rather than being meant as a name."""
         if not self.at_starter:
             return False
-        line_start = self.source.text.rfind("\n", 0, self.token.start) + 1
-        if not self.source.text[line_start : self.token.start].strip():
+        if self.first_on_line():
             return True
         after = self.next_token
         if after.kind is Kind.WORD:
             return after.value not in ("and", "or", "in", "then", "else")
         return after.kind is not Kind.END and (after.kind is not Kind.SYMBOL or after.value in ("(", "-"))
+
+    def first_on_line(self) -> bool:
+        line_start = self.source.text.rfind("\n", 0, self.token.start) + 1
+        return not self.source.text[line_start : self.token.start].strip()
 
     def listed(self, open_: str, item: Callable[[], T], what: str, empty: bool = False) -> tuple[T, ...]:
         """Items between brackets, commas between them, one allowed after the last."""
@@ -198,6 +202,17 @@ class Cursor:
         self.heights[id(node)] = height
         if height > limits.NESTING:
             raise self.too_deep(node.span)
+
+    @contextmanager
+    def deeper(self) -> Generator[None, None, None]:
+        """One more level of nesting, for as long as it is read."""
+        self.depth += 1
+        try:
+            if self.depth > limits.NESTING:
+                raise self.too_deep(self.here())
+            yield
+        finally:
+            self.depth -= 1
 
     def too_deep(self, span: Span) -> Fail:
         help = "name parts of it with `let`; each operator of a chain such as `a + b + c` counts"

@@ -6,7 +6,7 @@ from typing import Literal as Lit
 from typing import cast
 
 from attndsl.diagnostics.source import Span
-from attndsl.frontend import limits, tree
+from attndsl.frontend import tree
 from attndsl.frontend.cursor import Cursor, Fail
 from attndsl.frontend.lexer import LATER_FUNCTIONS, Kind, Token
 
@@ -25,13 +25,8 @@ class ExpressionParser(Cursor):
     """Reads one expression from the cursor; raises Fail where it cannot go on."""
 
     def expression(self) -> tree.TreeExpr:
-        self.depth += 1
-        try:
-            if self.depth > limits.NESTING:
-                raise self.too_deep(self.here())
+        with self.deeper():
             return self.conditional() if self.at_word("if") else self.binary(OR)
-        finally:
-            self.depth -= 1
 
     def conditional(self) -> tree.TreeExpr:
         first = self.advance()
@@ -65,7 +60,11 @@ class ExpressionParser(Cursor):
             if level < least:
                 return left
             self.advance()
-            right = self.binary(NEGATE if level == POWER else level + 1)
+            if level == POWER:
+                with self.deeper():
+                    right = self.binary(NEGATE)
+            else:
+                right = self.binary(level + 1)
             operator = cast(Lit["+", "-", "*", "/", "//", "%", "@", "^", "and", "or"], token.value)
             left = self.binary_node(operator, left, right, first)
 
@@ -117,14 +116,9 @@ class ExpressionParser(Cursor):
         if self.at_word("not") and least > NOT:
             raise self.fail("E0115", "`not` inside an operation needs parentheses", self.here(), "expected an operand",
                             "write `(not a)`")  # fmt: skip
-        self.depth += 1
-        try:
-            if self.depth > limits.NESTING:
-                raise self.too_deep(self.here())
+        with self.deeper():
             self.advance()
             operand = self.binary(NEGATE if token.value == "-" else NOT)
-        finally:
-            self.depth -= 1
         node = tree.Unary("-" if token.value == "-" else "not", operand, span=self.span(token))
         self.count(node, operand)
         return node
@@ -161,7 +155,7 @@ class ExpressionParser(Cursor):
         if token.kind is Kind.NAME and self.next_token.kind is Kind.SYMBOL and self.next_token.value == "(":
             return self.call()
         node: tree.TreeExpr
-        if self.at_name or (self.at_word(*self.renamed) and not self.starts_clause()):
+        if self.at_name or (self.at_word(*self.renamed) and not self.first_on_line()):
             self.advance()
             if token.value in _CONSTANTS:
                 meant = _CONSTANTS[str(token.value)]
