@@ -38,8 +38,20 @@ class Writer:
     uses: set[str] = field(default_factory=set)
     functions: list[str] = field(default_factory=list)
     features: list[str] = field(default_factory=list)
+    limit: int = 100_000
+    """The most pairs over batches and heads."""
     tables_by_position: bool = True
     """Whether inputs along L may be read."""
+
+    def resize(self, lengths: dict[str, int]) -> None:
+        """Set the lengths; with fewer batches and heads where the pairs are too many."""
+        z = self.sizes
+        z |= lengths
+        pairs = z["Lq"] * z["Lk"]
+        if z["B"] * z["H"] * pairs > self.limit:
+            z["B"] = 1
+        if z["H"] * pairs > self.limit:
+            z["H"] = z["Hkv"]
 
     def pick(self, options: Sequence[T]) -> T:
         return self.draw(st.sampled_from(options))

@@ -57,6 +57,7 @@ def _sizes(draw: Draw, small: bool) -> dict[str, int]:
 def _mask_of_kind(draw: Draw, kind: str, small: bool) -> tuple[Writer, list[str], dict[str, Any]]:
     """The writer, the clauses (grids and masks), and the arguments `grid`, `q_offset`, `tile` of the call."""
     w = Writer(draw, _sizes(draw, small))
+    w.limit = 60_000 if small else 100_000
     if kind in ("dense", "line"):
         return _line(w, kind == "dense")
     if kind == "grid":
@@ -69,7 +70,7 @@ def _mask_of_kind(draw: Draw, kind: str, small: bool) -> tuple[Writer, list[str]
 def _line(w: Writer, dense: bool) -> tuple[Writer, list[str], dict[str, Any]]:
     Lk = w.pick(LENGTHS)
     Lq = Lk if w.chance(60) else w.pick(LENGTHS)
-    w.sizes |= {"Lq": Lq, "Lk": Lk}
+    w.resize({"Lq": Lq, "Lk": Lk})
     offset: int | str | tuple[int, ...] = 0
     if w.chance(30):
         offset = w.pick(["end", w.int(0, 40), tuple(w.int(0, 60) for _ in range(w.sizes["B"]))])
@@ -103,7 +104,7 @@ def _grid(w: Writer) -> tuple[Writer, list[str], dict[str, Any]]:
     rank = w.int(1, 3)
     shape, names = _shape(w, rank), AXES[-rank:]
     L = prod(shape)
-    w.sizes |= {"Lq": L, "Lk": L, "L": L}
+    w.resize({"Lq": L, "Lk": L, "L": L})
     pairs = _axis_pairs(w, names, shape, "q", "k")
     clauses = [f"grid video({', '.join(names)})"]
     form = w.int(0, 4)
@@ -140,7 +141,7 @@ def _segments(w: Writer) -> tuple[Writer, list[str], dict[str, Any]]:
     shape = tuple(w.pick([2, 3, 5, 8]) for _ in names) if rank == 2 else (w.pick([5, 17, 40]),)
     text = w.pick([1, 5, 17])
     L = text + prod(shape)
-    w.sizes |= {"Lq": L, "Lk": L, "L": L}
+    w.resize({"Lq": L, "Lk": L, "L": L})
     pairs = _axis_pairs(w, names, shape, "q", "k")
     w.tables_by_position = w.chance(50)
     inner = " and ".join(f"({w.atom([p])})" for p in pairs) if w.chance(60) else w.mask(pairs, 1)
@@ -164,7 +165,7 @@ def _segments(w: Writer) -> tuple[Writer, list[str], dict[str, Any]]:
 
 def _two_grids(w: Writer) -> tuple[Writer, list[str], dict[str, Any]]:
     q_shape, k_shape = (w.pick([2, 5, 8, 12]), w.pick([3, 8, 10])), (w.pick([1, 3, 4, 6]), w.pick([2, 4, 5]))
-    w.sizes |= {"Lq": prod(q_shape), "Lk": prod(k_shape)}
+    w.resize({"Lq": prod(q_shape), "Lk": prod(k_shape)})
     w.tables_by_position = False
     ratio = w.int(1, 3)
     pairs = [Pair(f"q.y // {ratio}", "k.v", max(q_shape[0], k_shape[0]), "Lk"),

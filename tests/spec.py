@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from attndsl.frontend.compile import compile_text
 from torch import Tensor
 
+from attndsl.frontend.compile import compile_text
 from attndsl.ir.attention import Attention
 from attndsl.ir.bind import bind
 from attndsl.ir.types import Kind, kind_of_dtype
