@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 from attndsl.ir.attention import Attention, Const
 from attndsl.ir.expr import Load, ParamRef, walk
 from attndsl.runtime.names import did_you_mean, show_dim, show_param
+from attndsl.runtime.tiles import tile_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +125,7 @@ class AttentionFunction:
         """
         from attndsl.schedule.build import build
 
-        return build(self.simplified, self.problem(**sizes), tile)
+        return build(self.simplified, self.problem(**sizes), tile_of(self.__name__, tile))
 
     def explain(self, *, tile: Any = None, **sizes: Any) -> str:
         """Why the plan of a call of these sizes is what it is, as text. Arguments as in `plan`."""
@@ -132,7 +133,7 @@ class AttentionFunction:
         from attndsl.schedule.report import report
 
         problem = self.problem(**sizes)
-        return report(self.simplified, problem, build(self.simplified, problem, tile))
+        return report(self.simplified, problem, build(self.simplified, problem, tile_of(self.__name__, tile)))
 
     def source(self, backend: str = "cpu") -> str:
         """The generated kernels of a backend, readable. ValueError for a backend that this version has not."""

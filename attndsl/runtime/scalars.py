@@ -37,25 +37,21 @@ def scalar_value(owner: str, param: Scalar, given: Any) -> bool | int | float:
             f"pass {param.name}.detach(), or declare it as an input"
         )
     value = host_number(given)
-    wrong = TypeError(f"{owner}: scalar {param.name!r} must be {_ARTICLE[param.kind]}, got {describe(given)}")
     match param.kind:
         case Kind.BOOL:
-            if not isinstance(value, bool):
-                raise wrong
-            return value
+            fits = isinstance(value, bool)
         case Kind.INT:
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise wrong
-            if value not in INT32:
-                raise ValueError(f"{owner}: scalar {param.name!r} must fit in 32 bits, got {value}")
-            return value
+            fits = isinstance(value, int) and not isinstance(value, bool)
         case Kind.FLOAT:
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise wrong
-            try:
-                return float(value)
-            except OverflowError as error:
-                raise ValueError(f"{owner}: scalar {param.name!r} is too large for a float") from error
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not fits or not isinstance(value, (bool, int, float)):
+        raise TypeError(f"{owner}: scalar {param.name!r} must be {_ARTICLE[param.kind]}, got {describe(given)}")
+    if param.kind is Kind.INT and value not in INT32:
+        raise ValueError(f"{owner}: scalar {param.name!r} must fit in 32 bits, got {value}")
+    try:
+        return float(value) if param.kind is Kind.FLOAT else value
+    except OverflowError as error:
+        raise ValueError(f"{owner}: scalar {param.name!r} is too large for a float") from error
 
 
 _ARTICLE = {Kind.BOOL: "a bool", Kind.INT: "an int", Kind.FLOAT: "a float"}
