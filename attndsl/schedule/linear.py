@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from attndsl.ir.expr import Expr, Literal, Op, integer, rewrite, walk
 from attndsl.ir.types import INT, Kind
@@ -40,6 +41,7 @@ class Linear:
         return not self.terms
 
 
+@lru_cache(maxsize=1 << 15)
 def linear(expr: Expr) -> Linear:
     """The linear form of an integer expression."""
     if isinstance(expr, Literal):
@@ -129,6 +131,7 @@ def _decided(node: Op) -> Expr | None:
     return Literal(node.type, truth)
 
 
+@lru_cache(maxsize=1 << 15)
 def contains(expr: Expr, leaf: Expr) -> bool:
     """Whether a leaf occurs in an expression."""
     return any(n == leaf for n in walk(expr))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal as Lit
 
 from attndsl.ir.expr import Expr, Literal, Load, Op, Search
@@ -26,6 +27,7 @@ CONSTANT = Trend(0, 0)
 UNKNOWN = Trend(None)
 
 
+@lru_cache(maxsize=1 << 15)
 def trend(expr: Expr, variable: Expr, rising: frozenset[str] = frozenset()) -> Trend:
     """The trend of an expression along a variable, all else fixed. `rising` names one-dimensional tables that are
     sorted and never read outside."""

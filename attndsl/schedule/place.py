@@ -89,6 +89,23 @@ class _Gaps:
         return self.columns if isinstance(self.columns, int) else self.columns[tile]
 
 
+def estimate(visible: Touched, denied: Touched, columns: Longs | int, sizes: Longs, tiles: int) -> tuple[Longs, Longs]:
+    """Boxes and FULL boxes over all tiles for several box sizes at once, [sizes].
+
+    For the cost model: `place` may save a box where two runs of a tile are close, and may find FULL boxes beside
+    the longest stretch.
+    """
+    gaps = _Gaps.make(denied, columns, tiles)
+    core_lo, core_hi = _longest_core(visible.tile, visible.lo, visible.hi, gaps)
+    box = sizes[:, None]
+    count = -(-(visible.hi - visible.lo) // box)
+    full = np.zeros(count.shape, np.int64)
+    for candidate in _candidates(visible.lo, visible.hi - count * box, core_lo, core_hi, box):
+        allowed = (candidate >= visible.hi - count * box) & (candidate <= visible.lo)
+        full = np.maximum(full, np.where(allowed, _full_boxes(candidate, core_lo, core_hi, box), 0))
+    return count.sum(axis=1), full.sum(axis=1)
+
+
 def _origins(tile: Longs, lo: Longs, hi: Longs, floor: Longs, box: int, gaps: _Gaps) -> tuple[Longs, Longs]:
     """First and last coordinate (exclusive) of the boxes over [lo, hi); the first is at least `floor`."""
     count = -(-(hi - lo) // box)
@@ -97,15 +114,24 @@ def _origins(tile: Longs, lo: Longs, hi: Longs, floor: Longs, box: int, gaps: _G
     extent = gaps.columns_of(tile)
     best = lo.copy()
     best_score = np.full(len(lo), -1, np.int64)
-    for candidate in (lo // box * box, lo, least, lo - (lo - core_lo) % box, lo - (lo - core_hi) % box):
+    for candidate in _candidates(lo, least, core_lo, core_hi, box):
         allowed = (candidate >= least) & (candidate <= lo)
-        full = np.maximum((core_hi - candidate) // box - -((candidate - core_lo) // box), 0)
         inside = (candidate >= 0) & (candidate + count * box <= extent)
+        full = _full_boxes(candidate, core_lo, core_hi, box)
         score = np.where(allowed, full * 4 + (candidate % box == 0) * 2 + inside, -1)
         better = score > best_score
         best = np.where(better, candidate, best)
         best_score = np.maximum(score, best_score)
     return best, best + count * box
+
+
+def _candidates(lo: Longs, least: Longs, core_lo: Longs, core_hi: Longs, box: Any) -> tuple[Longs, ...]:
+    """Where the first box may start: on the raster, at either end of its room, aligned to either end of the core."""
+    return lo // box * box, lo, least, lo - (lo - core_lo) % box, lo - (lo - core_hi) % box
+
+
+def _full_boxes(origin: Longs, core_lo: Longs, core_hi: Longs, box: Any) -> Longs:
+    return np.maximum((core_hi - origin) // box - -((origin - core_lo) // box), 0)
 
 
 def _longest_core(tile: Longs, lo: Longs, hi: Longs, gaps: _Gaps) -> tuple[Longs, Longs]:

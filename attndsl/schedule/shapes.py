@@ -1,35 +1,35 @@
 """Choose the boxes: the cost of a shape is the work of the boxes it makes the mask visit.
 
 On separable masks the boxes of an axis depend on that axis' box sizes alone, so the counts of all shapes follow
-from a small table per axis. Long axes are sampled.
+from a small table per axis. The rows of a long axis are sampled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 import numpy as np
+import numpy.typing as npt
 
 from attndsl.schedule.axis import SolvedAxis, row_tiles
 from attndsl.schedule.piece import Analysed, Shape
-from attndsl.schedule.place import place
-from attndsl.schedule.plan import TileClass
-from attndsl.schedule.rows import RowTiles, touched
+from attndsl.schedule.place import estimate
+from attndsl.schedule.rows import Longs, RowTiles, Touched, merged, touched
 
-SAMPLE = 128
 SIDES = (128, 64)
 """Positions per box that kernels are written for."""
+MOST_ROWS = 1 << 12
+MOST_CLASSES = 4
 
 
 @dataclass(frozen=True)
 class Costs:
     """What a kernel pays, in units of one pair of a 128 x 128 box without mask code.
 
-    `partial` per pair of a PARTIAL box on top, `box` per box, `tile` per row tile; `efficiency` of smaller boxes as a
-    factor per side of 64; `strip` what a box with a short last axis pays.
+    `partial` per pair of a PARTIAL box on top, `box` per box, `tile` per row tile; a side of 64 costs a factor
+    `half_side`, a box with a last axis shorter than 8 a factor `strip`.
     """
 
     partial: float = 0.25
@@ -46,23 +46,17 @@ def choose(items: tuple[Analysed, ...]) -> Shape:
     """The cheapest shape for the classes of one pair of segments."""
     first = items[0]
     if not all(i.separated.solved for i in items):
-        return _fallback(first)
-    sampled = items[:: max(1, len(items) // 4)]
-    best: tuple[float, Shape] | None = None
-    tables = [[_AxisCounts(a) for a in item.separated.axes] for item in sampled]
-    for shape in _candidates(first):
-        cost = sum(_cost(axes, shape) for axes in tables)
-        if best is None or cost < best[0]:
-            best = (cost, shape)
-    return best[1] if best is not None else _fallback(first)
-
-
-def _fallback(item: Analysed) -> Shape:
-    """Boxes near cubes, for masks that are looked at box by box."""
-    return Shape(_cubic(item.rows.extents), _cubic(item.columns.extents))
+        return Shape(_cubic(first.rows.extents), _cubic(first.columns.extents))
+    boxes, q_index, k_index = _candidates(first.rows.extents, first.columns.extents)
+    cost = np.zeros(len(q_index))
+    for item in items[:: -(-len(items) // MOST_CLASSES)]:
+        cost += _costs(item, boxes, q_index, k_index)
+    best = int(np.argmin(cost))
+    return Shape(boxes[int(q_index[best])], boxes[int(k_index[best])])
 
 
 def _cubic(extents: tuple[int, ...]) -> tuple[int, ...]:
+    """A box near a cube, for masks that are looked at box by box."""
     sizes = [1] * len(extents)
     while prod(sizes) < SIDES[0]:
         growing = [i for i, (s, e) in enumerate(zip(sizes, extents, strict=True)) if s < e]
@@ -71,65 +65,98 @@ def _cubic(extents: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _candidates(item: Analysed) -> Iterator[Shape]:
-    extents, other = item.rows.extents, item.columns.extents
-    for q_side in SIDES:
-        for k_side in SIDES:
-            for q in _boxes(extents, q_side):
-                for k in _boxes(other, k_side):
-                    yield Shape(q, k)
+Boxes = tuple[tuple[int, ...], ...]
 
 
-@cache
-def _boxes(extents: tuple[int, ...], volume: int) -> tuple[tuple[int, ...], ...]:
+@lru_cache(maxsize=64)
+def _candidates(rows: tuple[int, ...], columns: tuple[int, ...]) -> tuple[Boxes, Longs, Longs]:
+    """All boxes, and the pairs of them to try, as indices."""
+    q = [b for side in SIDES for b in _boxes(rows, side)]
+    k = [b for side in SIDES for b in _boxes(columns, side)]
+    every = tuple(dict.fromkeys(q + k))
+    number = {b: i for i, b in enumerate(every)}
+    chosen = [(number[a], number[b]) for a in q for b in k]
+    pairs: Longs = np.asarray(chosen, np.int64)
+    return every, pairs[:, 0], pairs[:, 1]
+
+
+def _boxes(extents: tuple[int, ...], volume: int) -> list[tuple[int, ...]]:
     """Boxes of powers of two with a given volume, no side longer than it needs to be."""
     if len(extents) == 1:
-        return ((volume,),)
+        return [(volume,)]
     found: list[tuple[int, ...]] = []
     side = 1
-    while side <= volume and side < 2 * extents[0]:
+    while side <= volume and (side == 1 or side < 2 * extents[0]):
         found += [(side, *rest) for rest in _boxes(extents[1:], volume // side)]
         side *= 2
-    return tuple(found)
+    return found
 
 
+def _costs(item: Analysed, boxes: Boxes, q_index: Longs, k_index: Longs) -> npt.NDArray[np.float64]:
+    """The cost of every candidate for one class."""
+    sizes = np.asarray(boxes, np.int64)
+    visited = full = tiles = np.ones(len(q_index))
+    for i, axis in enumerate(item.separated.axes):
+        q, k = sizes[q_index, i], sizes[k_index, i]
+        counts = _AxisCounts.make(axis, np.unique(q), np.unique(k))
+        row: Longs = np.searchsorted(counts.row_boxes, q)
+        column: Longs = np.searchsorted(counts.column_boxes, k)
+        visited, full = visited * counts.visited[row, column], full * counts.full[row, column]
+        tiles = tiles * counts.tiles[row]
+    volume = sizes.prod(axis=1)
+    area = volume[q_index] * volume[k_index]
+    halves = (volume[q_index] < SIDES[0]).astype(int) + (volume[k_index] < SIDES[0])
+    strips = (sizes[q_index, -1] < 8).astype(int) + (sizes[k_index, -1] < 8)
+    shape = COSTS.half_side**halves * COSTS.strip**strips
+    work = (visited + COSTS.partial * np.maximum(visited - full, 0)) * area * shape
+    return work + COSTS.box * visited + COSTS.tile * tiles
+
+
+@dataclass(frozen=True)
 class _AxisCounts:
-    """Boxes and FULL boxes of one axis for any pair of box sizes, computed when asked for."""
+    """Boxes and FULL boxes of one axis [row box sizes, column box sizes], and row tiles [row box sizes]."""
 
-    def __init__(self, solved: SolvedAxis) -> None:
-        self.solved = solved
-        self.visible_denied = cache(self._visible_denied)
-        self.counts = cache(self._counts)
+    row_boxes: Longs
+    column_boxes: Longs
+    visited: npt.NDArray[np.float64]
+    full: npt.NDArray[np.float64]
+    tiles: npt.NDArray[np.float64]
 
-    def _visible_denied(self, row_box: int, column_box: int) -> tuple[RowTiles, float, tuple[object, object]]:
-        tiles, _, _ = row_tiles(self.solved, row_box)
-        sampled = tiles
-        if tiles.count > SAMPLE:
-            at = np.linspace(0, tiles.count - 1, SAMPLE).astype(np.int64)
-            columns = tiles.columns if isinstance(tiles.columns, int) else tiles.columns[at]
-            given = {n: v[at] for n, v in tiles.given.items()}
-            sampled = replace(tiles, start=tiles.start[at], stop=tiles.stop[at], given=given, columns=columns, known={})
-        scale = tiles.count / max(sampled.count, 1)
-        visible = touched(self.solved.visible, sampled, column_box)
-        denied = touched(self.solved.denied, sampled, column_box)
-        return sampled, scale, (visible, denied)
-
-    def _counts(self, row_box: int, column_box: int) -> tuple[float, float, float]:
-        """Boxes, FULL boxes, row tiles."""
-        periodic = any(c.residues for c in (*self.solved.visible, *self.solved.denied))
-        tiles, scale, pair = self.visible_denied(row_box, column_box if periodic else 1)
-        boxes = place(*pair, tiles.columns, column_box, tiles.count)  # type: ignore[arg-type]
-        full = int(boxes.count[boxes.kind == TileClass.FULL].sum())
-        return int(boxes.count.sum()) * scale, full * scale, tiles.count * scale
+    @staticmethod
+    def make(solved: SolvedAxis, row_boxes: Longs, column_boxes: Longs) -> _AxisCounts:
+        """Count with the intervals of single rows, joined into tiles of every size."""
+        rows, block, scale = _sampled_rows(solved)
+        visible = touched(solved.visible, rows, SIDES[0])
+        denied = touched(solved.denied, rows, SIDES[0])
+        visited = np.zeros((len(row_boxes), len(column_boxes)))
+        full, tiles = np.zeros_like(visited), np.zeros(len(row_boxes))
+        for i, size in enumerate(row_boxes):
+            # rows of a block are neighbours of one residue class
+            tile_of_row = block * (SIDES[0] // size + 1) + (rows.start % SIDES[0]) // size
+            _, first, number = np.unique(tile_of_row, return_index=True, return_inverse=True)
+            columns = rows.columns if isinstance(rows.columns, int) else rows.columns[first]
+            seen, hidden = _joined(visible, number), _joined(denied, number)
+            boxes, fulls = estimate(seen, hidden, columns, column_boxes, len(first))
+            visited[i], full[i], tiles[i] = boxes * scale, fulls * scale, len(first) * scale
+        return _AxisCounts(row_boxes, column_boxes, visited, full, tiles)
 
 
-def _cost(axes: list[_AxisCounts], shape: Shape) -> float:
-    boxes = full = tiles = 1.0
-    for axis, r, c in zip(axes, shape.q, shape.k, strict=True):
-        b, f, t = axis.counts(r, c)
-        boxes, full, tiles = boxes * b, full * f, tiles * t
-    rows, columns = prod(shape.q), prod(shape.k)
-    halves = COSTS.half_side ** ((rows < SIDES[0]) + (columns < SIDES[0]))
-    strips = COSTS.strip ** ((shape.q[-1] < 8) + (shape.k[-1] < 8)) if len(shape.q) > 1 else 1.0
-    work = (boxes + COSTS.partial * (boxes - full)) * rows * columns * halves * strips
-    return work + COSTS.box * boxes + COSTS.tile * tiles
+def _joined(intervals: Touched, number: Longs) -> Touched:
+    return Touched(*merged(number[intervals.tile], intervals.lo, intervals.hi), intervals.exact)
+
+
+def _sampled_rows(solved: SolvedAxis) -> tuple[RowTiles, Longs, float]:
+    """Single rows of evenly spaced blocks of 128, the block of each, and rows of the axis per sampled row."""
+    blocks, _, _ = row_tiles(solved, SIDES[0])
+    most = MOST_ROWS // SIDES[0]
+    chosen = np.arange(blocks.count)
+    if blocks.count > most:
+        chosen = np.linspace(0, blocks.count - 1, most).astype(np.int64)
+    lengths = (blocks.stop - blocks.start)[chosen]
+    block = np.repeat(np.arange(len(chosen)), lengths)
+    nth = np.arange(len(block)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    start = blocks.start[chosen][block] + nth
+    columns = blocks.columns if isinstance(blocks.columns, int) else blocks.columns[chosen][block]
+    given = {n: v[chosen][block] for n, v in blocks.given.items()}
+    rows = RowTiles(blocks.row, start, start + 1, given, columns, blocks.tables, blocks.rising)
+    return rows, block, blocks.count / max(len(chosen), 1)
