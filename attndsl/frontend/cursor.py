@@ -85,6 +85,8 @@ class Cursor:
         self, code: str, message: str, span: Span, label: str = "", help: str = "", notes: tuple[Note, ...] = ()
     ) -> None:
         self.found.append(Diagnostic(code, message, span, label, help, notes))
+        if len(self.found) > limits.DIAGNOSTICS:
+            raise Stop()
 
     def fail(self, code: str, message: str, span: Span, label: str = "", help: str = "") -> Fail:
         """Report, and return what to raise."""
@@ -155,8 +157,8 @@ class Cursor:
         return after.kind is not Kind.END and (after.kind is not Kind.SYMBOL or after.value in ("(", "-"))
 
     def first_on_line(self) -> bool:
-        line_start = self.source.text.rfind("\n", 0, self.token.start) + 1
-        return not self.source.text[line_start : self.token.start].strip()
+        at = self.token.start
+        return at == 0 or "\n" in self.source.text[self.tokens[self.index - 1].stop if self.index else 0 : at]
 
     def listed(self, open_: str, item: Callable[[], T], what: str, empty: bool = False) -> tuple[T, ...]:
         """Items between brackets, commas between them, one allowed after the last."""

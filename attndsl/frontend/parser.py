@@ -6,6 +6,7 @@ not be read is left out of the tree.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal as Lit
 from typing import cast
 
@@ -307,17 +308,22 @@ class Parser(ExpressionParser):
 
     def closes_later(self) -> bool:
         """Whether the block that is open here is closed before the next `attention` or `use`."""
+        return self.index in self.inside_block
+
+    @cached_property
+    def inside_block(self) -> set[int]:
+        """Indices of tokens that stand in a block which is closed before the next `attention` or `use`."""
+        inside: set[int] = set()
         depth = 0
-        for token in self.tokens[self.index + 1 :]:
+        for i in reversed(range(len(self.tokens))):
+            token = self.tokens[i]
             if token.kind is Kind.WORD and token.value in ("attention", "use"):
-                return False
-            if token.kind is Kind.SYMBOL and token.value == "{":
-                depth += 1
-            elif token.kind is Kind.SYMBOL and token.value == "}":
-                depth -= 1
-                if depth < 0:
-                    return True
-        return False
+                depth = 0
+            elif token.kind is Kind.SYMBOL and token.value in ("{", "}"):
+                depth = max(depth - 1, 0) if token.value == "{" else depth + 1
+            if depth > 0:
+                inside.add(i)
+        return inside
 
     def clause(self) -> tree.Clause:
         token = self.token

@@ -140,7 +140,7 @@ def test_other_line_ends():
 
 
 @given(expressions)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_expressions_come_back(node: tree.TreeExpr):
     text = print_expression(node)
     back, found = parse_expression(Source("t", text))
@@ -149,7 +149,7 @@ def test_expressions_come_back(node: tree.TreeExpr):
 
 
 @given(files)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_files_come_back(file: tree.File):
     text = print_tree(file)
     assume(len(text) < limits.SOURCE_BYTES)
@@ -177,7 +177,7 @@ def commented(draw: st.DrawFn) -> str:
 
 
 @given(commented())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_comments_stay_and_text_is_stable(text: str):
     file, found = parse(Source("t", text))
     assume(not found)

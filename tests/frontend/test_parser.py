@@ -1,6 +1,7 @@
 """Trees of texts: precedence, every form of the design, errors that stay where they are."""
 
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -167,6 +168,19 @@ def test_limits():
     assert codes("attention a { " + many * 80 + "}") == ["E0604"]
     assert codes("#" * 70000) == ["E0601"]
     assert codes("$ " * 5000)[-1] == "E0605" and len(codes("$ " * 5000)) == 100
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["attention a {" + "fn " * 20000, "attention a { " + "maks mask " * 6000, "use masks (" * 5000, "mask " * 12000,
+     '"' * 60000, "“" * 20000, "{" * 60000, "}" * 60000, "attention a(const " * 3000, "а" * 30000, "\n" * 60000,
+     "fn f(x) { let " * 4000, "attention a { let x = " + "(" * 60000, "if then else " * 5000, "1." * 30000],
+)  # fmt: skip
+def test_no_text_takes_long(text: str):
+    start = time.perf_counter()
+    for found in parse(Source("t", text))[1]:
+        found.render()
+    assert time.perf_counter() - start < 5
 
 
 def test_types():
