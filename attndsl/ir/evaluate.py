@@ -19,7 +19,7 @@ from typing import Literal as Lit
 
 import numpy as np
 
-from attndsl.ir.expr import Expr, Literal, Load, Op, Search, walk
+from attndsl.ir.expr import Count, Expr, Literal, Load, Op, Reduce, Search, mentions, walk
 from attndsl.ir.types import Kind
 
 Array = Any
@@ -73,8 +73,9 @@ class _Tape:
 def evaluate(expr: Expr, env: Env) -> Array:
     """The value of `expr`: an array of the broadcast shape of the values in `env`, or a number.
 
-    x // 0 and x % 0 are 0; reads outside a tensor are 0; `select` takes both sides. Raises UnboundError for what
-    has no value; reductions, `count` and decays have one only if `env.values` gives it.
+    x // 0 and x % 0 are 0, and so is x / 0 where the divisor contains a reduction or `count`; reads outside a tensor
+    are 0; `select` takes both sides. Raises UnboundError for what has no value; reductions, `count` and decays have
+    one only if `env.values` gives it.
     """
     tape = _tape(expr, env.inner)
     slots: list[Array] = list(tape.literals)
@@ -144,6 +145,8 @@ def _function(node: Op) -> Callable[..., Array]:
         return VECTOR_FUNCTIONS[node.op]
     function = INT_FUNCTIONS.get(node.op) if kind is not Kind.FLOAT else None
     function = function or FUNCTIONS[node.op]
+    if node.op == "div" and mentions(node.args[1], lambda n: isinstance(n, Reduce | Count)):
+        function = _quotient
     ranks = tuple(len(a.type.shape) for a in node.args)
     top = max(ranks)
     if top == min(ranks):
@@ -219,6 +222,10 @@ def _mod(a: Array, b: Array) -> Array:
     if isinstance(b, _INTS):
         return a % b if b else a * 0
     return np.mod(a, b)
+
+
+def _quotient(a: Array, b: Array) -> Array:
+    return np.where(np.equal(b, 0), 0.0, np.true_divide(a, b))
 
 
 def _select(c: Array, a: Array, b: Array) -> Array:
