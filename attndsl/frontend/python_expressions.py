@@ -39,8 +39,8 @@ _WHAT: dict[type[ast.AST], tuple[str, str]] = {
 
 
 class Expressions:
-    """Translates expressions of one function. What has no counterpart is reported; the placeholder that stands for it
-    is never checked, because the block is damaged then."""
+    """Translates expressions of one function. What has no counterpart is reported; a name without letters stands for it,
+    about which the checker says nothing more."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -55,7 +55,7 @@ class Expressions:
 
     def report(self, code: str, message: str, span: Span, label: str = "", help: str = "") -> tree.TreeExpr:
         self.found.append(Diagnostic(code, message, span, label, help))
-        return tree.Boolean(False, span=span)
+        return tree.Name("", span=span)
 
     def expression(self, node: ast.expr) -> tree.TreeExpr:
         """The tree of an expression."""
@@ -63,7 +63,7 @@ class Expressions:
         self._nodes += 1
         if self._nodes > limits.NODES:
             message = f"more than {limits.NODES} expression nodes in a function"
-            return self.report("E0604", message, span) if self._nodes == limits.NODES + 1 else tree.Boolean(False)
+            return self.report("E0604", message, span) if self._nodes == limits.NODES + 1 else tree.Name("", span=span)
         if self._depth >= limits.NESTING:
             help_ = "assign parts of it to names; each operator of a chain such as `a + b + c` counts"
             return self.report("E0603", f"expression is nested deeper than {limits.NESTING}", span, "", help_)

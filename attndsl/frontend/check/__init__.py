@@ -13,13 +13,16 @@ from attndsl.ir.attention import Attention
 
 __all__ = ["check"]
 
+_FOLLOWS = frozenset(("E0201", "E0202", "E0203", "E0205", "E0306", "E0804"))
+"""Codes of names that may be missing because their declaration could not be read."""
+
 
 def check(program: Program) -> tuple[tuple[Attention, ...], tuple[Diagnostic, ...]]:
     """The attentions of a program, and everything that is wrong in it.
 
-    The findings are those of the checker alone; `program.diagnostics` are the reader's. Blocks and functions in
-    which the reader found something are skipped, so that no consequence is reported as an error of its own. An
-    attention is among the results only if nothing was found in it.
+    The findings are those of the checker alone; `program.diagnostics` are the reader's. Functions in which the reader
+    found something are skipped, and in such blocks nothing is reported that may follow from a clause or parameter
+    that could not be read. An attention is among the results only if nothing was found in it.
     """
     sink = Sink()
     definitions = reachable(program.scope)
@@ -34,9 +37,10 @@ def check(program: Program) -> tuple[tuple[Attention, ...], tuple[Diagnostic, ..
             sink.report("E0206", message, block.name_span, help="choose another name", notes=(note,))
             continue
         seen[block.name] = block.name_span
-        if program.is_damaged(block):
-            continue
+        damaged = program.is_damaged(block)
+        sink.quiet = _FOLLOWS if damaged else frozenset()
         attention = check_attention(block, program.scope, sink, cyclic, program.is_damaged)
-        if attention is not None:
+        sink.quiet = frozenset()
+        if attention is not None and not damaged:
             made.append(attention)
     return tuple(made), sink.diagnostics

@@ -183,6 +183,8 @@ class Checker:
         """What a bare word stands for."""
         name = node.id
         frame = self.frame
+        if not name:
+            return POISON  # stands for what a front end could not read
         if name in frame.names:
             value = frame.names[name]
         elif name in names.VALUES and (not frame.closed or name in names.EVERYWHERE):

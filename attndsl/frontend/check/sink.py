@@ -8,10 +8,12 @@ from attndsl.frontend.limits import DIAGNOSTICS
 
 
 class Sink:
-    """Keeps findings in order. The same finding at the same place is kept once, whatever way led there."""
+    """Keeps findings in order. A code is kept once at a place: a function's body is checked once for each call."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, int, int, str, Source], Diagnostic] = {}
+        self._found: dict[tuple[str, int, int, Source], Diagnostic] = {}
+        self.quiet: frozenset[str] = frozenset()
+        """Codes that are not reported for now: what may follow from a part that could not be read."""
 
     def __len__(self) -> int:
         return len(self._found)
@@ -19,7 +21,9 @@ class Sink:
     def report(
         self, code: str, message: str, span: Span, *, label: str = "", help: str = "", notes: tuple[Note, ...] = ()
     ) -> None:
-        key = (code, span.start, span.stop, message, span.source)
+        if code in self.quiet:
+            return
+        key = (code, span.start, span.stop, span.source)
         if key not in self._found and len(self._found) < DIAGNOSTICS:
             self._found[key] = Diagnostic(code, message, span, label, help, notes)
 
