@@ -12,7 +12,9 @@ def closest(word: str, candidates: Iterable[str]) -> str | None:
     lowered = [n for n in names if n.lower() == word.lower()]
     if lowered:
         return lowered[0]
-    found = get_close_matches(word, names, n=1, cutoff=0.6 if len(word) > 3 else 0.5)
+    if len(word) == 1:
+        return None
+    found = get_close_matches(word, names, n=1, cutoff=0.6)
     return found[0] if found else None
 
 

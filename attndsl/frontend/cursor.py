@@ -10,10 +10,25 @@ from attndsl.diagnostics.report import Diagnostic, Note
 from attndsl.diagnostics.source import Source, Span
 from attndsl.diagnostics.suggest import closest
 from attndsl.frontend import limits, tree
-from attndsl.frontend.lexer import CLAUSE_WORDS, LATER_WORDS, TOP_WORDS, Kind, Token, tokenize
+from attndsl.frontend.lexer import CLAUSE_WORDS, FOREIGN, LATER_WORDS, TOP_WORDS, Kind, Token, tokenize
 
 T = TypeVar("T")
 STARTERS = frozenset((*TOP_WORDS, *CLAUSE_WORDS, *LATER_WORDS))
+HABITS = {
+    "is": "`==` compares",
+    "if": "a choice is written `if a then b else c`",
+    "elif": "write `else if`",
+    "for": "functions map over tuples by themselves",
+    "lambda": "a function is declared with `fn` or `feature`",
+    "def": "a function is declared with `fn`",
+    "func": "a function is declared with `fn`",
+    "function": "a function is declared with `fn`",
+    "import": "functions of another file come with `use`",
+    "from": "functions of another file come with `use`",
+    "include": "functions of another file come with `use`",
+    "as": "a function keeps its name",
+}
+"""Words of other languages, and what is written here."""
 CLOSERS = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -96,19 +111,25 @@ class Cursor:
     def unexpected(self, expected: str, words: tuple[str, ...] = (), help: str = "") -> Fail:
         """The token here is not what must stand here. `words` are what a misspelled one may have been."""
         token = self.token
-        if token.kind is Kind.BAD:
+        if token.kind is Kind.BAD or self.is_replaced(token):
             return Fail()
         if token.kind is Kind.SYMBOL and token.value in CLOSERS.values():
             return self.fail(
                 "E0112", f"unexpected `{token.value}`", self.span(token, token), f"expected {expected}", help
             )
-        near = closest(str(token.value), words) if token.kind in (Kind.NAME, Kind.WORD) else None
-        if near:
+        near = closest(str(token.value), words) if token.kind is Kind.NAME else None
+        if not help and token.value in HABITS and token.kind in (Kind.NAME, Kind.WORD):
+            help = HABITS[str(token.value)]
+        elif near:
             help = f"did you mean `{near}`?"
         elif not help and self.after_slashes():
             help = "`//` divides; comments start with `#`"
         where = "the end of the file" if token.kind is Kind.END else self.show(token)
         return self.fail("E0110", f"unexpected {where}", self.here(), f"expected {expected}", help)
+
+    def is_replaced(self, token: Token) -> bool:
+        """Whether a token stands for an operator of another language, which was reported already."""
+        return token.kind in (Kind.WORD, Kind.SYMBOL) and self.source.text[token.start : token.stop] in FOREIGN
 
     def here(self) -> Span:
         """The token here; at the end of the file, the last character that is not white space."""

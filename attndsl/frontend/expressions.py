@@ -8,7 +8,7 @@ from typing import cast
 from attndsl.diagnostics.source import Span
 from attndsl.frontend import tree
 from attndsl.frontend.cursor import Cursor, Fail
-from attndsl.frontend.lexer import LATER_FUNCTIONS, Kind, Token
+from attndsl.frontend.lexer import CLAUSE_WORDS, LATER_FUNCTIONS, Kind, Token
 
 COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
 OR, AND, NOT, COMPARE, SUM, PRODUCT, NEGATE, POWER = range(1, 9)
@@ -223,6 +223,8 @@ class ExpressionParser(Cursor):
         if token.kind is Kind.TEXT:
             return self.fail("E0122", "text is not a value", self.here(), "expected an expression",
                              "text stands only after `use` and in `require condition, \"message\"`")  # fmt: skip
+        if self.is_replaced(token):
+            return Fail()
         if token.kind is Kind.WORD and not self.starts_clause() and token.value not in ("then", "else", "by", "where"):
             word = str(token.value)
             return self.fail("E0113", f"`{word}` is a reserved word", self.here(), "expected a value",
@@ -233,7 +235,12 @@ class ExpressionParser(Cursor):
         elif self.at_symbol("//"):
             help = "`//` divides; comments start with `#`"
         elif self.at_symbol("="):
+            before = self.previous
             help = "`==` compares"
+            if before.kind is Kind.WORD and before.value in CLAUSE_WORDS:
+                help = f"`{before.value}` is followed by its expression, without `=`"
+            elif before.value in ("<", ">"):
+                help = f"write `{before.value}=` without a space"
         elif self.at_symbol("*") and self.previous.value == "*":
             help = "a power is written `^`"
         return self.unexpected("an expression", (), help)

@@ -34,7 +34,7 @@ FOREIGN = {
     "&&": "write `and`",
     "||": "write `or`",
     "&": "write `and`",
-    "|": "write `or`",
+    "|": "write `or`; an absolute value is `abs(x)`",
     "~": "write `not`",
     "!": "write `not`",
     "?": "write `if a then b else c`",

@@ -29,7 +29,7 @@ from attndsl.diagnostics.report import Diagnostic, Note
 from attndsl.diagnostics.source import Source, Span
 from attndsl.diagnostics.suggest import closest, did_you_mean
 from attndsl.frontend import limits, tree
-from attndsl.frontend.parser import parse, too_large
+from attndsl.frontend.parser import empty_file, parse, too_large
 
 STD = Path(__file__).parent.parent / "std"
 """The standard library: `use masks (...)` reads `masks.attn` here."""
@@ -84,7 +84,7 @@ def read_program(path: Path) -> Program:
     root = path.resolve()
     loader = _Loader(root.parent, path.parent)
     if found:
-        return Program(_nothing(source), Scope(source), tuple(found))
+        return Program(empty_file(source), Scope(source), tuple(found))
     file, scope = loader.load(source, root)
     return Program(file, scope, tuple(loader.found))
 
@@ -98,7 +98,7 @@ def program_from_text(text: str, name: str = "<text>", folder: Path | None = Non
     if lone:
         at = Span(source, lone.start(), lone.end())
         loader.found.append(Diagnostic("E0102", "the text is not valid Unicode", at, "half of a surrogate pair"))
-        return Program(_nothing(source), Scope(source), tuple(loader.found))
+        return Program(empty_file(source), Scope(source), tuple(loader.found))
     file, scope = loader.load(source, None)
     return Program(file, scope, tuple(loader.found))
 
@@ -137,10 +137,6 @@ def _std(name: str) -> tuple[tree.File, Scope, tuple[Diagnostic, ...]]:
     loader.found += found
     file, scope = loader.load(source, None)
     return file, scope, tuple(loader.found)
-
-
-def _nothing(source: Source) -> tree.File:
-    return tree.File((), (), (), span=Span(source, 0, 0))
 
 
 class _Loader:

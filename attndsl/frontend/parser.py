@@ -24,7 +24,7 @@ def parse(source: Source) -> tuple[tree.File, tuple[Diagnostic, ...]]:
     """The tree of a text and its findings, in order of place. Never raises; with findings the tree is partial."""
     size = len(source.text.encode("utf-8", "replace"))
     if size > limits.SOURCE_BYTES:
-        return _empty(source), (too_large(source, size),)
+        return empty_file(source), (too_large(source, size),)
     parser = Parser(source)
     file = parser.file()
     found = sorted(parser.found, key=lambda d: d.span.start)
@@ -66,7 +66,8 @@ def too_large(source: Source, size: int) -> Diagnostic:
     return Diagnostic("E0601", message, Span(source, 0, 0), f"{size} bytes", "split the file and `use` its parts")
 
 
-def _empty(source: Source) -> tree.File:
+def empty_file(source: Source) -> tree.File:
+    """The tree of a text that cannot be read."""
     return tree.File((), (), (), span=Span(source, 0, 0))
 
 
@@ -106,7 +107,7 @@ class Parser(ExpressionParser):
             self.advance()
 
     def starts_top(self) -> bool:
-        return self.next_token.kind is not Kind.SYMBOL
+        return self.first_on_line() or self.next_token.kind is not Kind.SYMBOL
 
     def misplaced(self) -> None:
         """Something at the top level that does not belong there."""
@@ -119,12 +120,7 @@ class Parser(ExpressionParser):
                 help = "`return` ends the block of a function: `fn f(x) { let y = x  return y }`"
             raise self.fail("E0118", f"`{token.value}` stands outside an attention", self.here(),
                             "expected `use`, `fn` or `attention`", help)  # fmt: skip
-        help = ""
-        if token.value in ("def", "func", "function", "let"):
-            help = "a function is declared with `fn`"
-        elif token.value in ("import", "from", "include"):
-            help = "functions of another file come with `use`"
-        raise self.unexpected("`use`, `fn` or `attention`", TOP_WORDS if not help else (), help)
+        raise self.unexpected("`use`, `fn` or `attention`", TOP_WORDS)
 
     # use
 
@@ -253,8 +249,11 @@ class Parser(ExpressionParser):
             raise self.fail("E0116", "unexpected `=`", self.here(), "expected an operator", "`==` compares")
         if self.token.kind is Kind.WORD and self.token.value in ("by", "where"):
             raise self.fail("E0114", f"`{self.token.value}` is not supported yet", self.here(), "kept for `select`")
+        help = ""
+        if self.token.kind is Kind.NAME and self.next_token.value == "=":
+            help = f"a name is declared with `let {self.token.value} = ...`"
         what = "an operator, `,` or a clause" if then == "require" else f"an operator or {then}"
-        raise self.unexpected(what, (*CLAUSE_WORDS, *LATER_WORDS, "return", *TOP_WORDS, "and", "or", "in"))
+        raise self.unexpected(what, (*CLAUSE_WORDS, *LATER_WORDS, "return", *TOP_WORDS, "and", "or", "in"), help)
 
     # Attentions
 

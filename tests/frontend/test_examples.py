@@ -21,6 +21,6 @@ def test_the_examples_people_look_for_are_there():
     names = {p.stem for p in EXAMPLES}
     assert names >= {
         "alibi_window", "gna", "documents", "duo", "sink_gated", "relu2", "sigmoid", "cog", "linear", "retention",
-        "simple_gla", "gla", "hedgehog", "joint", "pooled_keys", "swin", "radial_video", "power", "t5", "softcap", "moa",
-        "prefix_lm", "dilated", "strided",
+        "simple_gla", "gla", "hedgehog", "joint", "pooled_keys", "swin", "radial_video", "power", "t5", "softcap",
+        "moa", "prefix_lm", "dilated", "strided",
     }  # fmt: skip

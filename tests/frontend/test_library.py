@@ -160,7 +160,6 @@ def test_t5_bucket(both: bool, buckets: int, furthest: int):
         ("softcap(s, 3)", lambda i, j, s: 3 * math.tanh(s / 3)),
         ("kerple(q - k, 0.5, 2)", lambda i, j, s: -0.5 * math.log(1 + 2 * abs(i - j))),
         ("scalable(s, q, 0.3)", lambda i, j, s: s * 0.3 * math.log(max(i, 1))),
-        ("gain(q + 1)", lambda i, j, s: math.log(i + 1)),
     ],
 )
 def test_scores(call: str, rule: Callable[[int, int, float], float]):
@@ -186,7 +185,7 @@ def test_every_function_can_be_used(module: str):
             compile_text(f"use {module} ({name})\nattention a {{ weight {value} }}")
     else:
         tested = {s[0] for s in SEQUENCES} | {"neighborhood", "swin", "swin_wrapped", "radial", "t5_bucket"}
-        tested |= {"t5_bucket_both", "alibi", "alibi_slope", "softcap", "kerple", "scalable", "gain"}
+        tested |= {"t5_bucket_both", "alibi", "alibi_slope", "softcap", "kerple", "scalable"}
         assert own <= tested
 
 
