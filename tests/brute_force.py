@@ -26,8 +26,8 @@ class Box:
 
 def check_plan(plan: Plan, visible: Bools) -> list[str]:
     """What is wrong with a plan for the visible pairs `[B, H, Lq, Lk]`; empty if nothing is."""
-    wrong = _check_pass(plan.forward, visible, plan.exact)
-    wrong += _check_pass(plan.dkdv, visible.swapaxes(2, 3), plan.exact)
+    wrong = _check_pass(plan.forward, visible, plan.forward.exact)
+    wrong += _check_pass(plan.dkdv, visible.swapaxes(2, 3), plan.dkdv.exact)
     return wrong
 
 

@@ -58,7 +58,8 @@ def _node(cls: type[T]) -> type[T]:
             return True
         if not isinstance(other, cls) or hash(self) != hash(other):
             return False
-        return _same(self, cast(Expr, other))
+        mine, theirs = _key(self), _key(cast(Expr, other))
+        return mine == theirs if mine is not None and theirs is not None else _same(self, cast(Expr, other))
 
     cls.__hash__ = structural_hash  # type: ignore[assignment,method-assign]
     cls.__eq__ = equal  # type: ignore[assignment,method-assign]
@@ -68,6 +69,35 @@ def _node(cls: type[T]) -> type[T]:
 
 _OWN: dict[type, tuple[str, ...]] = {}
 """The fields of a class that are no children."""
+
+
+_SMALL = 64
+_Key = tuple[object, ...]
+
+
+def _key(node: Expr) -> _Key | None:
+    """Nested tuples that are equal where nodes are, kept with the node; None for a tree too large to spell out."""
+    known: tuple[int, _Key | None] | None = node.__dict__.get("_key")
+    if known is None:
+        known = _spelled(node)
+        object.__setattr__(node, "_key", known)
+    return known[1]
+
+
+def _spelled(node: Expr) -> tuple[int, _Key | None]:
+    cls = type(node)
+    size = 1
+    inner: list[_Key] = []
+    for child in node.children:
+        key = _key(child)
+        if key is None:
+            return _SMALL + 1, None
+        size += child.__dict__["_key"][0]
+        inner.append(key)
+    if size > _SMALL:
+        return size, None
+    own = tuple(getattr(node, n) for n in _OWN[cls] if n != "type")
+    return size, (cls, node.type.kind, node.type.shape, own, *inner)
 
 
 def _same(a: Expr, b: Expr) -> bool:
@@ -99,7 +129,7 @@ class Expr:
 
     def __getstate__(self) -> dict[str, object]:
         # hashes of strings differ between processes
-        return {k: v for k, v in self.__dict__.items() if k != "_hash"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_hash", "_key")}
 
     @property
     def children(self) -> tuple[Expr, ...]:

@@ -44,16 +44,16 @@ def build(attention: Attention, problem: Problem, tile: Tile | None = None) -> P
         forms.update(dict.fromkeys(closed_forms(analysed)))
 
     def make_dkdv() -> TilePass:
+        turned = Findings()
         pieces = [
-            make_piece(class_of, _analyse_all(items, rows_are_q=False), shape, False, Findings())
+            make_piece(class_of, _analyse_all(items, rows_are_q=False), shape, False, turned)
             for class_of, items, shape in groups
         ]
-        return TilePass("dkdv", tuple(pieces))
+        return TilePass("dkdv", tuple(pieces), turned.exact)
 
     return Plan(
-        TilePass("forward", tuple(forward)),
+        TilePass("forward", tuple(forward), found.exact),
         total,
-        found.exact,
         tuple(found.reasons),
         tuple(forms),
         make_dkdv,

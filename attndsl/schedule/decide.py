@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from attndsl.ir.expr import FALSE, TRUE, Expr, Load, Op, rewrite, walk
+from attndsl.ir.expr import FALSE, TRUE, Expr, Load, Op, op, rewrite, walk
 from attndsl.ir.passes.boolean import boolean_node
 from attndsl.ir.passes.select import select_node
-from attndsl.ir.types import BOOL
+from attndsl.ir.types import BOOL, INT
 from attndsl.schedule.classes import ClassMask
 from attndsl.schedule.interval import Boxes, RangeTable, bounds
 
@@ -39,9 +39,26 @@ def decide(item: ClassMask) -> Expr:
                 return TRUE
             if not np.any(maybe):
                 return FALSE
-        return boolean_node(node) or select_node(node)
+        return _one_sided(node, boxes) or boolean_node(node) or select_node(node)
 
     return rewrite(item.pair.mask, rule)
+
+
+def _one_sided(node: Expr, boxes: Boxes) -> Expr | None:
+    """|x| of an x that keeps its sign; the min and max of values that keep their order."""
+    if not isinstance(node, Op) or node.type != INT:
+        return None
+    if node.op == "abs":
+        low, high = bounds(node.args[0], boxes)
+        return node.args[0] if np.all(low >= 0) else op("neg", node.args[0]) if np.all(high <= 0) else None
+    if node.op in ("min", "max"):
+        a, b = node.args
+        (a_low, a_high), (b_low, b_high) = bounds(a, boxes), bounds(b, boxes)
+        if np.all(a_high <= b_low):
+            return a if node.op == "min" else b
+        if np.all(b_high <= a_low):
+            return b if node.op == "min" else a
+    return None
 
 
 def sorted_in_range(item: ClassMask, mask: Expr) -> frozenset[str]:

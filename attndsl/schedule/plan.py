@@ -207,10 +207,14 @@ class BoxRun:
 
 @dataclass(frozen=True)
 class TilePass:
-    """One sweep over tiles: `forward` (also dQ) or `dkdv`. Pieces cover different rows or columns."""
+    """One sweep over tiles: `forward` (also dQ) or `dkdv`. Pieces cover different rows or columns.
+
+    `exact`: every PARTIAL box has a visible and an invisible pair and no visited box is empty.
+    """
 
     kind: Lit["forward", "dkdv"]
     pieces: tuple[Piece, ...]
+    exact: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -243,13 +247,12 @@ class Plan:
     """The schedule of one call.
 
     `total` counts the boxes that a dense forward pass would visit, over the distinct batch and head classes.
-    `exact`: every PARTIAL box has a visible and an invisible pair and no visited box is empty. `reasons` says in
-    words what was found and why something is not exact; `closed_form` how the visible columns follow from the row.
+    `reasons` says in words what was found and why the forward pass is not exact; `closed_form` how the visible
+    columns follow from the row.
     """
 
     forward: TilePass
     total: int
-    exact: bool
     reasons: tuple[str, ...]
     closed_form: tuple[str, ...]
     make_dkdv: Callable[[], TilePass] = field(repr=False, compare=False)
@@ -264,6 +267,11 @@ class Plan:
     def bounds(self) -> Bounds:
         """What limits the work; counting the pairs takes longer than the plan."""
         return self.make_bounds(self.forward)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the forward pass is; the backward one says it of itself."""
+        return self.forward.exact
 
     @property
     def visited(self) -> int:

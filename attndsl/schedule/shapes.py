@@ -99,8 +99,7 @@ def _costs(item: Analysed, boxes: Boxes, q_index: Longs, k_index: Longs) -> npt.
     for i, axis in enumerate(item.separated.axes):
         q, k = sizes[q_index, i], sizes[k_index, i]
         counts = _AxisCounts.make(axis, np.unique(q), np.unique(k))
-        row: Longs = np.searchsorted(counts.row_boxes, q)
-        column: Longs = np.searchsorted(counts.column_boxes, k)
+        row, column = _position(counts.row_boxes, q), _position(counts.column_boxes, k)
         visited, full = visited * counts.visited[row, column], full * counts.full[row, column]
         tiles = tiles * counts.tiles[row]
     volume = sizes.prod(axis=1)
@@ -110,6 +109,10 @@ def _costs(item: Analysed, boxes: Boxes, q_index: Longs, k_index: Longs) -> npt.
     shape = COSTS.half_side**halves * COSTS.strip**strips
     work = (visited + COSTS.partial * np.maximum(visited - full, 0)) * area * shape
     return work + COSTS.box * visited + COSTS.tile * tiles
+
+
+def _position(values: Longs, wanted: Longs) -> Longs:
+    return np.asarray(np.searchsorted(values, wanted), np.int64)  # pyright: ignore[reportUnknownMemberType]
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,9 @@ class Unknown:
 
 def solve(mask: Expr, unknown: Unknown, *, negate: bool = False) -> Formula:
     """The formula of a mask, or of its negation."""
-    if not unknown.inside(mask):
-        return (
-            RowIs(op("not", mask) if negate else mask)
-            if mask not in (TRUE, FALSE)
-            else of_bool((mask == TRUE) is not negate)
-        )
+    if mask in (TRUE, FALSE):
+        return of_bool((mask == TRUE) is not negate)
+    inside = unknown.inside(mask)
     if isinstance(mask, Op):
         match mask.op, mask.args:
             case "not", (a,):
@@ -63,12 +60,14 @@ def solve(mask: Expr, unknown: Unknown, *, negate: bool = False) -> Formula:
                     All((solve(a, unknown), solve(b, unknown, negate=not same))),
                     All((solve(a, unknown, negate=True), solve(b, unknown, negate=same))),
                 ))  # fmt: skip
-            case "ispow2", (a,):
+            case "ispow2", (a,) if inside:
                 return _ispow2(a, unknown, negate)
             case name, (a, b) if name in COMPARISONS:
                 return _comparison(_NEGATED[name] if negate and a.type == INT else name, a, b, unknown, negate, mask)
             case _:
                 pass
+    if not inside:
+        return RowIs(op("not", mask) if negate else mask)
     return Unsolved(op("not", mask) if negate else mask)
 
 
@@ -78,6 +77,8 @@ def _comparison(name: str, a: Expr, b: Expr, unknown: Unknown, negate: bool, mas
     if a.type.kind is Kind.FLOAT and a.type.is_number:
         if unknown.inside(b):
             a, b, name = b, a, _MIRRORED[name]
+        if not unknown.inside(a):
+            return RowIs(op("not", mask) if negate else mask)
         if isinstance(a, Op) and a.op == "to_float" and a.args[0].type == INT and not unknown.inside(b):
             return _against_float(name, a.args[0], b, unknown, negate)
     return Unsolved(op("not", mask) if negate else mask)

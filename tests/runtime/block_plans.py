@@ -23,8 +23,8 @@ def block_plan(visible: Tensor, rows: int = 16, cols: int = 8, exact: bool = Tru
                 sources.append(_blocks(seen[b, h], rows, cols, exact))
             classes[b, h] = keys[key]
     layouts = [Layout("", 0, (AxisLayout("", n, box),)) for n, box in ((Lq, rows), (Lk, cols))]
-    one = TilePass("forward", (Piece(layouts[0], layouts[1], classes, tuple(sources)),))
-    return Plan(one, 0, exact, (), (), lambda: one, lambda _: Bounds(None, 1.0, 1.0, 1))
+    one = TilePass("forward", (Piece(layouts[0], layouts[1], classes, tuple(sources)),), exact)
+    return Plan(one, 0, (), (), lambda: one, lambda _: Bounds(None, 1.0, 1.0, 1))
 
 
 def _blocks(seen: np.ndarray, rows: int, cols: int, exact: bool) -> Blocks:

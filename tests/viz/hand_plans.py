@@ -48,10 +48,10 @@ def plan_of(segment: str, axes: list[AxisLayout], sees: object) -> Plan:
     layout = Layout(segment, 0, tuple(axes))
     source = Product(tuple(axis_ranges(a.extent, a.box, sees) for a in axes))
     piece = Piece(layout, layout, np.zeros((1, 1), np.int32), (source,))
-    sweep = TilePass("forward", (piece,))
+    sweep = TilePass("forward", (piece,), True)
     total = int(np.prod([(-(-a.extent // a.box)) ** 2 for a in axes]))
     bounds = Bounds(None, total / source.visited, float(np.prod([a.boxes.mean() for a in source.axes])), source.most)
-    return Plan(sweep, total, True, (), (), lambda: sweep, lambda _: bounds)
+    return Plan(sweep, total, (), (), lambda: sweep, lambda _: bounds)
 
 
 def linear() -> tuple[Attention, Problem, Plan]:
