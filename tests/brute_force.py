@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from attndsl.schedule.plan import BoxRun, Layout, Piece, Plan, Source, TileClass, TilePass, runs
+from attndsl.schedule.plan import BoxRun, Layout, Piece, Plan, Source, TileClass, TilePass, row_tile_count, runs
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -26,12 +26,10 @@ class Box:
 
 def check_plan(plan: Plan, visible: Bools) -> list[str]:
     """What is wrong with a plan for the visible pairs `[B, H, Lq, Lk]`; empty if nothing is."""
-    wrong = _check_pass(plan.forward, visible, plan.forward.exact)
-    wrong += _check_pass(plan.dkdv, visible.swapaxes(2, 3), plan.dkdv.exact)
-    return wrong
+    return [*_check_pass(plan.forward, visible), *_check_pass(plan.dkdv, visible.swapaxes(2, 3))]
 
 
-def _check_pass(tile_pass: TilePass, visible: Bools, exact: bool) -> list[str]:
+def _check_pass(tile_pass: TilePass, visible: Bools) -> list[str]:
     """`visible` is [B, H, rows, columns] of this pass."""
     wrong: list[str] = []
     painted: dict[tuple[tuple[int, int], ...], tuple[Ints, Bools, list[Box]]] = {}
@@ -56,7 +54,7 @@ def _check_pass(tile_pass: TilePass, visible: Bools, exact: bool) -> list[str]:
         seen_by[key].append(seen)
         if wrong:
             return wrong
-    if exact:
+    if tile_pass.exact:
         for key, (_, _, boxes) in painted.items():
             wrong += _check_exact(tile_pass, boxes, seen_by[key])
     return wrong
@@ -83,7 +81,7 @@ def _paint(tile_pass: TilePass, classes: dict[int, int], n_rows: int, n_cols: in
 
 
 def _check_exact(tile_pass: TilePass, boxes: list[Box], seen: list[Bools]) -> list[str]:
-    """A PARTIAL box of an exact plan has a visible pair, and one that is not (or lies outside)."""
+    """A PARTIAL box of an exact pass has a visible pair, and one that is not (or lies outside)."""
     for box in boxes:
         if box.kind != TileClass.PARTIAL:
             continue
@@ -91,9 +89,9 @@ def _check_exact(tile_pass: TilePass, boxes: list[Box], seen: list[Bools]) -> li
         at = np.ix_(box.rows, inside)
         where = f"{tile_pass.kind}: box rows {_span(box.rows)} columns {_span(inside)}"
         if not any(v[at].any() for v in seen):
-            return [f"{where}: PARTIAL in an exact plan, but has no visible pair"]
+            return [f"{where}: PARTIAL in an exact pass, but has no visible pair"]
         if len(inside) == len(box.cols) and all(v[at].all() for v in seen):
-            return [f"{where}: PARTIAL in an exact plan, but has no invisible pair"]
+            return [f"{where}: PARTIAL in an exact pass, but has no invisible pair"]
     return []
 
 
@@ -103,19 +101,9 @@ def _span(x: Ints) -> str:
 
 def boxes_of(piece: Piece, source: Source) -> Iterator[Box]:
     """Every box of a source."""
-    for tile in range(row_tiles(piece.rows, source)):
+    for tile in range(row_tile_count(piece, source)):
         for run in runs(source, piece, tile):
             yield from _boxes_of_run(piece, run)
-
-
-def row_tiles(rows: Layout, source: Source) -> int:
-    """The number of row tiles: residue classes of every axis, cut in boxes."""
-    axes = getattr(source, "axes", None)
-    if axes is not None:
-        return int(np.prod([a.tiles for a in axes]))
-    if hasattr(source, "indptr"):
-        return len(source.indptr) - 1
-    return len(source.first)
 
 
 def _boxes_of_run(piece: Piece, run: BoxRun) -> Iterator[Box]:

@@ -12,7 +12,7 @@ from tests.spec import InputSpec
 
 T = TypeVar("T")
 Draw = Callable[[st.SearchStrategy[Any]], Any]
-LENGTHS = (1, 2, 3, 5, 16, 17, 31, 33, 64, 65, 100, 127, 129, 190)
+LENGTHS = (1, 2, 3, 5, 16, 17, 31, 33, 64, 65, 100, 127, 129, 190, 0)
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,24 @@ class Writer:
             lambda: f"{self.index(pairs, 1)} {self.comparison()} {self.index(pairs, 1)}",
             lambda: f"({x} * {y}) % {self.int(2, 7)} == {self.int(0, 1)}",
             lambda: self.crossed(pairs),
+            lambda: self.real(p),
         ]
         return self.pick(forms)()
+
+    def real(self, p: Pair) -> str:
+        """A condition with floats, on no boundary that rounding could move."""
+        x, y, n = p.q, p.k, p.extent
+        width = self.int(0, max(1, n // 2)) + 0.25
+        form = self.int(0, 4)
+        if form == 0:
+            return f"abs({x} - {y}) <= {self.scalar('float', width)}"
+        if form == 1:
+            return f"{x} - {y} < {self.input('f32', 'H', 'positive', max(1.0, n / 2))}[h]"
+        if form == 2:
+            return f"{self.pick(['floor', 'ceil'])}({x} * {self.pick(['0.5', '1.5', '0.25'])}) >= {y}"
+        if form == 3:
+            return f"{self.pick(['0.5', '2.0'])} * {x} + {width} > {y}"
+        return f"(if {y} > {x} then 0.5 else {width}) * abs({x} - {y}) <= {width}"
 
     def crossed(self, pairs: Sequence[Pair]) -> str:
         """A condition that joins two axes."""
@@ -235,7 +251,15 @@ class Writer:
         """A condition on run-time tensors along L."""
         if not self.tables_by_position or p.q != "q":
             return f"{p.k} <= {p.q}"
-        form = self.int(0, 3)
+        form = self.int(0, 6)
+        if form == 4:
+            name = self.input("i32", "H, L", "permutation", facts="permutation")
+            return f"abs({name}[h, q] - {name}[h, k]) <= {self.width(p)}"
+        if form == 5:
+            return f"q - k <= {self.input('i64', 'B, H, Lq', 'ints', p.extent // 2)}[b, h, q]"
+        if form == 6:
+            name = self.input("i32", "L", "sorted", self.int(1, 6), facts="sorted")
+            return f"{name}[q] == {name}[k] and k <= q"
         if form <= 1:
             name = self.input("i32", "B, L", "sorted", self.int(1, 6), facts="sorted")
             return f"{name}[b, q] {'==' if form == 0 else '>='} {name}[b, k]"

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.random_masks import LENGTHS, Draw, Pair, Writer
-from tests.random_weights import output_clause, score_clauses, weight_clause
+from tests.random_weights import hidden_clauses, output_clause, score_clauses, weight_clause
 from tests.spec import Spec
 
 AXES = ("t", "y", "x")
@@ -32,12 +32,15 @@ def specs(draw: Draw) -> Spec:
     weight, needs = weight_clause(w)
     if "causal" in needs:
         clauses.append("mask k <= q")
-    if "raw score" not in needs:
+    if not needs & {"raw score", "no score"}:
         clauses += score_clauses(w)
+    if "exp" in needs:
+        clauses += hidden_clauses(w)
     clauses += [weight] if weight else []
     clauses += output_clause(w)
     scale = draw(st.sampled_from([None, None, None, 0.25]))
-    return _spec(w, clauses, **call, dtype=dtype, lattice="raw score" in needs, scale=scale)
+    layout = draw(st.sampled_from(["bhsd", "bhsd", "bshd", "strided"]))
+    return _spec(w, clauses, **call, dtype=dtype, lattice="raw score" in needs, scale=scale, layout=layout)
 
 
 def _spec(w: Writer, clauses: Sequence[str], **call: Any) -> Spec:

@@ -6,8 +6,27 @@ from tests.random_masks import Writer
 
 
 def score_clauses(w: Writer) -> list[str]:
-    """None to two clauses that rewrite s, each smooth."""
-    return [f"score {_score(w)}" for _ in range(w.pick([0, 1, 1, 1, 2]))]
+    """None to two clauses that rewrite s, each smooth, and masks that they need."""
+    clauses: list[str] = []
+    for _ in range(w.pick([0, 1, 1, 1, 2])):
+        form = w.int(0, 15)
+        if form == 13:
+            # what it would be on invisible pairs is not a number
+            clauses += ["mask k <= q", f"score s - {_strength(w)} * log(1 + q - k)"]
+        elif form == 14:
+            clauses.append("score if q >= k then s * sqrt(1 + 0.1 * (q - k)) else s")
+        elif form == 15:
+            clauses += ["mask k <= q", f"score s + {w.input('f32', 'M=11', 'normal')}[q - k]"]
+        else:
+            clauses.append(f"score {_score(w)}")
+    return clauses
+
+
+def hidden_clauses(w: Writer) -> list[str]:
+    """Sometimes a last score that is minus infinity on some pairs."""
+    if not w.chance(10):
+        return []
+    return [f"score if {w.pick(['k % 3 == 1', '(q + k) % 4 == h', 'q - k > 5'])} then -inf else s"]
 
 
 def _strength(w: Writer) -> str:
@@ -71,19 +90,21 @@ WEIGHTS = (
 
 
 def weight_clause(w: Writer) -> tuple[str, frozenset[str]]:
-    """The clause (empty for none) and what it needs: "causal", "raw score" (one that nothing rewrote)."""
+    """The clause (empty for none) and what it needs: "causal", "raw score" (one that nothing rewrote), "no score",
+    "exp" (it is 0 for a score of minus infinity)."""
     form = w.pick(WEIGHTS)
     no: frozenset[str] = frozenset()
+    exp, dot = frozenset({"exp"}), frozenset({"no score"})
     if form in ("retention", "simple decay", "channel decay") and not w.tables_by_position:
         form = "linear"
     if form == "softmax":
-        return w.pick(["", "weight softmax"]), no
+        return w.pick(["", "weight softmax"]), exp
     if form == "explicit":
-        return "weight exp(s) / sum", no
+        return "weight exp(s) / sum", exp
     if form == "sink":
-        return f"weight exp(s) / (exp({w.input('f32', 'H', 'normal')}[h]) + sum)", no
+        return f"weight exp(s) / (exp({w.input('f32', 'H', 'normal')}[h]) + sum)", exp
     if form == "constant":
-        return "weight exp(s) / (1 + sum)", no
+        return "weight exp(s) / (1 + sum)", exp
     if form == "sigmoid":
         return f"weight sigmoid(s + {w.scalar('float', -1.0)})", no
     if form == "relu2":
@@ -100,23 +121,23 @@ def weight_clause(w: Writer) -> tuple[str, frozenset[str]]:
         return "weight softplus(s) / sum", no
     if form == "linear":
         w.functions.append("fn elu1(x) = elu(x) + 1")
-        return f"weight dot(elu1(Q), elu1(K)){w.pick([' / sum', ' / count', ''])}", no
+        return f"weight dot(elu1(Q), elu1(K)){w.pick([' / sum', ' / count', ''])}", dot
     if form == "taylor":
         return "weight (1 + s + 0.5 * s^2) / sum", no
     if form == "retention":
         gamma = w.input("f32", "H", "below_one", 0.7)
-        return f"weight dot(Q, K) * {gamma}[h]^(q - k)", frozenset({"causal"})
+        return f"weight dot(Q, K) * {gamma}[h]^(q - k)", dot | {"causal"}
     if form == "simple decay":
         g = w.input("f32", w.pick(["B, H, L", "B, Hkv, L"]), "log_decay", 0.2, facts="log_decay")
-        return f"weight dot(Q, K) * decay({g})", frozenset({"causal"})
+        return f"weight dot(Q, K) * decay({g})", dot | {"causal"}
     if form == "channel decay":
         g = w.input("f32", "B, Hkv, L, D", "log_decay", 0.2, facts="log_decay")
-        return f"weight dot(Q, K * decay({g}))", frozenset({"causal"})
+        return f"weight dot(Q, K * decay({g}))", dot | {"causal"}
     M = w.pick([3, 5])
     W = w.input("f32", f"H, D, M={M}", "normal", 0.3)
     phi = w.pick([f"softmax(x @ {W}[h])", f"concat(softmax(x @ {W}[h]), softmax(-(x @ {W}[h])))"])
     w.features.append(f"feature phi(x) = {phi}")
-    return "weight dot(phi(Q), phi(K)) / sum", no
+    return "weight dot(phi(Q), phi(K)) / sum", dot
 
 
 def output_clause(w: Writer) -> list[str]:

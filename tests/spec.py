@@ -76,6 +76,8 @@ class Spec:
     seed: int = 0
     lattice: bool = False
     """q and k on multiples of 1/8, so that every dtype agrees on the sign of a score."""
+    layout: str = "bhsd"
+    """How the compiled call is given its tensors: `bhsd`, `bshd`, or `strided`: each a part of a larger one."""
 
     @cached_property
     def attention(self) -> Attention:
