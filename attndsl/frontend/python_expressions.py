@@ -39,8 +39,8 @@ _WHAT: dict[type[ast.AST], tuple[str, str]] = {
 
 
 class Expressions:
-    """Translates expressions of one function. What has no counterpart is reported; a name without letters stands for it,
-    about which the checker says nothing more."""
+    """Translates expressions of one function. What has no counterpart is reported; a name without letters stands for
+    it, about which the checker says nothing more."""
 
     def __init__(self, place: Place) -> None:
         self.place = place

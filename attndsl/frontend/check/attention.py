@@ -21,8 +21,8 @@ from attndsl.frontend.check.values import (
     SegmentValue,
     TupleValue,
     Value,
-    Version,
     describe,
+    version_of,
 )  # fmt: skip
 from attndsl.frontend.limits import NODES
 from attndsl.frontend.modules import Scope
@@ -156,7 +156,9 @@ class _Block:
         for node in clause.segments:
             if node.name:
                 if clause.side != "k" or node.name not in self.frame.names:
-                    good &= self._declare(node.name, node.span, "segment")
+                    start = node.span.start
+                    at = Span(node.span.source, start, min(node.span.stop, start + len(node.name)))
+                    good &= self._declare(node.name, at, "segment")
                 self.frame.names[node.name] = SegmentValue(node.name)
             elif len(clause.segments) > 1:
                 message = "a segment of several has no name"
@@ -326,7 +328,7 @@ class _Block:
             scores.append(self._resolved(raw, scores))
         score, weight = scores[-1], self.weight
         if weight is not None:
-            old = any(isinstance(n, Version) and scores[n.number] != score for n in walk(weight))
+            old = any(scores[v] is not score for v in map(version_of, walk(weight)) if v is not None)
             if old:
                 # an earlier score is used in the weight: `s` of the IR becomes the scaled dot product itself
                 weight, score = self._resolved(weight, scores), scores[0]
@@ -355,8 +357,9 @@ class _Block:
         """The expression with each version of the score replaced."""
         done: dict[Expr, Expr] = {}
         for node in walk(root):
-            if isinstance(node, Version):
-                done[node] = scores[node.number]
+            version = version_of(node)
+            if version is not None:
+                done[node] = scores[version]
             else:
                 children = tuple(done[c] for c in node.children)
                 same = children == node.children

@@ -24,8 +24,8 @@ from attndsl.frontend.check.values import (
     TensorValue,
     TupleValue,
     Value,
-    Version,
     describe,
+    score_version,
 )  # fmt: skip
 from attndsl.frontend.limits import LITERAL
 from attndsl.ir.expr import Count, Expr, Index, Literal, Load, Size
@@ -233,7 +233,7 @@ class Checker:
             case "q" | "k" | "b" | "h" | "hkv":
                 return make(Index(INT, name, span=span))
             case "s":
-                return make(Version(FLOAT, self.version, span=span))
+                return make(score_version(self.version, span))
             case "o":
                 return make(IrValue(Type(Kind.FLOAT, ("Dv",)), "o", span=span))
             case "Q" | "K" | "V":

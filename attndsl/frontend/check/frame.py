@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal as Lit
 
 from attndsl.diagnostics.source import Span
-from attndsl.frontend.check.values import Feature, TensorValue, TupleValue, Value, Version
+from attndsl.frontend.check.values import Feature, TensorValue, TupleValue, Value, version_of
 from attndsl.frontend.modules import Scope
 from attndsl.ir.expr import Coord, Count, Decay, Expr, Index, Load, Member, Reduce
 from attndsl.ir.expr import Value as IrValue
@@ -86,9 +86,9 @@ class Uses:
 
 
 def _leaf(node: Expr) -> frozenset[str]:
+    if version_of(node) is not None:
+        return frozenset(("s",))
     match node:
-        case Version():
-            name = "s"
         case IrValue(name=value):
             name = value
         case Index(name="row"):

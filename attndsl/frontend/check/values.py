@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from attndsl.diagnostics.source import Span
 from attndsl.frontend import tree
 from attndsl.frontend.modules import Scope
 from attndsl.ir.attention import Fact, Space
 from attndsl.ir.expr import Expr, Literal, Op, ParamRef, Side, Size
-from attndsl.ir.types import Dim, Kind, Type
+from attndsl.ir.types import FLOAT, Dim, Kind, Type
 
 ROW_SIZES = {"B": "b", "H": "h", "Hkv": "hkv", "Lq": "q"}
 """Sizes that take only their own index."""
@@ -65,13 +66,6 @@ class SegmentValue:
 Value = Expr | TupleValue | TableValue | TensorValue | SegmentValue | Poison
 
 
-@dataclass(frozen=True)
-class Version(Expr):
-    """The score after the first `number` score clauses; replaced before the IR leaves the checker."""
-
-    number: int
-
-
 @dataclass(frozen=True, eq=False)
 class Feature:
     """A `feature` with the names that it sees."""
@@ -112,6 +106,19 @@ class Grids:
         """Axis names of a side and the segments they stand in."""
         space = self.side(side)
         return {axis: segment.name for segment in (space.segments if space else ()) for axis in segment.axes}
+
+
+_SCORE = "<score>"
+
+
+def score_version(number: int, span: Span) -> Expr:
+    """The score after the first `number` score clauses; replaced before the IR leaves the checker."""
+    return ParamRef(FLOAT, _SCORE, number, span=span)
+
+
+def version_of(node: Expr) -> int | None:
+    """The number of a score version, None for every other node."""
+    return node.component if isinstance(node, ParamRef) and node.name == _SCORE else None
 
 
 def describe(value: Value) -> str:
