@@ -156,7 +156,7 @@ class Parser(ExpressionParser):
             message = f"`{name.value}` is a reserved name"
             help = f"take another name, such as `{name.value}_`"
             self.report("E0113", message, self.span(name, name), "kept for a later version", help)
-        parameters = self.listed("(", lambda: str(self.name("a parameter").value), "a parameter", empty=True)
+        parameters = self.listed("(", lambda: self.name("a parameter"), "a parameter", empty=True)
         lets: list[tree.Let] = []
         if self.at_symbol("{"):
             value = self.function_block(lets)
@@ -171,8 +171,9 @@ class Parser(ExpressionParser):
             raise self.unexpected("`=` or `{`")
         span = self.span(first)
         return tree.Function(
-            kind, str(name.value), parameters, tuple(lets), value, span=span, name_span=self.span(name, name)
-        )
+            kind, str(name.value), tuple(str(p.value) for p in parameters), tuple(lets), value, span=span,
+            name_span=self.span(name, name), parameter_spans=tuple(self.span(p, p) for p in parameters),
+        )  # fmt: skip
 
     def function_block(self, lets: list[tree.Let]) -> tree.TreeExpr:
         """`{ let ... return expr }`. After errors inside, the block is read to its end and then fails."""
@@ -382,8 +383,9 @@ class Parser(ExpressionParser):
     def segment(self) -> tree.GridSegment:
         first = self.token
         name = "" if self.at_symbol("(") else str(self.name("a segment such as `video(t, y, x)`").value)
-        axes = self.listed("(", lambda: str(self.name("the name of an axis").value), "the names of the axes")
-        return tree.GridSegment(name, axes, span=self.span(first))
+        axes = self.listed("(", lambda: self.name("the name of an axis"), "the names of the axes")
+        spans = tuple(self.span(a, a) for a in axes)
+        return tree.GridSegment(name, tuple(str(a.value) for a in axes), span=self.span(first), axis_spans=spans)
 
     # Parameters
 

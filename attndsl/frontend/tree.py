@@ -139,6 +139,7 @@ class Function(Node):
     lets: tuple[Let, ...]
     value: TreeExpr
     name_span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
+    parameter_spans: tuple[Span, ...] = field(default=(), compare=False, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ class GridSegment(Node):
 
     name: str
     axes: tuple[str, ...]
+    axis_spans: tuple[Span, ...] = field(default=(), compare=False, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True)

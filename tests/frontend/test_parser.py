@@ -97,6 +97,9 @@ def test_declarations():
     assert block.parameters[0].shape == (Number(3),)
     assert block.parameters[2].facts == ("sorted",) and block.parameters[2].name_span.text == "t"
     assert block.clauses[0] == tree.Grid("q", (tree.GridSegment("text", ("m",)), tree.GridSegment("", ("t", "y"))))
+    assert isinstance(block.clauses[0], tree.Grid)
+    assert [s.text for s in block.clauses[0].segments[1].axis_spans] == ["t", "y"]
+    assert [s.text for s in file.functions[0].parameter_spans] == ["q", "k"]
     assert block.clauses[2] == tree.RequireClause(tree.Boolean(True), "")
     assert file.attentions[1].clauses == ()
 
