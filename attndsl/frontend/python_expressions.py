@@ -200,7 +200,7 @@ class Expressions:
                 self.used[name] = self.library[name]
             else:
                 return self._unknown_function(name, self.place.span(node.func))
-        return tree.Call(name, arguments, span=span)
+        return tree.Name("", span=span) if node.keywords else tree.Call(name, arguments, span=span)
 
     def _unknown_function(self, name: str, span: Span) -> tree.TreeExpr:
         if name in self.known:
