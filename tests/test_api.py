@@ -1,3 +1,4 @@
+# ruff: noqa: B008
 """`load`, the decorator, and calls against the oracle."""
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 import attndsl
+from attndsl.lang import const, scalar, softmax, tensor
 from attndsl.reference import reference
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -178,7 +180,7 @@ def test_source() -> None:
     compile(f.source(), "generated", "exec")
     with pytest.raises(ValueError, match="backend 'triton' has no kernels in this version; backend 'cpu'"):
         f.source(backend="triton")
-    with pytest.raises(ValueError, match="backend must be one of"):
+    with pytest.raises(ValueError, match="backend must be 'cpu', 'triton' or 'cutlass'"):
         f.source(backend="cuda")
 
 
@@ -369,3 +371,42 @@ def test_results_repeat_bit_by_bit() -> None:
 def test_decorator_needs_a_function() -> None:
     with pytest.raises(TypeError, match="decorates a Python function, got int"):
         attndsl.attention(3)  # pyright: ignore
+
+
+def test_decorated_function_is_the_text() -> None:
+    want = attndsl.load(WINDOW).attention
+
+    @attndsl.attention
+    def swa(q, k, h, s, *, window=const(4), strength=scalar(1.0), slope=tensor("f32[H]")):
+        """Words for help()."""
+        return softmax(s - strength * slope[h] * (q - k), where=(k <= q) and (q - k < window))
+
+    @attndsl.attention(window=2)
+    def narrow(q, k, h, s, *, window=const(4), strength=scalar(1.0), slope=tensor("f32[H]")):
+        return softmax(s - strength * slope[h] * (q - k), where=(k <= q) and (q - k < window))
+
+    assert swa.attention == want
+    assert swa.__doc__ == "Words for help()." and swa.__module__ == __name__
+    assert attndsl.load(swa, window=2).attention.mask == narrow.attention.mask
+    q, k, v = tensors()
+    slope = torch.rand(4)
+    assert torch.equal(swa(q, k, v, slope=slope), attndsl.load(WINDOW)(q, k, v, slope=slope))
+
+
+def test_a_decorated_function_may_get_its_consts_later() -> None:
+    @attndsl.attention
+    def near(q, k, s, *, window=const("int")):
+        return softmax(s, where=abs(q - k) < window)
+
+    assert repr(near) == "<attention near(window=?)>"
+    with pytest.raises(TypeError, match="window"):
+        near.plan(L=8)
+    assert near.with_consts(window=3).plan(L=8).total
+
+
+def test_a_wrong_decorated_function_points_into_this_file() -> None:
+    with pytest.raises(attndsl.SpecError, match=r"test_api\.py:\d+"):
+
+        @attndsl.attention
+        def wrong(q, k, s):
+            return softmax(s, where=k <= nothing)  # noqa: F821

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import attndsl
+from attndsl.runtime.names import PLAN_OPTIONS
 
 T = torch.randn
 WINDOW = """
@@ -102,7 +107,7 @@ def without(arguments: dict[str, Any], name: str) -> dict[str, Any]:
         (WINDOW, swa(q_offset=torch.tensor([1.0, 2.0])), TypeError, "q_offset must be an int"),
         (WINDOW, swa(q_offset=2**31), ValueError, "within 32 bits"),
         (WINDOW, swa(grid=(2, 4)), ValueError, "declares no grid"),
-        (WINDOW, swa(backend="cuda"), ValueError, "backend must be one of 'cpu', 'triton', 'cutlass', got 'cuda'"),
+        (WINDOW, swa(backend="cuda"), ValueError, "backend must be 'cpu', 'triton' or 'cutlass', got 'cuda'"),
         (WINDOW, swa(backend="tritn"), ValueError, "did you mean 'triton'"),
         (WINDOW, swa(backend="triton"), ValueError, "backend 'triton' has no kernels in this version; backend 'cpu'"),
         (WINDOW, swa(backend="cutlass"), ValueError, "backend 'cutlass' has no kernels"),
@@ -181,3 +186,66 @@ def test_broken_promises_are_found_when_asked(arguments: dict[str, Any], words: 
     function = attndsl.load(CHECKED)
     with pytest.raises(ValueError, match=words):
         function(**arguments, checked=True)
+
+
+EXAMPLES = 100
+
+
+class Strange:
+    """Has what looks like a tensor from afar."""
+
+    shape = (2, 2)
+    dtype = "f32"
+
+
+def _arrays() -> st.SearchStrategy[Any]:
+    shapes = st.lists(st.sampled_from([0, 1, 2, 4, 8, 6]), max_size=5).map(tuple)
+    dtypes = st.sampled_from([torch.bool, torch.uint8, torch.int32, torch.int64, torch.float16, torch.float32,
+                              torch.float64, torch.complex64])  # fmt: skip
+    made = st.builds(lambda s, d: torch.zeros(s, dtype=d), shapes, dtypes)
+    return st.one_of(made, made.map(lambda t: t.numpy()), made.map(lambda t: t.to("meta")))
+
+
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(-2, 9), st.floats(), st.text(max_size=5),
+    st.binary(max_size=3), st.complex_numbers(),
+    st.lists(st.one_of(st.integers(-2, 9), st.none(), st.floats()), max_size=4),
+    st.lists(st.integers(0, 9), max_size=4).map(tuple), st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    st.dictionaries(st.sampled_from(["t", "y", "video", "q", "k", 3]), st.integers(-1, 9), max_size=3),
+    st.sampled_from([Strange(), object(), int, lambda: 0, "end", "bshd", "cpu", Fraction(1, 2), Decimal(1), range(2)]),
+    _arrays(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "make"), [(WINDOW, swa), (TABLES, tables), (GRID, lambda: {**base(), "grid": (2, 4)})]
+)
+@settings(deadline=None, max_examples=EXAMPLES)
+@given(data=st.data())
+def test_whatever_is_given_a_call_answers_in_words(text: str, make: Any, data: st.DataObject) -> None:
+    function = attndsl.load(text)
+    arguments = make()
+    options = ("layout", "scale", "q_offset", "grid", "backend")
+    for name in data.draw(st.lists(st.sampled_from([*arguments, *options]), min_size=1, max_size=2)):
+        arguments[name] = data.draw(JUNK, label=name)
+    try:
+        function(**arguments)
+    except (TypeError, ValueError) as error:
+        assert str(error).startswith(f"{function.__name__}: "), repr(error)
+
+
+@pytest.mark.parametrize("text", [WINDOW, TABLES, GRID])
+@settings(deadline=None, max_examples=EXAMPLES)
+@given(data=st.data())
+def test_whatever_is_given_a_plan_answers_in_words(text: str, data: st.DataObject) -> None:
+    function = attndsl.load(text)
+    arguments: dict[str, Any] = {"L": 8, "B": 2, "H": 4}
+    names = (*PLAN_OPTIONS, *(p.name for p in (*function.attention.scalars, *function.attention.inputs)))
+    for name in data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=3)):
+        arguments[name] = data.draw(JUNK, label=name)
+    if any(isinstance(n, int) and n > 4096 for n in arguments.values()):
+        arguments.pop("tile", None)
+    try:
+        function.plan(**arguments)
+    except (TypeError, ValueError) as error:
+        assert str(error).startswith((f"{function.__name__}: ", "tile: ")), repr(error)

@@ -19,7 +19,7 @@ from attndsl.ir.types import Kind, kind_of_dtype
 from attndsl.runtime.call import Call, Kernel
 from attndsl.runtime.grids import grid_extents
 from attndsl.runtime.host import Facts, SizeTable, check_conditions
-from attndsl.runtime.names import CALL_OPTIONS, did_you_mean, require_all, show_param, split_arguments
+from attndsl.runtime.names import CALL_OPTIONS, choice, require_all, show_param, split_arguments
 from attndsl.runtime.offsets import check_offset, whole_offset
 from attndsl.runtime.scalars import describe, host_number, scalar_value
 
@@ -64,10 +64,7 @@ def bind_call(
     consts = [c.name for c in attention.consts]
     scalars_given, inputs_given = split_arguments(attention, arguments, consts, CALL_OPTIONS)
     require_all(attention, scalars_given, inputs_given)
-    if layout not in LAYOUTS:
-        raise ValueError(
-            f"{owner}: layout must be 'bhsd' or 'bshd', got {layout!r}{did_you_mean(str(layout), LAYOUTS)}"
-        )
+    choice(owner, "layout", layout, LAYOUTS)
     q, k, v = _streams(owner, q, k, v, layout)
     table = SizeTable(owner)
     _bind_streams(table, q, k, v)

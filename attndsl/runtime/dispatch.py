@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Kernel
-from attndsl.runtime.names import did_you_mean
+from attndsl.runtime.names import choice
 
 BACKENDS = ("cpu", "triton", "cutlass")
 """Names that `backend=` takes."""
@@ -15,10 +15,7 @@ _BUILT = ("cpu",)
 
 def check_backend(owner: str, backend: object) -> str:
     """A backend that this version has. ValueError for an unknown name and for one without kernels."""
-    if backend not in BACKENDS:
-        hint = did_you_mean(str(backend), BACKENDS)
-        raise ValueError(f"{owner}: backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}{hint}")
-    name = str(backend)
+    name = choice(owner, "backend", backend, BACKENDS)
     if name not in _BUILT:
         raise ValueError(
             f"{owner}: backend {name!r} has no kernels in this version; "

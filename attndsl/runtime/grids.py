@@ -66,7 +66,7 @@ def _slots(space: Space) -> list[Slot]:
 
 def _extent(owner: str, label: str, given: Any) -> int | None:
     value = host_number(given)
-    if value is None or (value == -1 and not isinstance(value, float)):
+    if value is None or (isinstance(value, int) and value == -1):
         return None
     return whole(owner, f"grid extent {label}", value)
 
@@ -75,7 +75,8 @@ def _is_sequence(value: object) -> bool:
     if isinstance(value, (str, bytes, Mapping)):
         return False
     shape: Any = getattr(value, "shape", None)
-    return isinstance(value, Sequence) or (shape is not None and len(shape) > 0)
+    has_data = hasattr(value, "tolist") and str(getattr(value, "device", "")) != "meta"
+    return isinstance(value, Sequence) or (shape is not None and len(shape) > 0 and has_data)
 
 
 def _mapping(grid: Any) -> Mapping[Any, object]:

@@ -23,6 +23,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {folded[close[0]]!r}?" if close else ""
 
 
+def choice(owner: str, name: str, given: object, options: tuple[str, ...]) -> str:
+    """An option that is one of some words. TypeError for what is no str, ValueError for another word."""
+    listed = " or ".join((", ".join(map(repr, options[:-1])), repr(options[-1])))
+    if not isinstance(given, str):
+        raise TypeError(f"{owner}: {name} must be {listed}, got {type(given).__name__}")
+    if given not in options:
+        raise ValueError(f"{owner}: {name} must be {listed}, got {given!r}{did_you_mean(given, options)}")
+    return given
+
+
 def show_dim(dim: Expr) -> str:
     """A dimension of a declared shape, as its user wrote it."""
     if isinstance(dim, Literal):

@@ -94,6 +94,7 @@ def bind_problem(
 
 def _lengths(attention: Attention, grid: Any, Lq: Any, Lk: Any, L: Any) -> tuple[Any, Any]:
     owner = attention.name
+    Lq, Lk, L = (None if n is None else whole(owner, s, n) for s, n in (("Lq", Lq), ("Lk", Lk), ("L", L)))
     for name, given in (("Lq", Lq), ("Lk", Lk)):
         if L is not None and given is not None and given != L:
             raise ValueError(f"{owner}: L = {L} stands for both lengths, but {name} = {given}")
@@ -123,9 +124,12 @@ def _offset(owner: str, given: Any, sizes: Mapping[str, int]) -> int | Any:
 def _host_array(given: Any) -> Any:
     """A numpy array, a tensor, or nested lists of numbers as an array; None for anything else."""
     if hasattr(given, "detach"):
-        given = given.detach().cpu()
         given = given.float() if str(given.dtype) == "torch.bfloat16" else given
-        return given.numpy()
+        try:
+            return given.detach().cpu().numpy()
+        except (RuntimeError, TypeError):
+            # no data (the meta device), or no dense data
+            return None
     if not isinstance(given, np.ndarray | np.generic | list | tuple):
         return None
     numbers: Any = given  # pyright: ignore[reportUnknownVariableType]

@@ -24,7 +24,11 @@ def describe(value: object) -> str:
 def host_number(value: Any) -> object:
     """A 0-d array or tensor as a Python number; anything else unchanged."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        return value.item()
+        try:
+            return value.item()
+        except RuntimeError:
+            # a tensor without data, on the meta device
+            return value
     return value
 
 
