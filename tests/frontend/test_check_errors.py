@@ -51,6 +51,12 @@ def test_an_error_has_no_consequences():
     assert codes("fn f(x) = f(x)\nattention a { mask f(q) < 3 and f(k) < f(3) }") == ["E0405"]
 
 
+def test_a_refused_name_is_not_reported_where_it_is_used():
+    assert codes("attention a(const K: int = 2) { mask q - k < K }") == ["E0204"]
+    assert codes("attention a { let h = q > k  mask h }") == ["E0204"]
+    assert codes("attention a(input t: f32[2 * M]) { score s + M }") == ["E0201"]
+
+
 def test_a_wrong_body_is_reported_once_however_often_it_is_called():
     assert codes("fn f(x) = x and x\nattention a { mask f(q)  mask f(k)  score f(s) }") == ["E0301"]
 

@@ -1,6 +1,7 @@
 """Decorated Python functions: the trees of the equivalent texts, and errors that point into the Python file."""
 
 import linecache
+import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -238,6 +239,25 @@ def test_every_word_of_the_language_is_importable():
     from attndsl.frontend.python_expressions import IMPORTED
 
     assert [n for n in (*ARITY, *library_functions(), *IMPORTED) if not hasattr(lang, n)] == []
+
+
+@pytest.mark.parametrize("code", PYTHON_CODES)
+def test_rendering(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What a user sees, letter by letter; UPDATE_SNAPSHOTS=1 writes it anew."""
+    monkeypatch.chdir(tmp_path)
+    wrong = PYTHON_CODES[code].wrong.replace("@attndsl.attention\n", "")
+    Path("spec.py").write_text(wrong.replace("import attndsl\n", ""), encoding="utf-8")
+    linecache.checkcache("spec.py")
+    scope: dict[str, Any] = {}
+    source = wrong.replace("@attndsl.attention\\n", "") if code == "E0801" else Path("spec.py").read_text()
+    exec(compile(source, "spec.py", "exec"), scope)
+    with pytest.raises(SpecError) as caught:
+        compile_python(scope["a"])
+    shown = str(caught.value) + "\n"
+    expected = Path(__file__).parents[1] / "bad" / f"{code}_python.txt"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        expected.write_text(shown, encoding="utf-8")
+    assert shown == expected.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("code", sorted(PYTHON_CODES.keys() - {"E0801"}))

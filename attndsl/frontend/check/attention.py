@@ -104,9 +104,8 @@ class _Block:
     def _parameters(self) -> tuple[Param, ...]:
         nodes = [p for p in self.block.parameters if self._declare(p.name, p.name_span, p.role)]
         for p in self.block.parameters:
-            # a wrongly named one is known to be wrong: uses of the name it wanted are left alone
-            if p.name not in names.VALUES:
-                self.frame.names.setdefault(p.name, POISON)
+            # uses of a name that was refused are not reported too
+            self.frame.names.setdefault(p.name, POISON)
         maker = Parameters(self.checker)
         for node in nodes:
             if node.role != "input":
@@ -210,6 +209,8 @@ class _Block:
         self.later.pop(clause.name, None)
         if self._declare(clause.name, clause.name_span, "let"):
             self.frame.names[clause.name] = value
+        else:
+            self.frame.names.setdefault(clause.name, POISON)
 
     def _feature(self, clause: tree.Function) -> None:
         functions.check_declaration(clause, self.sink)

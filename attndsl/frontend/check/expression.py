@@ -223,8 +223,11 @@ class Checker:
         if name in names.ARITY or name in frame.scope.functions or name in frame.features:
             message = f"`{name}` is a function"
             return self.report("E0203", message, node.span, "a value was expected", f"call it: `{name}(...)`")
-        found = names.suggestion(name, {*frame.names, *names.VALUES, *self.sizes})
-        return self.report("E0201", f"unknown name `{name}`", node.span, "", names.did_you_mean(found))
+        found = names.did_you_mean(names.suggestion(name, {*frame.names, *names.VALUES, *self.sizes}))
+        if self.place == "shape":
+            frame.names[name] = POISON  # reported here, not again where it is used
+            found = found or f"a size of its own is bound where it stands alone: `input x: f32[{name}]`"
+        return self.report("E0201", f"unknown name `{name}`", node.span, "", found)
 
     def _built_in(self, node: tree.Name) -> Value:
         name = node.id
