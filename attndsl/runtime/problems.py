@@ -94,11 +94,12 @@ def bind_problem(
 
 def _lengths(attention: Attention, grid: Any, Lq: Any, Lk: Any, L: Any) -> tuple[Any, Any]:
     owner = attention.name
-    Lq, Lk, L = (None if n is None else whole(owner, s, n) for s, n in (("Lq", Lq), ("Lk", Lk), ("L", L)))
+    both = None if L is None else whole(owner, "L", L)
+    Lq, Lk = (None if n is None else whole(owner, s, n) for s, n in (("Lq", Lq), ("Lk", Lk)))
     for name, given in (("Lq", Lq), ("Lk", Lk)):
-        if L is not None and given is not None and given != L:
-            raise ValueError(f"{owner}: L = {L} stands for both lengths, but {name} = {given}")
-    Lq, Lk = (L if n is None else n for n in (Lq, Lk))
+        if both is not None and given is not None and given != both:
+            raise ValueError(f"{owner}: L = {both} stands for both lengths, but {name} = {given}")
+    Lq, Lk = (both if n is None else n for n in (Lq, Lk))
     if (Lq is None or Lk is None) and grid is not None:
         q_extents, k_extents = grid_extents(attention, grid, Lq, Lk)
         Lq = positions(q_extents) if Lq is None and q_extents else Lq
