@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+import warnings
 from dataclasses import fields, is_dataclass, replace
 from types import CodeType
 from typing import Any, TypeVar, cast
@@ -69,7 +70,9 @@ def find_function(code: CodeType) -> tuple[Place, ast.FunctionDef]:
     text = "".join(lines)
     source = Source(code.co_filename, text)
     try:
-        module = ast.parse(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warned when it compiled the file
+            module = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise unavailable(code, "its file does not parse any more", "import it again after the change") from None
     for node in ast.walk(module):
