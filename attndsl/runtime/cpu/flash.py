@@ -60,10 +60,8 @@ def flash_forward(tile: TileFrame, scale: float) -> tuple[Tensor, Tensor]:
     """The weighted sum [b, g, tiles, r, rows, D] in the inputs' dtype, and lse [b, g, tiles, r, rows]."""
     added = _added(tile)
     q, k, v = _tensors(tile)
-    out, lse = q.new_empty(q.shape), q.new_empty(q.shape[:-1], dtype=tile.call.dtype)
-    for at in _calls(q):
-        o, e = _forward_op()(q[at], k[at], v[at], 0.0, False, attn_mask=_at(added, at), scale=scale)
-        out[at], lse[at] = o, e
+    found = [_forward_op()(q[at], k[at], v[at], 0.0, False, attn_mask=_at(added, at), scale=scale) for at in _calls(q)]
+    out, lse = (_united(q, list(parts)) for parts in zip(*found, strict=True))
     return _back(tile, out), _mark_dead(_back(tile, lse), added, tile)
 
 
@@ -142,15 +140,19 @@ def flash_backward(tile: TileFrame, scale: float, grad: Tensor, out: Tensor, lse
     q, k, v = _tensors(tile)
     grad, out = (x.transpose(1, 2).flatten(3, 4) for x in (grad, out))
     lse = lse.masked_fill(lse == NEVER, 0.0).transpose(1, 2).flatten(3, 4)
-    grads = [torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v)]
-    for at in _calls(q):
-        found = _backward_op()(
-            grad[at], q[at], k[at], v[at], out[at], lse[at], 0.0, False, attn_mask=_at(added, at), scale=scale
-        )
-        for total, one in zip(grads, found, strict=True):
-            total[at] = one
-    grad_q, grad_k, grad_v = grads
+    found = [
+        _backward_op()(grad[at], q[at], k[at], v[at], out[at], lse[at], 0.0, False, attn_mask=_at(added, at), scale=scale)
+        for at in _calls(q)
+    ]
+    grad_q, grad_k, grad_v = (_united(q, list(parts)) for parts in zip(*found, strict=True))
     return TileGradients(_back(tile, grad_q), grad_k.transpose(1, 2), grad_v.transpose(1, 2))
+
+
+def _united(q: Tensor, parts: list[Tensor]) -> Tensor:
+    """The results of `_calls` as one."""
+    if q.shape[1] == 1:
+        return parts[0].unsqueeze(1)
+    return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
 
 
 def mask_added(call: CallFrame, batch: Batch) -> Tensor | None:

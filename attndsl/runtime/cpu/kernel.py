@@ -32,6 +32,10 @@ from attndsl.schedule.plan import Plan
 TILE_PAIRS = 1 << 19
 """Pairs (query heads counted) that one step computes: its buffers should stay in the cache."""
 
+TILES = 32
+BACKWARD_TILES = 4
+"""Tiles of one call of the flash kernel; its backward writes the gradients of every tile's columns."""
+
 
 class CpuKernel:
     """A compiled attention on the CPU (consts bound, simplified). Safe to call from several threads."""
@@ -102,20 +106,25 @@ class Step:
     heads: HeadTensors
     batches: Callable[[], Iterator[Batch]]
 
-    def tiles(self, frame: CallFrame, width: int, chunked: bool) -> Iterator[tuple[TileFrame, Slices]]:
-        """Batches cut so that one holds about TILE_PAIRS pairs, each of `width` numbers."""
+    def tiles(self, frame: CallFrame, width: int, chunked: bool, tiles: int) -> Iterator[tuple[TileFrame, Slices]]:
+        """Batches, of all heads and at most `tiles` tiles; or `chunked`, cut so that one holds about TILE_PAIRS pairs,
+        each of `width` numbers."""
         for batch in self.batches():
-            for part, at in _cut(batch, tuple(self.heads.q.shape[:3]), width, chunked):
+            for part, at in _cut(batch, tuple(self.heads.q.shape[:3]), width, chunked, tiles):
                 yield TileFrame.of(frame, part, self.heads.part(*at)), at
 
 
 Slices = tuple[slice, slice, slice]
 
 
-def _cut(batch: Batch, heads: tuple[int, ...], width: int, chunked: bool) -> Iterator[tuple[Batch, Slices]]:
+def _cut(
+    batch: Batch, heads: tuple[int, ...], width: int, chunked: bool, tiles: int
+) -> Iterator[tuple[Batch, Slices]]:
     B, G, R = heads
     if not chunked:
-        yield batch, (slice(0, B), slice(0, G), slice(0, R))
+        for t in range(0, batch.tiles, tiles):
+            part = batch if batch.tiles <= tiles else batch.part(t, min(batch.tiles, t + tiles))
+            yield part, (slice(0, B), slice(0, G), slice(0, R))
         return
     room = max(1, TILE_PAIRS // max(1, batch.pairs * width))
     r = min(R, room)
@@ -160,7 +169,7 @@ class _Forward:
         parts = [_part(step.chosen, x) for x in wholes]
         module = self.kernel.module
         chunked = not self.flash or module.bias is not None or module.output is not None
-        for tile, at in step.tiles(self.frame, _width(self.kernel, self.call), chunked):
+        for tile, at in step.tiles(self.frame, _width(self.kernel, self.call), chunked, TILES):
             self._tile(tile, [None if p is None else p[at] for p in parts])
         for whole, part in zip(wholes, parts, strict=True):
             if whole is not None and part is not None:
@@ -247,7 +256,7 @@ class _Backward:
             parts = tuple(torch.zeros_like(p) for p in parts)
         module = self.kernel.module
         chunked = not self.flash or module.bias is not None or module.output is not None
-        for tile, at in step.tiles(self.frame, _width(self.kernel, self.call), chunked):
+        for tile, at in step.tiles(self.frame, _width(self.kernel, self.call), chunked, BACKWARD_TILES):
             if tile.batch.col_count == 0 and module.output is None:
                 continue
             rows = [None if x is None else tile.batch.take_rows(x[at]) for x in given]

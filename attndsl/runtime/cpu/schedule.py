@@ -15,12 +15,14 @@ from attndsl.runtime.cpu.flash import mask_added
 from attndsl.runtime.cpu.frame import CallFrame
 from attndsl.runtime.cpu.part import Batch, batches
 from attndsl.runtime.cpu.refine import refined
-from attndsl.runtime.cpu.tiling import HeadClass, head_classes, row_tiles
+from attndsl.runtime.cpu.tiling import FULL_ROWS, HeadClass, head_classes, merged, row_tiles, with_all_rows
 from attndsl.schedule.plan import Plan
 
 MAX_TILES = 32
 """Row tiles computed at once, where they are small."""
 MAX_ROWS = 64
+BIAS_ROWS = 128
+"""Rows of a tile whose bias is written out."""
 KEPT_BYTES = 16 << 20
 """Index lists and masks kept per head class; beyond it they are made anew in each call."""
 
@@ -52,6 +54,10 @@ class Schedule:
 
     def _made(self, frame: CallFrame) -> Iterator[Batch]:
         tiles = row_tiles(self.plan, self.heads, MAX_ROWS)
+        if self.with_masks:
+            tiles = merged(tiles, BIAS_ROWS if frame.module.bias is not None else FULL_ROWS)
+        if frame.module.output is not None:
+            tiles = with_all_rows(tiles, frame.call.q.shape[2])
         if not index_only(frame):
             yield from batches(tiles, MAX_TILES)
             return

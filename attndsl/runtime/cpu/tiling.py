@@ -201,3 +201,62 @@ def _divided(tile: RowTile, max_rows: int) -> Iterator[RowTile]:
     n = tile.rows.count
     for lo in range(0, n, max_rows):
         yield tile if n <= max_rows else RowTile(tile.rows.part(lo, min(n, lo + max_rows)), tile.cols, tile.partial)
+
+
+def with_all_rows(tiles: Iterator[RowTile], rows: int) -> Iterator[RowTile]:
+    """The tiles, and after them those rows of [0, rows) that none has: they see nothing."""
+    left = np.ones(rows, dtype=np.bool_)
+    for tile in tiles:
+        left[tile.rows.positions] = False
+        yield tile
+    missing = np.flatnonzero(left)
+    if len(missing):
+        yield RowTile(Take.of(missing), Take(0, 0), ())
+
+
+FULL_ROWS = 1024
+PARTIAL_ROWS = 256
+
+
+def merged(tiles: Iterator[RowTile], full_rows: int = FULL_ROWS) -> Iterator[RowTile]:
+    """Larger tiles where that wastes little: neighbours with the same columns, or with long ranges that hardly
+    differ."""
+    last: RowTile | None = None
+    for tile in tiles:
+        joined = None if last is None else _joined(last, tile, full_rows)
+        if last is not None and joined is None:
+            yield last
+        last = tile if joined is None else joined
+    if last is not None:
+        yield last
+
+
+def _joined(a: RowTile, b: RowTile, full_rows: int) -> RowTile | None:
+    rows = a.rows.count + b.rows.count
+    ranges = (a.rows, b.rows, a.cols, b.cols)
+    if any(t.index is not None for t in ranges) or b.rows.start != a.rows.start + a.rows.count:
+        return None
+    if not a.cols.count or not b.cols.count:
+        return None
+    taken = Take(a.rows.start, rows)
+    if a.cols == b.cols and not a.partial and not b.partial:
+        return RowTile(taken, a.cols, ()) if rows <= full_rows else None
+    lo, hi = min(a.cols.start, b.cols.start), max(a.cols.start + a.cols.count, b.cols.start + b.cols.count)
+    if rows > min(PARTIAL_ROWS, full_rows, (hi - lo) // 8) or hi - lo > max(a.cols.count, b.cols.count) + rows:
+        return None
+    ranges = sorted((*_masked(a, lo, hi), *_masked(b, lo, hi)))
+    union: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        if union and start <= union[-1][1]:
+            union[-1] = (union[-1][0], max(stop, union[-1][1]))
+        else:
+            union.append((start, stop))
+    return RowTile(taken, Take(lo, hi - lo), few_ranges(union))
+
+
+def _masked(tile: RowTile, lo: int, hi: int) -> list[tuple[int, int]]:
+    """Ranges of columns lo up to hi (counted from lo) where the tile needs the mask: its own, and what it leaves out."""
+    start = tile.cols.start - lo
+    stop = start + tile.cols.count
+    out = [(start + p, start + q) for p, q in tile.partial]
+    return out + [(x, y) for x, y in ((0, start), (stop, hi - lo)) if y > x]
