@@ -71,13 +71,10 @@ def unknown_function(checker: Checker, node: tree.Call) -> Poison:
 
 def right_count(checker: Checker, node: tree.Call, fewest: int, most: int | None) -> bool:
     """Whether a call has a fitting number of arguments; reported if not."""
-    given = len(node.arguments)
-    if given >= fewest and (most is None or given <= most):
-        return True
-    expected = f"{fewest}" if most == fewest else f"at least {fewest}"
-    message = f"`{node.function}` takes {expected} argument{'' if expected == '1' else 's'}, and {given} are given"
-    checker.report("E0303", message, node.span)
-    return False
+    wrong = functions.wrong_count(node, fewest, most)
+    if wrong:
+        checker.report("E0303", wrong, node.span)
+    return not wrong
 
 
 def _lengths_agree(checker: Checker, node: tree.Call, arguments: Sequence[Value]) -> bool:

@@ -164,11 +164,19 @@ def check_call(node: tree.Call, scope: Scope, features: dict[str, tree.Function]
         help_ = function_help(name, {*names.ARITY, *scope.functions, *features})
         sink.report("E0202", f"unknown function `{name}`", called(node), help=help_)
         return
+    wrong = wrong_count(node, fewest, most)
+    if wrong:
+        sink.report("E0303", wrong, node.span)
+
+
+def wrong_count(node: tree.Call, fewest: int, most: int | None) -> str:
+    """What is wrong with the number of arguments of a call; empty if nothing is."""
     given = len(node.arguments)
-    if given < fewest or (most is not None and given > most):
-        expected = f"{fewest}" if most == fewest else f"at least {fewest}"
-        message = f"`{name}` takes {expected} argument{'' if expected == '1' else 's'}, and {given} are given"
-        sink.report("E0303", message, node.span)
+    if given >= fewest and (most is None or given <= most):
+        return ""
+    expected = f"{fewest}" if most == fewest else f"at least {fewest}"
+    arguments = "argument" if expected == "1" else "arguments"
+    return f"`{node.function}` takes {expected} {arguments}, and {given} {'is' if given == 1 else 'are'} given"
 
 
 def called(node: tree.Call) -> Span:
