@@ -40,7 +40,8 @@ def assert_right(
     """Assert that `actual` is at most `factor` times as far from `exact` (fp64) as `eager`, plus the floor.
 
     The largest error of a few elements is small by luck at times. So where that is too much, `others` may give
-    results (eager, exact) of the same computation on other numbers, whose errors then count as well.
+    results (eager, exact) of the same computation on other numbers, whose errors then count as well, relative to
+    the size of the results.
     """
     assert actual.shape == exact.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(exact.shape)}"
     assert not bool(exact.isnan().any()), f"{name}: the exact result is not a number"
@@ -48,8 +49,9 @@ def assert_right(
     found, plain, rounding = error(actual, exact), _plain_error(eager, exact, dtype), floor(exact, dtype)
     if found > factor * plain + rounding and others is not None:
         for other_eager, other_exact in others():
-            plain = max(plain, _plain_error(other_eager, other_exact, dtype))
-            rounding = max(rounding, floor(other_exact, dtype))
+            size = _largest(exact) / max(_largest(other_exact), torch.finfo(torch.float64).tiny)
+            plain = max(plain, size * _plain_error(other_eager, other_exact, dtype))
+            rounding = max(rounding, size * floor(other_exact, dtype))
     limit = factor * plain + rounding
     assert found <= limit, f"{name}: error {found:.3g} above {limit:.3g} ({factor} * {plain:.3g} + {rounding:.3g})"
 
@@ -59,4 +61,9 @@ def _plain_error(eager: Tensor, exact: Tensor, dtype: torch.dtype) -> float:
     if plain < float("inf"):
         return plain
     # the plain computation overflowed: one rounding of the largest value instead
-    return torch.finfo(dtype).eps * float(exact[exact.isfinite()].abs().max())
+    return torch.finfo(dtype).eps * _largest(exact)
+
+
+def _largest(x: Tensor) -> float:
+    finite = x[x.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -269,6 +270,14 @@ class Writer:
         return f"{self.input('bool', 'B, L', 'flags', 0.6)}[b, k]"
 
     # programs
+
+    def forget_unused(self, clauses: Sequence[str]) -> None:
+        """Drop the parameters that were declared for text that is in no clause."""
+        used = set(re.findall(r"\w+", " ".join(clauses)))
+        for declared in (self.parameters, self.consts, self.scalars, self.inputs):
+            for name in set(declared) - used:
+                del declared[name]
+        self.uses &= used
 
     def program(self, clauses: Sequence[str], name: str = "drawn") -> str:
         """The text, from its clauses."""

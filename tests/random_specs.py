@@ -44,6 +44,7 @@ def specs(draw: Draw) -> Spec:
 
 
 def _spec(w: Writer, clauses: Sequence[str], **call: Any) -> Spec:
+    w.forget_unused([*w.features, *clauses])
     text = w.program([*w.features, *clauses])
     seed = w.int(0, 2**16)
     return Spec(text, w.sizes, w.consts, w.scalars, tuple(w.inputs.values()), seed=seed, **call)

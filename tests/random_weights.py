@@ -16,7 +16,7 @@ def score_clauses(w: Writer) -> list[str]:
         elif form == 14:
             clauses.append("score if q >= k then s * sqrt(1 + 0.1 * (q - k)) else s")
         elif form == 15:
-            clauses += ["mask k <= q", f"score s + {w.input('f32', 'M=11', 'normal')}[q - k]"]
+            clauses += ["mask k <= q", f"score s + {w.input('f32', 'M=9', 'normal')}[q - k]"]
         else:
             clauses.append(f"score {_score(w)}")
     return clauses

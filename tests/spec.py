@@ -75,7 +75,7 @@ class Spec:
     scale: float | None = None
     seed: int = 0
     lattice: bool = False
-    """q and k on multiples of 1/8, so that every dtype agrees on the sign of a score."""
+    """q and k such that dot(Q, K) is about an odd multiple of 1.1/8: every dtype agrees on its sign."""
     layout: str = "bhsd"
     """How the compiled call is given its tensors: `bhsd`, `bshd`, or `strided`: each a part of a larger one."""
 
@@ -98,7 +98,10 @@ class Spec:
                   (z["B"], z["Hkv"], z["Lk"], z["Dv"])]  # fmt: skip
         made = [rng.normal(size=s) for s in shapes]
         if self.lattice:
-            made[:2] = [np.round(x * 8) / 8 for x in made[:2]]
+            made[:2] = [np.round(x * 2) / 2 for x in made[:2]]
+            made[0][..., 0] = (made[0][..., 0] * 4 + 1) / 8
+            made[1][..., 0] = np.where(made[1][..., 0] < 0, -1, 1)
+            made[0] *= 1.1
         q, k, v = (torch.as_tensor(x).to(DTYPES[self.dtype]) for x in made)
         return q, k, v
 
