@@ -90,7 +90,7 @@ def _piece(piece: Piece) -> list[str]:
                 for axis, ranges in zip(piece.rows.axes, axes, strict=True):
                     lines += _ranges(axis.name or "position", ranges)
             case Blocks(indptr=indptr, first=first):
-                lines.append(f"  {len(indptr) - 1} row tiles, {len(first)} boxes")
+                lines.append(f"  {len(indptr) - 1} row tiles, {source.visited} boxes in {len(first)} runs")
     return lines
 
 

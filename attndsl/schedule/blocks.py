@@ -1,8 +1,8 @@
 """Masks whose axes do not separate: look at boxes of pairs on a raster, one by one.
 
-Interval arithmetic says of a box whether the mask is surely true or surely false on it. A box that is neither is
-PARTIAL, which is proved by two pairs, one visible and one not: first among the box's corners, then by looking at
-all its pairs while the budget lasts.
+Interval arithmetic says of a box whether the mask is surely true or surely false on it, of large boxes first. A box
+that is neither is PARTIAL, which is proved by two pairs, one visible and one not: first among the box's corners,
+then by looking at all its pairs while the budget lasts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from attndsl.schedule.plan import Blocks, TileClass
 Longs = npt.NDArray[np.int64]
 MOST_BOXES = 1 << 21
 MOST_PAIRS = 1 << 24
+SAMPLE = 1 << 13
 _CHUNK = 1 << 17
+_COARSEST = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -54,33 +56,103 @@ class Raster:
 
 def classify(
     mask: Expr, rows: Raster, columns: Raster, tables: Mapping[str, npt.NDArray[Any]], ranges: Mapping[str, RangeTable]
-) -> tuple[Blocks, bool]:
-    """All boxes that may hold a visible pair, and whether every class is proven."""
-    grid = np.asarray(columns.counts, np.int64)
+) -> tuple[Blocks, bool] | None:
+    """All boxes that may hold a visible pair, and whether every class is proven; None if they are too many."""
+    found = _descend(mask, rows, columns, ranges)
+    if found is None:
+        return None
+    row, column, sure = found
+    whole = _whole(columns, column)
+    kind = np.where(sure & whole, TileClass.FULL, TileClass.PARTIAL).astype(np.uint8)
+    still_open = np.flatnonzero(~sure)
+    empty, full, exact = _settle(mask, rows, columns, tables, row[still_open], column[still_open])
+    kind[still_open[full & whole[still_open]]] = TileClass.FULL
+    kept = np.ones(len(row), bool)
+    kept[still_open[empty]] = False
+    row, column, kind = row[kept], column[kept], kind[kept]
+    return _in_runs(rows, columns, row, column, kind), exact
+
+
+def _in_runs(rows: Raster, columns: Raster, row: Longs, column: Longs, kind: npt.NDArray[np.uint8]) -> Blocks:
+    """Boxes of one class that follow each other along the last axis as one entry."""
+    line = column // columns.counts[-1]
+    follows = (row[1:] == row[:-1]) & (column[1:] == column[:-1] + 1) & (line[1:] == line[:-1])
+    heads = np.flatnonzero(np.append(True, ~(follows & (kind[1:] == kind[:-1])))[: len(row)])
+    count = np.diff(np.append(heads, len(row)))
+    indptr = np.searchsorted(row[heads], np.arange(rows.total + 1)).astype(np.int32)
+    first = np.stack(columns.starts(column[heads]), axis=1)
+    return Blocks(indptr, first.astype(np.int32), count.astype(np.int32), kind[heads])
+
+
+def sampled_share(mask: Expr, rows: Raster, columns: Raster, tables: Mapping[str, RangeTable]) -> tuple[float, float]:
+    """The share of boxes that may hold a visible pair, and of those that surely hold no other; from a sample."""
     total = rows.total * columns.total
-    kept: list[tuple[Longs, Longs, npt.NDArray[np.uint8]]] = []
-    open_boxes: list[tuple[Longs, Longs]] = []
-    for begin in range(0, total, _CHUNK):
-        pair = np.arange(begin, min(begin + _CHUNK, total))
-        row, column = pair // columns.total, pair % columns.total
-        sure, maybe = _bounds(mask, rows, columns, row, column, ranges)
-        full = sure & _whole(columns, column)
-        some = np.flatnonzero(maybe)
-        kinds = np.where(full[some], TileClass.FULL, TileClass.PARTIAL).astype(np.uint8)
-        kept.append((row[some], column[some], kinds))
-        undecided = np.flatnonzero(maybe & ~sure)
-        open_boxes.append((row[undecided], column[undecided]))
-    row, column, kind = (np.concatenate(part) for part in zip(*kept, strict=True))
-    open_row, open_column = (np.concatenate(part) for part in zip(*open_boxes, strict=True))
-    empty, full, exact = _settle(mask, rows, columns, tables, open_row, open_column)
-    key, settled = row * columns.total + column, open_row * columns.total + open_column
-    gone = np.isin(key, settled[empty])
-    now_full = np.isin(key, settled[full]) & _whole(columns, column)
-    kind = np.where(now_full, TileClass.FULL, kind).astype(np.uint8)[~gone]
-    row, column = row[~gone], column[~gone]
-    indptr = np.searchsorted(row, np.arange(rows.total + 1)).astype(np.int32)
-    first = np.stack(columns.starts(column), axis=1).astype(np.int32) if len(grid) else np.zeros((0, 0), np.int32)
-    return Blocks(indptr, first, kind), exact
+    pair = np.arange(total)
+    if total > SAMPLE:
+        pair = np.random.default_rng(0).integers(0, total, SAMPLE)
+    row, column = pair // columns.total, pair % columns.total
+    sure, maybe = _bounds(mask, rows, columns, row, column, tables)
+    return float(maybe.mean()), float((sure & maybe & _whole(columns, column)).mean())
+
+
+def _descend(
+    mask: Expr, rows: Raster, columns: Raster, tables: Mapping[str, RangeTable]
+) -> tuple[Longs, Longs, npt.NDArray[np.bool_]] | None:
+    """Numbers of the row and column boxes that may hold a visible pair, sorted, and whether all their pairs surely are.
+
+    Large boxes are looked at first and halved on every axis where they are neither empty nor full.
+    """
+    level = 0
+    while _coarser(rows, level).total * _coarser(columns, level).total > _COARSEST:
+        level += 1
+    top_rows, top_columns = _coarser(rows, level), _coarser(columns, level)
+    pair = np.arange(top_rows.total * top_columns.total)
+    row, column, sure = pair // top_columns.total, pair % top_columns.total, np.zeros(len(pair), bool)
+    while True:
+        here_rows, here_columns = _coarser(rows, level), _coarser(columns, level)
+        unsure = np.flatnonzero(~sure)
+        kept = np.ones(len(row), bool)
+        for begin in range(0, len(unsure), _CHUNK):
+            some = unsure[begin : begin + _CHUNK]
+            full, maybe = _bounds(mask, here_rows, here_columns, row[some], column[some], tables)
+            sure[some], kept[some] = full & maybe, maybe
+        row, column, sure = row[kept], column[kept], sure[kept]
+        if not level:
+            order = np.argsort(row * columns.total + column)
+            return row[order], column[order], sure[order]
+        level -= 1
+        row, column, sure = _halved(row, column, sure, here_rows, here_columns, rows, columns, level)
+        if len(row) > MOST_BOXES:
+            return None
+
+
+def _coarser(raster: Raster, level: int) -> Raster:
+    return Raster(raster.nodes, raster.extents, tuple(b << level for b in raster.box))
+
+
+def _halved(
+    row: Longs,
+    column: Longs,
+    sure: npt.NDArray[np.bool_],
+    old_rows: Raster,
+    old_columns: Raster,
+    rows: Raster,
+    columns: Raster,
+    level: int,
+) -> tuple[Longs, Longs, npt.NDArray[np.bool_]]:
+    """The boxes of the next level inside the given ones."""
+    new_rows, new_columns = _coarser(rows, level), _coarser(columns, level)
+    counts = (*new_rows.counts, *new_columns.counts)
+    parents = [*np.unravel_index(row, old_rows.counts), *np.unravel_index(column, old_columns.counts)]
+    axes = [np.asarray(p)[:, None] * 2 for p in parents]
+    child = np.indices((2,) * len(axes)).reshape(len(axes), 1, -1)
+    numbers = [a + c for a, c in zip(axes, child, strict=True)]
+    inside = np.logical_and.reduce([n < count for n, count in zip(numbers, counts, strict=True)])
+    flat = [n[inside] for n in numbers]
+    split = len(new_rows.counts)
+    new_row = np.ravel_multi_index(tuple(flat[:split]), new_rows.counts)
+    new_column = np.ravel_multi_index(tuple(flat[split:]), new_columns.counts)
+    return np.asarray(new_row), np.asarray(new_column), np.broadcast_to(sure[:, None], inside.shape)[inside]
 
 
 def _whole(columns: Raster, column: Longs) -> npt.NDArray[np.bool_]:

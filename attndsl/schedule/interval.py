@@ -245,7 +245,11 @@ def _power(node: Op, args: list[Bounds]) -> Bounds:
         (a, b), (c, d) = args
         if np.all(np.asarray(a) >= 1) and np.all(np.asarray(c) >= 0) and np.all(np.asarray(d) * np.log2(b) < 62):
             return np.power(a, c), np.power(b, d)
-    return _anything(node)
+        return _anything(node)
+    low, high = _corners(np.float_power)(node, args)
+    # with a negative base the sign may alternate
+    known = np.greater(args[0][0], 0)
+    return np.where(known, low, -_INF), np.where(known, high, _INF)
 
 
 def _select(node: Op, args: list[Bounds]) -> Bounds:

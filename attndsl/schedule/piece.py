@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from attndsl.ir.expr import FALSE, TRUE, Expr, Op, op, walk
 from attndsl.schedule.axis import AxisMask, SolvedAxis, axis_ranges, conjunction, factors, solve_axis
-from attndsl.schedule.blocks import MOST_BOXES, Raster, classify
+from attndsl.schedule.blocks import Raster, classify
 from attndsl.schedule.classes import ClassMask
 from attndsl.schedule.decide import decide, range_tables, sorted_in_range
 from attndsl.schedule.plan import AxisLayout, Layout, Piece, Product, Source
@@ -142,10 +142,10 @@ def _source(
     if not separated.solved and max(splits) == 1:
         rows = Raster(item.rows.nodes, item.rows.extents, row_box)
         columns = Raster(item.columns.nodes, item.columns.extents, column_box)
-        if rows.total * columns.total <= MOST_BOXES:
-            source, exact = classify(item.mask, rows, columns, item.item.tables, range_tables(item.item))
-            _tell_blocks(item, exact, found)
-            return source, splits
+        looked_at = classify(item.mask, rows, columns, item.item.tables, range_tables(item.item))
+        if looked_at is not None:
+            _tell_blocks(item, looked_at[1], found)
+            return looked_at[0], splits
     ranges: list[Any] = []
     for axis, r, c in zip(separated.axes, row_box, column_box, strict=True):
         made, exact = axis_ranges(axis, r, c)

@@ -145,32 +145,34 @@ class Product:
 class Blocks:
     """A list of boxes per row tile, for masks whose axes do not separate.
 
-    Row tiles are row-major over the row layout's axes; boxes of row tile t are indptr[t]..indptr[t+1] of
-    `first` [n, axes] (coordinates of the first element, on the raster) and `kind`.
+    Row tiles are row-major over the row layout's axes; the entries of row tile t are indptr[t]..indptr[t+1]. An
+    entry is a run of `count` boxes of one class along the last axis: `first` [n, axes] is the first element of its
+    first box, on the raster.
     """
 
     indptr: Ints
     first: Ints
+    count: Ints
     kind: npt.NDArray[np.uint8]
 
     @property
     def nbytes(self) -> int:
-        return self.indptr.nbytes + self.first.nbytes + self.kind.nbytes
+        return self.indptr.nbytes + self.first.nbytes + self.count.nbytes + self.kind.nbytes
 
     @property
     def visited(self) -> int:
         """Boxes of all row tiles."""
-        return len(self.kind)
+        return int(self.count.sum(dtype=np.int64))
 
     @property
     def full(self) -> int:
         """FULL boxes of all row tiles."""
-        return int((self.kind == TileClass.FULL).sum())
+        return int(self.count[self.kind == TileClass.FULL].sum(dtype=np.int64))
 
     @property
     def most(self) -> int:
         """Boxes of the row tile that has most."""
-        return int(np.diff(self.indptr).max(initial=0))
+        return int(_per_tile(self.indptr, self.count).max(initial=0))
 
 
 Source = Product | Blocks
@@ -331,7 +333,8 @@ def _block_runs(source: Blocks, piece: Piece, tile: int) -> Iterator[BoxRun]:
     at = np.unravel_index(tile, [-(-a.extent // a.box) for a in axes])
     start = tuple(int(t) * a.box for t, a in zip(at, axes, strict=True))
     stop = tuple(min(s + a.box, a.extent) for s, a in zip(start, axes, strict=True))
-    none, one = (0,) * len(axes), (1,) * len(axes)
+    none, ones = (0,) * len(axes), (1,) * (len(axes) - 1)
     for entry in range(source.indptr[tile], source.indptr[tile + 1]):
         first = tuple(int(c) for c in source.first[entry])
-        yield BoxRun(start, stop, none, first, one, none, TileClass(int(source.kind[entry])))
+        count = (*ones, int(source.count[entry]))
+        yield BoxRun(start, stop, none, first, count, none, TileClass(int(source.kind[entry])))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
 from attndsl.schedule.axis import SolvedAxis, row_tiles
+from attndsl.schedule.blocks import Raster, sampled_share
+from attndsl.schedule.decide import range_tables
 from attndsl.schedule.piece import Analysed, Shape
 from attndsl.schedule.place import estimate
 from attndsl.schedule.rows import Longs, RowTiles, Touched, merged, touched
@@ -45,24 +46,41 @@ COSTS = Costs()
 def choose(items: tuple[Analysed, ...]) -> Shape:
     """The cheapest shape for the classes of one pair of segments."""
     first = items[0]
+    sampled = items[:: -(-len(items) // MOST_CLASSES)]
     if not all(i.separated.solved for i in items):
-        return Shape(_cubic(first.rows.extents), _cubic(first.columns.extents))
+        return _looked_at(sampled)
     boxes, q_index, k_index = _candidates(first.rows.extents, first.columns.extents)
     cost = np.zeros(len(q_index))
-    for item in items[:: -(-len(items) // MOST_CLASSES)]:
+    for item in sampled:
         cost += _costs(item, boxes, q_index, k_index)
     best = int(np.argmin(cost))
     return Shape(boxes[int(q_index[best])], boxes[int(k_index[best])])
 
 
-def _cubic(extents: tuple[int, ...]) -> tuple[int, ...]:
-    """A box near a cube, for masks that are looked at box by box."""
-    sizes = [1] * len(extents)
-    while prod(sizes) < SIDES[0]:
-        growing = [i for i, (s, e) in enumerate(zip(sizes, extents, strict=True)) if s < e]
-        i = min(growing, key=lambda j: (sizes[j], -j)) if growing else len(sizes) - 1
-        sizes[i] *= 2
-    return tuple(sizes)
+def _looked_at(items: tuple[Analysed, ...]) -> Shape:
+    """For masks that are looked at box by box: the box, of one shape on both sides, that leaves least to do."""
+    first = items[0]
+    rows, columns = _boxes(first.rows.extents, SIDES[0]), _boxes(first.columns.extents, SIDES[0])
+    best: tuple[float, Shape] | None = None
+    for q in rows:
+        k = q if q in columns else min(columns, key=lambda box: _distance(box, q))
+        cost = sum(_looked_cost(item, q, k) for item in items)
+        if best is None or cost < best[0]:
+            best = (cost, Shape(q, k))
+    assert best is not None
+    return best[1]
+
+
+def _distance(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    return sum(abs(x.bit_length() - y.bit_length()) for x, y in zip(a, b, strict=True))
+
+
+def _looked_cost(item: Analysed, q: tuple[int, ...], k: tuple[int, ...]) -> float:
+    rows = Raster(item.rows.nodes, item.rows.extents, q)
+    columns = Raster(item.columns.nodes, item.columns.extents, k)
+    maybe, sure = sampled_share(item.mask, rows, columns, range_tables(item.item))
+    strips = COSTS.strip ** ((q[-1] < 8) + (k[-1] < 8)) if len(q) > 1 else 1.0
+    return rows.total * columns.total * (maybe + COSTS.partial * max(maybe - sure, 0.0)) * strips
 
 
 Boxes = tuple[tuple[int, ...], ...]

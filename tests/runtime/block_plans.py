@@ -40,4 +40,5 @@ def _blocks(seen: np.ndarray, rows: int, cols: int, exact: bool) -> Blocks:
             kind.append(int(TileClass.FULL if is_full else TileClass.PARTIAL))
         indptr.append(len(kind))
     places = np.array(first, dtype=np.int32).reshape(-1, 1)
-    return Blocks(np.array(indptr, dtype=np.int32), places, np.array(kind, dtype=np.uint8))
+    ones = np.ones(len(kind), dtype=np.int32)
+    return Blocks(np.array(indptr, dtype=np.int32), places, ones, np.array(kind, dtype=np.uint8))
