@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from attndsl.ir import build
+from attndsl.ir.algebra import separate
 from attndsl.ir.attention import Attention
 from attndsl.ir.build import ONE, Part
 from attndsl.ir.derivative import derivative
-from attndsl.ir.expr import SCORE, Expr, Op, Value, mentions
+from attndsl.ir.expr import SCORE, Expr, Op, Value, walk
 from attndsl.ir.free import depends, q_side, row_only, tensors, uniform
 from attndsl.ir.printer import print_expr
-from attndsl.ir.separate import Terms, separate
+from attndsl.ir.separate import Terms
 from attndsl.ir.simplify import simplify_expr
 from attndsl.ir.weights import (
     Elementwise,
@@ -40,8 +41,8 @@ class ScoreForm:
 
     If `affine`, the score is slope * s + bias and neither contains s; None is a slope of one, a bias of zero. Then
     the bias is row + column + the sum of f * g over `products` + mixed: `row` is the same for all keys of a row,
-    `column` for all rows of a key, `products` are pairs of such, `mixed` is the rest. If not affine, `slope` and the
-    parts of the bias are None. `curve` is the derivative with respect to s in any case.
+    `column` for all rows of a key, `products` are pairs of such, `mixed` is the rest, and `reasons` say why there is
+    one where the algebra gave up. If not affine, `slope` and the parts of the bias are None.
     """
 
     score: Expr
@@ -52,6 +53,7 @@ class ScoreForm:
     column: Part = None
     products: Terms = ()
     mixed: Part = None
+    reasons: tuple[str, ...] = ()
 
     @cached_property
     def curve(self) -> Expr:
@@ -78,7 +80,7 @@ class ScoreForm:
         if self.mixed is not None:
             read = tensors(self.mixed)
             parts.append("a term per pair" + (f" read from {', '.join(sorted(read))}" if read else ""))
-        return "affine: " + " + ".join(parts)
+        return "; ".join(["affine: " + " + ".join(parts), *self.reasons])
 
 
 def score_form(attention: Attention) -> ScoreForm:
@@ -95,50 +97,59 @@ def score_form(attention: Attention) -> ScoreForm:
 
 def affine(expr: Expr, of: Value = SCORE) -> tuple[Part, Part] | None:
     """(a, b) with `expr` equal to a * s + b, neither containing s, None for zero; or None if there are none."""
-    if expr == of:
-        return ONE, None
-    if not mentions(expr, lambda n: n == of):
-        return None, None if expr == build.ZERO else expr
-    if not isinstance(expr, Op):
-        return None
-    if expr.op == "select":
-        if mentions(expr.args[0], lambda n: n == of):
-            return None
-        a, b = affine(expr.args[1], of), affine(expr.args[2], of)
-        if a is None or b is None:
-            return None
-        return build.select(expr.args[0], a[0], b[0]), build.select(expr.args[0], a[1], b[1])
-    parts = [affine(x, of) for x in expr.args] if expr.op in ("add", "sub", "neg", "mul", "div") else []
-    if not parts or any(p is None for p in parts):
-        return None
-    first = parts[0] or (None, None)
-    second = (parts[1] if len(parts) > 1 else None) or (None, None)
-    match expr.op:
-        case "add":
-            return build.add(first[0], second[0]), build.add(first[1], second[1])
-        case "sub":
-            return build.sub(first[0], second[0]), build.sub(first[1], second[1])
-        case "neg":
-            return build.neg(first[0]), build.neg(first[1])
-        case "mul" if second[0] is None:
-            return build.mul(first[0], second[1]), build.mul(first[1], second[1])
-        case "mul" if first[0] is None:
-            return build.mul(second[0], first[1]), build.mul(second[1], first[1])
-        case "div" if second[0] is None:
-            return build.div(first[0], expr.args[1]), build.div(first[1], expr.args[1])
-        case _:
-            return None
+    found: dict[Expr, tuple[Part, Part] | None] = {}
+    contains: dict[Expr, bool] = {}
+    for node in walk(expr):
+        contains[node] = node == of or any(contains[c] for c in node.children)
+        if node == of:
+            found[node] = (ONE, None)
+        elif not contains[node]:
+            found[node] = (None, None if node == build.ZERO else node)
+        else:
+            parts = [found[c] for c in node.children]
+            known = [p for p in parts if p is not None]
+            linear = isinstance(node, Op) and len(known) == len(parts)
+            found[node] = _affine_op(node, known) if linear and isinstance(node, Op) else None
+    return found[expr]
 
 
-def _split(bias: Part) -> tuple[Part, Part, Terms, Part]:
-    """(row, column, products, mixed) of a bias."""
+def _affine_op(node: Op, parts: list[tuple[Part, Part]]) -> tuple[Part, Part] | None:
+    """The affine form of an operation on affine arguments."""
+    if node.op == "select":
+        condition, (a, b), (c, d) = parts[0], parts[1], parts[2]
+        fixed = condition[0] is None
+        return (build.select(node.args[0], a, c), build.select(node.args[0], b, d)) if fixed else None
+    if node.op == "neg":
+        return build.neg(parts[0][0]), build.neg(parts[0][1])
+    if node.op not in ("add", "sub", "mul", "div"):
+        return None
+    (a, b), (c, d) = parts
+    if node.op == "add":
+        return build.add(a, c), build.add(b, d)
+    if node.op == "sub":
+        return build.sub(a, c), build.sub(b, d)
+    if node.op == "mul" and c is None:
+        return build.mul(a, d), build.mul(b, d)
+    if node.op == "mul" and a is None:
+        return build.mul(c, b), build.mul(d, b)
+    if node.op == "div" and c is None:
+        return build.div(a, node.args[1]), build.div(b, node.args[1])
+    return None
+
+
+def _split(bias: Part) -> tuple[Part, Part, Terms, Part, tuple[str, ...]]:
+    """(row, column, products, mixed, reasons) of a bias."""
+    reasons: list[str] = []
     row: Part = None
     column: Part = None
     mixed: Part = None
     products: list[tuple[Expr, Expr]] = []
     for sign, term in _terms(bias):
-        terms = separate(term, 4)
+        answer = separate(term, 4)
+        terms = answer.value
         if terms is None:
+            if "gave up" in answer.reason:
+                reasons.append(answer.reason)
             mixed = build.add(mixed, term) if sign > 0 else build.sub(mixed, term)
             continue
         for f, g in terms:
@@ -149,17 +160,30 @@ def _split(bias: Part) -> tuple[Part, Part, Terms, Part]:
                 column = build.add(column, part) if sign > 0 else build.sub(column, part)
             else:
                 products.append((f if sign > 0 else build.whole(build.neg(f)), g))
-    return row, column, tuple(products), mixed
+    return row, column, tuple(products), mixed, tuple(dict.fromkeys(reasons))
 
 
-def _terms(expr: Part, sign: int = 1) -> list[tuple[int, Expr]]:
+def _terms(expr: Part) -> list[tuple[int, Expr]]:
+    """The signed terms of a sum; shared sums that would come to very many stay whole."""
     if expr is None:
         return []
-    if isinstance(expr, Op) and expr.op in ("add", "sub"):
-        return [*_terms(expr.args[0], sign), *_terms(expr.args[1], sign if expr.op == "add" else -sign)]
-    if isinstance(expr, Op) and expr.op == "neg":
-        return _terms(expr.args[0], -sign)
-    return [(sign, expr)]
+    found: list[tuple[int, Expr]] = []
+    stack: list[tuple[int, Expr]] = [(1, expr)]
+    steps = 0
+    while stack:
+        sign, node = stack.pop()
+        steps += 1
+        if steps < _MOST_TERMS and isinstance(node, Op) and node.op in ("add", "sub", "neg"):
+            last = sign if node.op == "add" else -sign
+            stack.append((last, node.args[-1]))
+            if len(node.args) == 2:
+                stack.append((sign, node.args[0]))
+        else:
+            found.append((sign, node))
+    return found
+
+
+_MOST_TERMS = 64
 
 
 def _side(expr: Expr) -> str:

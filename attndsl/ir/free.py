@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from attndsl.ir.expr import Coord, Count, Decay, Expr, Index, Load, Member, Reduce, Value, walk
 
 _NONE: frozenset[str] = frozenset()
 
 
-@lru_cache(maxsize=65536)
 def depends(expr: Expr) -> frozenset[str]:
     """What the value varies with.
 
@@ -17,12 +14,20 @@ def depends(expr: Expr) -> frozenset[str]:
     `coords`; `s` and `o`; `sum` and `count` for reductions over a row's keys (which bind `k` and `s`, and make the
     value vary with `q`); `decay`; tensors as `@name`. Sizes, extents, scalars and consts do not count.
     """
-    if isinstance(expr, Reduce):
-        return depends(expr.body) - {"k", "s"} | {"sum", "q"}
-    found = _leaf(expr)
-    for child in expr.children:
-        found = found | depends(child)
-    return found
+    known = _KNOWN.get(expr)
+    if known is not None:
+        return known
+    if len(_KNOWN) > _MOST:
+        _KNOWN.clear()
+    for node in walk(expr):
+        if node not in _KNOWN:
+            found = _leaf(node).union(*(_KNOWN[c] for c in node.children))
+            _KNOWN[node] = found - {"k", "s"} | {"sum", "q"} if isinstance(node, Reduce) else found
+    return _KNOWN[expr]
+
+
+_KNOWN: dict[Expr, frozenset[str]] = {}
+_MOST = 65536
 
 
 def _leaf(expr: Expr) -> frozenset[str]:

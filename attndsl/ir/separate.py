@@ -5,11 +5,15 @@ Exact over the reals and without sympy: sums, products, small powers, and expone
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from attndsl.ir import build
 from attndsl.ir.build import ONE
-from attndsl.ir.expr import Expr, Literal, Op, op
+from attndsl.ir.expr import Expr, Literal, Op, op, walk
 from attndsl.ir.free import column_only, row_only, uniform
 from attndsl.ir.types import FLOAT, INT
+
+_MOST_NODES = 400
 
 Terms = tuple[tuple[Expr, Expr], ...]
 """Pairs (f, g): the sum over them of f * g, f the same for all keys of a row, g for all rows of a key."""
@@ -21,6 +25,8 @@ def separate(expr: Expr, limit: int = 8) -> Terms | None:
     Terms with the same factor on one side are joined, so that a sum of a row term and a column term has rank 2.
     """
     if not expr.type.is_number or expr.type not in (INT, FLOAT):
+        return None
+    if sum(1 for _ in walk(expr)) > _MOST_NODES:
         return None
     found = _separate(expr, limit)
     return found if found is not None and len(found) <= limit else None
@@ -52,6 +58,7 @@ def product(expr: Expr) -> tuple[Expr, Expr] | None:
     return None
 
 
+@lru_cache(maxsize=4096)
 def _separate(e: Expr, limit: int) -> Terms | None:
     if row_only(e):
         return ((build.to_float(e), ONE),)

@@ -156,17 +156,28 @@ def weight_form(attention: Attention) -> WeightForm:
 
 
 def _factors(expr: Expr) -> tuple[list[Expr], list[Expr]]:
-    """Numerator and denominator of an expression as factors."""
-    if isinstance(expr, Op) and expr.op == "mul":
-        (a, b), (c, d) = _factors(expr.args[0]), _factors(expr.args[1])
-        return a + c, b + d
-    if isinstance(expr, Op) and expr.op == "div":
-        top, bottom = _factors(expr.args[0])
-        return top, [*bottom, expr.args[1]]
-    if isinstance(expr, Op) and expr.op == "neg":
-        top, bottom = _factors(expr.args[0])
-        return [build.whole(build.neg(ONE)), *top], bottom
-    return [expr], []
+    """Numerator and denominator of an expression as factors; a shared product that has very many stays whole."""
+    top: list[Expr] = []
+    bottom: list[Expr] = []
+    stack = [expr]
+    steps = 0
+    while stack:
+        node = stack.pop()
+        steps += 1
+        if steps > _MOST or not isinstance(node, Op) or node.op not in ("mul", "div", "neg"):
+            top.append(node)
+        elif node.op == "mul":
+            stack += [node.args[1], node.args[0]]
+        else:
+            stack.append(node.args[0])
+            if node.op == "div":
+                bottom.insert(0, node.args[1])
+            else:
+                top.insert(0, build.whole(build.neg(ONE)))
+    return top, bottom
+
+
+_MOST = 64
 
 
 def _product(factors: list[Expr]) -> Part:
@@ -207,9 +218,17 @@ def _exponential(logit: Expr, amplitude: Part, top: Part, bottom: Part) -> Weigh
 
 
 def _terms(expr: Expr) -> list[Expr]:
-    if isinstance(expr, Op) and expr.op == "add":
-        return [*_terms(expr.args[0]), *_terms(expr.args[1])]
-    return [expr]
+    found: list[Expr] = []
+    stack = [expr]
+    steps = 0
+    while stack:
+        node = stack.pop()
+        steps += 1
+        if steps <= _MOST and isinstance(node, Op) and node.op == "add":
+            stack += [node.args[1], node.args[0]]
+        else:
+            found.append(node)
+    return found
 
 
 def _features(factors: list[Expr], top: Part, bottom: Part) -> FeatureMap | None:

@@ -6,6 +6,7 @@ from attndsl.ir.expr import Expr, Literal, Op, integer, op, rewrite
 from attndsl.ir.types import INT
 
 _LIMIT = 2**62
+_MOST = 128
 
 
 def cancel(expr: Expr) -> Expr:
@@ -18,7 +19,10 @@ def cancel_node(node: Expr) -> Expr | None:
     if not isinstance(node, Op) or node.type != INT or node.op not in ("add", "sub"):
         return None
     terms: dict[Expr, int] = {}
-    count, constant = _collect(node, 1, terms, 0)
+    collected = _collect(node, 1, terms, 0)
+    if collected is None:
+        return None
+    count, constant = collected
     left = {t: c for t, c in terms.items() if c}
     if len(left) == count or any(abs(c) >= _LIMIT for c in (*left.values(), constant)):
         return None
@@ -37,11 +41,14 @@ def cancel_node(node: Expr) -> Expr | None:
     return op("add" if constant > 0 else "sub", total, integer(abs(constant)), span=node.span)
 
 
-def _collect(root: Expr, sign: int, terms: dict[Expr, int], constant: int) -> tuple[int, int]:
-    """Add root's terms to `terms`; how many occurrences there were, and the constant."""
-    count = 0
+def _collect(root: Expr, sign: int, terms: dict[Expr, int], constant: int) -> tuple[int, int] | None:
+    """Add root's terms to `terms`; how many occurrences there were, and the constant. None for a sum of very many."""
+    count = steps = 0
     stack = [(root, sign)]
     while stack:
+        steps += 1
+        if steps > _MOST:
+            return None
         node, factor = stack.pop()
         if isinstance(node, Literal):
             constant += factor * int(node.value)
