@@ -22,7 +22,7 @@ from tests.drawing import SEED, drawn
 from tests.random_specs import specs
 from tests.spec import DTYPES, Spec
 
-PARTS, EXAMPLES = 4, 50
+PARTS, EXAMPLES = 4, 100
 NEEDS = ("q", "k", "v")
 Results = dict[str, Tensor]
 
