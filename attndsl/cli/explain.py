@@ -68,7 +68,7 @@ def _code(code: str, as_json: bool) -> int:
 
 def clauses(attention: Attention, most: int) -> dict[str, str]:
     """The clauses of an attention in the language's notation, defaults written out, none longer than `most`."""
-    from attndsl.cli.infix import infix
+    from attndsl.ir.infix import infix
 
     weight = "softmax" if attention.weight is None else infix(attention.weight, most)
     found = {"mask": infix(attention.mask, most), "score": infix(attention.score, most), "weight": weight}
@@ -85,24 +85,25 @@ def written(attention: Attention) -> list[str]:
 
 
 def _print(setup: Setup, simplified: Attention, plan: Plan) -> None:
-    from attndsl.cli.report import bounds_line, plan_line, settings_line
+    from attndsl.cli.report import bounds_line, plan_line, settings_line, tiles_line
 
     print(f"{setup.attention.name}  {setup.describe()}")
     if line := settings_line(setup):
-        print(f"set     {line}")
+        print(f"set        {line}")
     print("\n".join(f"    {line}" for line in written(setup.attention)), end="\n\n")
     print("simplified, consts as numbers:")
     for what, text in clauses(simplified, LONGEST).items():
         print(f"  {what:<7}{text}")
     print()
     for what, text in forms(simplified).items():
-        print(f"{what:<7} {text}")
-    print(f"plan    {plan_line(plan)}")
-    print(f"bounds  {bounds_line(plan)}")
+        print(f"{what + ' is':<10} {text}")
+    print(f"plan       {plan_line(plan)}")
+    print(f"tiles      {tiles_line(plan)}")
+    print(f"bounds     {bounds_line(plan)}")
     for text in plan.closed_form:
-        print(f"ranges  {text}")
+        print(f"ranges     {text}")
     for text in plan.reasons:
-        print(f"why     {text}")
+        print(f"because    {text}")
 
 
 def forms(simplified: Attention) -> dict[str, str]:
