@@ -21,20 +21,21 @@ from attndsl.ir.types import Kind, kind_of_dtype
 from attndsl.runtime.call import Call
 from attndsl.runtime.cpu.part import Batch, Selection, offset_of
 from attndsl.runtime.cpu.source import Pairs, Tape, TensorSource
-from attndsl.runtime.cpu.support import FUNCTIONS, to_float
+from attndsl.runtime.cpu.support import FUNCTIONS, gap, to_float
 
 PAIR = (1, 1, 1, 1, 1, 1)
 
 
 def compile_module(module: CpuModule) -> CodeType:
     """The checked code of a generated module."""
-    tree = check_generated(module.source, {*FUNCTIONS, "to_float"}, {"inf"})
+    tree = check_generated(module.source, {*FUNCTIONS, "to_float", "gap"}, {"inf"})
     return compile(tree, "<attndsl cpu>", "exec")
 
 
 def load_functions(code: CodeType, dtype: torch.dtype) -> Mapping[str, Callable[..., Tensor]]:
     """The functions of a checked module, computing in `dtype`."""
-    names: dict[str, Any] = {**FUNCTIONS, "to_float": to_float(dtype), "inf": math.inf, "__builtins__": {}}
+    own = {"to_float": to_float(dtype), "gap": gap(dtype)}
+    names: dict[str, Any] = {**FUNCTIONS, **own, "inf": math.inf, "__builtins__": {}}
     exec(code, names)
     return names
 
@@ -137,6 +138,8 @@ class TileFrame:
     index: dict[str, Tensor]
     own: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     recording: bool = False
+    common: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Parts of the bias that all heads share."""
 
     @staticmethod
     def of(call: CallFrame, batch: Batch, heads: HeadTensors) -> TileFrame:
@@ -156,6 +159,10 @@ class TileFrame:
         zero = torch.zeros(PAIR, dtype=torch.int64)
         none = call.call.q.new_empty((1, 1, 1, 0, 0))
         return TileFrame.of(call, batch, HeadTensors(none, none[:, :, 0], none[:, :, 0], zero, zero, zero))
+
+    def shares(self) -> dict[str, Tensor]:
+        """The parts of the bias that all batches and heads share."""
+        return {f.name: self.run(f).to(self.call.dtype) for f in self.call.module.common}
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -109,9 +109,16 @@ class Step:
     def tiles(self, frame: CallFrame, width: int, chunked: bool, tiles: int) -> Iterator[tuple[TileFrame, Slices]]:
         """Batches, of all heads and at most `tiles` tiles; or `chunked`, cut so that one holds about TILE_PAIRS pairs,
         each of `width` numbers."""
+        shared_by: Batch | None = None
+        shared: dict[str, Tensor] = {}
         for batch in self.batches():
             for part, at in _cut(batch, tuple(self.heads.q.shape[:3]), width, chunked, tiles):
-                yield TileFrame.of(frame, part, self.heads.part(*at)), at
+                tile = TileFrame.of(frame, part, self.heads.part(*at))
+                if frame.module.common and part.col_count:
+                    if part is not shared_by or frame.offset.shape[0] > 1:
+                        shared_by, shared = part, tile.shares()
+                    tile.common = shared
+                yield tile, at
 
 
 Slices = tuple[slice, slice, slice]
