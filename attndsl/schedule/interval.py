@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from attndsl.ir.evaluate import Env, evaluate
 from attndsl.ir.expr import Expr, Literal, Load, Op, ParamRef, Search, walk
@@ -117,11 +118,11 @@ def _node_bounds(node: Expr, known: Mapping[Expr, Bounds], boxes: Boxes) -> Boun
 
 def _real(node: Op, args: list[Bounds], low: Array, high: Array) -> Bounds:
     """Bounds from -inf to inf say that a value may be NaN, and then so may be what is computed from it."""
-    wild = np.isnan(low) | np.isnan(high)
+    wild: npt.NDArray[np.bool_] = np.logical_or(np.isnan(low), np.isnan(high))
     if node.op != "select":
         for child, (a, b) in zip(node.args, args, strict=True):
             if child.type.kind is Kind.FLOAT:
-                wild = wild | (np.isneginf(a) & np.isposinf(b))
+                wild = np.logical_or(wild, np.logical_and(np.equal(a, -_INF), np.equal(b, _INF)))
     return np.where(wild, -_INF, low), np.where(wild, _INF, high)
 
 
