@@ -143,15 +143,26 @@ class TileFrame:
 
     @staticmethod
     def of(call: CallFrame, batch: Batch, heads: HeadTensors) -> TileFrame:
-        row = batch.row_positions().reshape(1, 1, batch.tiles, 1, batch.row_count, 1)
         offset = call.offset
         if offset.shape[0] > 1:
             offset = offset[heads.b.reshape(-1)]
-        index = {
-            "b": heads.b, "offset": offset, "h": heads.h, "hkv": heads.hkv, "row": row, "q": row + offset,
-            "k": batch.col_positions().reshape(1, 1, batch.tiles, 1, 1, batch.col_count),
-        }  # fmt: skip
+        index = {"b": heads.b, "offset": offset, "h": heads.h, "hkv": heads.hkv}
         return TileFrame(call, batch, heads.q, heads.k, heads.v, index)
+
+    def at(self, name: str) -> Tensor:
+        """An index of the pairs, made when first asked for."""
+        found = self.index.get(name)
+        if found is None:
+            b = self.batch
+            if name == "row":
+                found = b.row_positions().reshape(1, 1, b.tiles, 1, b.row_count, 1)
+            elif name == "q":
+                found = self.at("row") + self.index["offset"]
+            else:
+                assert name == "k", name
+                found = b.col_positions().reshape(1, 1, b.tiles, 1, 1, b.col_count)
+            self.index[name] = found
+        return found
 
     @staticmethod
     def bare(call: CallFrame, batch: Batch) -> TileFrame:
@@ -172,7 +183,8 @@ class TileFrame:
 
     def run(self, function: Function, **values: Any) -> Tensor:
         """A generated function on this tile; at least PAIR_RANK dimensions."""
-        self._bound()
+        if function.reads("tensor") or function.reads("prefix"):
+            self._bound()
         result = self.call.functions[function.name](*[self._argument(a, values) for a in function.arguments])
         result = result if isinstance(result, Tensor) else torch.tensor(result)
         return result if result.ndim >= len(PAIR) else result.reshape(PAIR)
@@ -180,14 +192,14 @@ class TileFrame:
     def _bound(self) -> None:
         sizes = self.call.call.sizes
         known = {"b": "B", "h": "H", "hkv": "Hkv", "row": "Lq", "k": "Lk"}
-        bounds = {id(self.index[i]): (self.index[i], sizes[n]) for i, n in known.items()}
+        bounds = {id(self.at(i)): (self.at(i), sizes[n]) for i, n in known.items()}
         for source in (*self.call.sources.values(), *self.call.prefixes.values()):
             source.bounds = bounds
 
     def _argument(self, a: Argument, values: Mapping[str, Any]) -> Any:
         match a.source:
             case "index":
-                return self.index[str(a.key[0])]
+                return self.at(str(a.key[0]))
             case "coord":
                 return self._coordinate(*map(str, a.key))
             case "member":
@@ -199,7 +211,7 @@ class TileFrame:
             case "scalar":
                 return self.call.scalars[str(a.key[0])]
             case "value":
-                return self.index["offset"] if a.name == "offset" else values[a.name]
+                return self.at("offset") if a.name == "offset" else values[a.name]
             case "tensor":
                 return self.call.sources[str(a.key[0])]
             case "prefix":
@@ -230,7 +242,7 @@ class TileFrame:
         return self.call.call.q_extents if side == "q" else self.call.call.k_extents
 
     def _inside(self, side: str, segment: str) -> tuple[Tensor, Tensor]:
-        at = self.index[side]
+        at = self.at(side)
         for s in self._space(side).segments:
             length = math.prod(self._extents(side)[s.name])
             if s.name == segment:
@@ -256,7 +268,7 @@ class TileFrame:
         mask = self.call.module.mask
         if mask is None:
             return []
-        k = self.index["k"]
+        k = self.at("k")
         out: list[tuple[int, int, Tensor]] = []
         for lo, hi in self.batch.partial:
             self.index["k"] = k[..., lo:hi]
