@@ -185,8 +185,8 @@ class TileFrame:
         """A generated function on this tile; at least PAIR_RANK dimensions."""
         if function.reads("tensor") or function.reads("prefix"):
             self._bound()
-        result = self.call.functions[function.name](*[self._argument(a, values) for a in function.arguments])
-        result = result if isinstance(result, Tensor) else torch.tensor(result)
+        found: Any = self.call.functions[function.name](*[self._argument(a, values) for a in function.arguments])
+        result = found if isinstance(found, Tensor) else torch.tensor(found)
         return result if result.ndim >= len(PAIR) else result.reshape(PAIR)
 
     def _bound(self) -> None:
@@ -222,7 +222,7 @@ class TileFrame:
                 raise KeyError(a.source)
 
     def own_vector(self, name: str) -> Tensor:
-        """Q of the tile's rows [b, g, tiles, r, rows, 1, D], or K or V of its columns [b, g, tiles, 1, 1, columns, D]."""
+        """Q of the tile's rows [b, g, tiles, r, rows, 1, D]; K, V of its columns [b, g, tiles, 1, 1, columns, D]."""
         if name not in self.own:
             if name == "Q":
                 found = self.batch.take_rows(self.q).unsqueeze(-2)

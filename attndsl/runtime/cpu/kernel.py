@@ -57,13 +57,15 @@ class CpuKernel:
         """Whether the weight has an exponential to take the logarithm of."""
         return self.module.weight is None or self.module.logit is not None
 
-    def _frame(self, call: Call, wants: frozenset[str] = frozenset()) -> CallFrame:
+    def frame(self, call: Call, wants: frozenset[str] = frozenset()) -> CallFrame:
+        """What generated functions see of a call; reads of the inputs in `wants` can be differentiated."""
         dtype = compute_dtype(call.q.dtype)
         if dtype not in self._functions:
             self._functions[dtype] = load_functions(self._code, dtype)
         return CallFrame(self.attention, self.module, self._functions[dtype], call, wants)
 
-    def _uses_flash(self, call: Call) -> bool:
+    def uses_flash(self, call: Call) -> bool:
+        """Whether torch's flash kernel runs the tiles of this call."""
         m = self.module
         plain = m.weight is None and m.slope is None and (m.score is None or m.bias is not None)
         return plain and call.q.shape[-1] == call.v.shape[-1] and flash.available(call.q.dtype)
@@ -93,7 +95,7 @@ class CpuKernel:
         """Head class by head class, and in each its batches of row tiles."""
         call = frame.call
         B, H = call.q.shape[:2]
-        for entry in self._schedules.get(plan, call, self._uses_flash(call)):
+        for entry in self._schedules.get(plan, call, self.uses_flash(call)):
             chosen = Selection.of(entry.heads, B, H, call.k.shape[1])
             yield Step(chosen, HeadTensors.of(chosen, q, k, v), lambda e=entry: e.batches(frame))
 
@@ -124,9 +126,7 @@ class Step:
 Slices = tuple[slice, slice, slice]
 
 
-def _cut(
-    batch: Batch, heads: tuple[int, ...], width: int, chunked: bool, tiles: int
-) -> Iterator[tuple[Batch, Slices]]:
+def _cut(batch: Batch, heads: tuple[int, ...], width: int, chunked: bool, tiles: int) -> Iterator[tuple[Batch, Slices]]:
     B, G, R = heads
     if not chunked:
         for t in range(0, batch.tiles, tiles):
@@ -149,8 +149,8 @@ def _cut(
 class _Forward:
     def __init__(self, kernel: CpuKernel, call: Call, plan: Plan, need_lse: bool, save: bool) -> None:
         self.kernel, self.call, self.plan = kernel, call, plan
-        self.frame = kernel._frame(call)
-        self.flash = kernel._uses_flash(call)
+        self.frame = kernel.frame(call)
+        self.flash = kernel.uses_flash(call)
         module = kernel.module
         B, H, Lq = call.q.shape[:3]
         shape = (B, H, Lq, call.v.shape[-1])
@@ -164,7 +164,7 @@ class _Forward:
 
     def result(self) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
         call = self.call
-        if self.out.numel() or self.lse is not None and self.lse.numel():
+        if self.out.numel() or (self.lse is not None and self.lse.numel()):
             dtype = call.q.dtype if self.flash else self.frame.dtype
             for step in self.kernel.steps(self.frame, self.plan, call.q, call.k.to(dtype), call.v.to(dtype)):
                 self._step(step)
@@ -228,14 +228,14 @@ class _Backward:
         needs: frozenset[str],
     ) -> None:
         self.kernel, self.call, self.plan, self.needs = kernel, call, plan, needs
-        self.frame = kernel._frame(call, needs)
+        self.frame = kernel.frame(call, needs)
         module = kernel.module
         self.raw = saved[0]
         self.lse = saved[1] if len(saved) > 1 else None
         bias_reads = frozenset[str]() if module.bias is None else module.bias.names("tensor", "prefix", "own")
         wanted = {n.upper() if n in "qkv" else n for n in needs}
         self.flash = (
-            kernel._uses_flash(call) and grad_lse is None and not bias_reads & wanted and flash.accurate(self.lse)
+            kernel.uses_flash(call) and grad_lse is None and not bias_reads & wanted and flash.accurate(self.lse)
         )
         shape = (*call.q.shape[:3], call.v.shape[-1])
         self.grad_out = torch.zeros(shape, dtype=call.q.dtype) if grad_out is None else grad_out
@@ -256,7 +256,9 @@ class _Backward:
 
     def _step(self, step: Step) -> None:
         chosen = step.chosen
-        given = [chosen.queries(x) if x is not None else None for x in (self.grad_out, self.grad_lse, self.raw, self.lse)]
+        given = [
+            chosen.queries(x) if x is not None else None for x in (self.grad_out, self.grad_lse, self.raw, self.lse)
+        ]
         dq, dk, dv = self.totals
         parts = (chosen.queries(dq), chosen.keys(dk), chosen.keys(dv))
         if not chosen.whole:
