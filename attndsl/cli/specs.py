@@ -54,7 +54,7 @@ def pick(file: str, name: str | None) -> Attention:
     """The attention called `name`, or the only one of the file."""
     if file != "-":
         read_spec(file)
-    found = compile_named(file)
+    found = list(compile_named(file))
     if not found:
         raise CallError(f"{file} has functions only, no attention")
     names = [a.name for a in found]

@@ -98,3 +98,19 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert done.stdout.startswith("-- tree --")
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+def test_an_interrupt_is_one_line() -> None:
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "attndsl", "check", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(2)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err.strip()) == (130, "attndsl: stopped")
