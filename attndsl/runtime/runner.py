@@ -16,6 +16,7 @@ from attndsl.runtime.dispatch import choose_backend, kernel_of
 from attndsl.runtime.operator import attend
 from attndsl.runtime.plans import PlanCache
 from attndsl.schedule.plan import Plan
+from attndsl.schedule.problem import Problem
 
 
 class Runner:
@@ -67,7 +68,13 @@ class Runner:
         return self._kernels[backend]
 
     def plan(self, call: Call) -> Plan:
-        """The plan of a call, from the recent ones if its problem is among them."""
+        """The plan of a call, from the recent ones if its problem is among them. ValueError for a `decay` whose mask
+        does not imply k <= q."""
         from attndsl.schedule.build import build
+        from attndsl.schedule.causal import check_decay
 
-        return self._plans.get(call.problem, lambda problem: build(self.simplified, problem))
+        def checked(problem: Problem) -> Plan:
+            check_decay(self.simplified, problem)
+            return build(self.simplified, problem)
+
+        return self._plans.get(call.problem, checked)
