@@ -28,7 +28,7 @@ def report(attention: Attention, problem: Problem, plan: Plan) -> str:
         lines.append(f"bound by pairs: {bounds.dense_over_pairs:.2f}x over dense")
     lines.append(f"bound by tiles: {bounds.dense_over_tiles:.2f}x over dense")
     lines.append(f"boxes per q tile: mean {bounds.boxes_mean:.1f}, worst {bounds.boxes_worst}")
-    lines.append(prediction_line(predict(plan, problem)))
+    lines.append(f"predicted: {prediction_line(predict(plan, problem))}")
     lines += [f"visible: {line}" for line in plan.closed_form]
     lines += [f"note: {line}" for line in plan.reasons]
     return "\n".join(lines)
@@ -37,7 +37,7 @@ def report(attention: Attention, problem: Problem, plan: Plan) -> str:
 def prediction_line(found: Prediction) -> str:
     """A prediction as a line of text."""
     limit = "matrix work" if found.work >= found.bytes else "memory traffic"
-    return f"predicted forward on an {found.machine} in bf16: {found.seconds * 1e3:.3g} ms, bound by {limit}"
+    return f"{found.seconds * 1e3:.3g} ms forward in bf16 on an {found.machine}, bound by {limit}"
 
 
 def _shape(box: tuple[int, ...]) -> str:
