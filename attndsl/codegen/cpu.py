@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from attndsl.codegen.expr_torch import Body, is_host, pair_vectors
@@ -9,10 +10,11 @@ from attndsl.codegen.names import Function
 from attndsl.codegen.templates import render
 from attndsl.ir.attention import Attention
 from attndsl.ir.build import ONE, ZERO
-from attndsl.ir.expr import SCORE, TRUE, Expr, Literal, Load, Op, Value, mentions, op, rewrite
+from attndsl.ir.expr import SCORE, TRUE, Expr, Literal, Load, Op, Value, mentions, number, op, rewrite
 from attndsl.ir.forms import affine
 from attndsl.ir.free import column_only, depends, k_side, q_side, row_only
-from attndsl.ir.weights import weight_form
+from attndsl.ir.weights import Exponential, WeightForm, weight_form
+
 
 @dataclass(frozen=True)
 class CpuModule:
@@ -20,7 +22,8 @@ class CpuModule:
 
     `mask`, `score`, `weight`, `output` are None where the clause is the default. `slope` and `bias` exist where the
     score is slope * s + bias with neither depending on s; `common` are the parts of the bias that all batches and heads
-    share, its arguments `common0`, ... `logit` gives the exponent that lse sums.
+    share, its arguments `common0`, ... `logit` gives the exponent that lse sums. `sink` exists where the weight is
+    exp(s) / (exp(sink) + sum).
     `may_be_infinite`: a visible score can be -inf. `wide`: a vector per pair must be written out.
     """
 
@@ -32,13 +35,15 @@ class CpuModule:
     common: tuple[Function, ...]
     weight: Function | None
     logit: Function | None
+    sink: Function | None
     output: Function | None
     may_be_infinite: bool
     wide: bool
 
     @property
     def functions(self) -> tuple[Function, ...]:
-        every = (self.mask, self.score, self.slope, *self.common, self.bias, self.weight, self.logit, self.output)
+        every = (self.mask, self.score, self.slope, *self.common, self.bias, self.weight, self.logit, self.sink)
+        every = (*every, self.output)
         return tuple(f for f in every if f is not None)
 
 
@@ -46,7 +51,8 @@ def generate(attention: Attention) -> CpuModule:
     """The module of an attention whose consts are bound."""
     a = attention
     form = weight_form(a)
-    parts = affine(a.score)
+    sink = _sink(form)
+    parts = affine(a.score) if a.weight is None or sink is not None else None
     slope, bias = (None, None) if parts is None else parts
     slope = None if slope == ONE else ZERO if slope is None and parts is not None else slope
     bias = None if bias is None else _with_inner_signs(bias)
@@ -61,7 +67,10 @@ def generate(attention: Attention) -> CpuModule:
         "slope": _function("slope", "What the score multiplies s by.", slope),
         "bias": _function("bias", "What the score adds to that.", bias),
         "weight": _function("weight", "The weight of a pair from its score s.", a.weight, scaled=True),
-        "logit": _function("logit", "The exponent whose exponentials lse sums.", None if a.weight is None else form.logit),
+        "logit": _function(
+            "logit", "The exponent whose exponentials lse sums.", None if a.weight is None else form.logit
+        ),
+        "sink": _function("sink", "The logarithm of what the denominator adds to its sum.", sink),
         "output": _function("output", "The output from the weighted sum of values o.", a.output),
     }
     shares = tuple(f for f in common if f is not None)
@@ -114,6 +123,20 @@ def _inner_sign(e: Expr) -> Expr | None:
             return op("mul", op("neg", a), b)
         if row_only(b) or column_only(b):
             return op("mul", a, op("neg", b))
+    return None
+
+
+def _sink(form: WeightForm) -> Expr | None:
+    """x where the weight is exp(s) / (exp(x) + sum)."""
+    if not isinstance(form, Exponential) or form.kind != "sum and constant":
+        return None
+    if form.amplitude is not None or form.logit != SCORE:
+        return None
+    extra = form.extra
+    if isinstance(extra, Op) and extra.op == "exp":
+        return extra.args[0]
+    if isinstance(extra, Literal) and 0.0 < float(extra.value) < math.inf:
+        return number(math.log(float(extra.value)))
     return None
 
 

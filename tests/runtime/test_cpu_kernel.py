@@ -35,6 +35,11 @@ CASES = {
         "attention a(input z: f32[H], input g: f32[B, H, Lq]) { mask k <= q weight exp(s) / (exp(z[h]) + sum)"
         " output o * sigmoid(g[b, h, q]) }", inputs={"z": normal(H), "g": normal(B, H, L)}),
     "softmax1": Case("attention a { weight exp(s) / (1 + sum) }"),
+    "sink_q": Case("attention a { mask k < q score s - (q - k) weight exp(s) / (exp(dot(Q, Q) / 8) + sum) }"),
+    "decay_score": Case("attention a(input g: f32[B, H, L] log_decay) { mask k <= q score s + decay(g) }",
+                        inputs={"g": -normal(B, H, L).abs()}),
+    "decay_slope": Case("attention a(input g: f32[B, H, L] log_decay) { mask k <= q score s * decay(g) }",
+                        inputs={"g": -normal(B, H, L).abs()}),
     "relu2": Case("attention a { mask k <= q weight relu(s)^2 / count }"),
     "sigmoid": Case("attention a(scalar bias: float = -0.5) { weight sigmoid(s + bias) }"),
     "cog": Case("attention a { mask k <= q weight sign(s) * exp(abs(s)) / sum(exp(abs(s))) }"),
@@ -191,7 +196,7 @@ def test_gradients_are_the_same_in_every_run() -> None:
 
 
 def test_without_lse_gradients_take_the_fast_path() -> None:
-    for name in ("causal", "window", "alibi", "documents", "duo"):
+    for name in ("causal", "window", "alibi", "documents", "duo", "sink", "softmax1", "sink_q"):
         varied(name, with_lse=False).check()
         varied(name, with_lse=False, dtype=torch.bfloat16).check()
 
