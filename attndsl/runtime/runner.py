@@ -16,6 +16,8 @@ from attndsl.runtime.dispatch import choose_backend, kernel_of
 from attndsl.runtime.operator import attend
 from attndsl.runtime.plans import PlanCache
 from attndsl.schedule.plan import Plan
+from attndsl.schedule.problem import Problem
+from attndsl.schedule.tiling import Tiling
 
 
 class Runner:
@@ -55,7 +57,8 @@ class Runner:
         )
         if checked:
             check_promises(attention, call)
-        out, lse = attend(self.kernel(name), call, self.plan(call), return_lse)
+        kernel = self.kernel(name)
+        out, lse = attend(kernel, call, self.plan(call, kernel.tiling(call)), return_lse)
         if layout == "bshd":
             out = out.transpose(1, 2)
         return out if lse is None else (out, lse)
@@ -66,8 +69,12 @@ class Runner:
             self._kernels[backend] = kernel_of(self.simplified, backend)
         return self._kernels[backend]
 
-    def plan(self, call: Call) -> Plan:
+    def plan(self, call: Call, tiling: Tiling | None = None) -> Plan:
         """The plan of a call, from the recent ones if its problem is among them."""
         from attndsl.schedule.build import build
 
-        return self._plans.get(call.problem, lambda problem: build(self.simplified, problem))
+        def make(problem: Problem) -> Plan:
+            tile = None if tiling is None else tiling.tile(self.simplified, problem)
+            return build(self.simplified, problem, tile)
+
+        return self._plans.get(call.problem, make, tiling)

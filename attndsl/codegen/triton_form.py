@@ -1,0 +1,81 @@
+"""What a Triton kernel is generated for: the shape of the plan, element type and head sizes, but no length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal as Lit
+
+from attndsl.codegen.expr_torch import mangle
+
+Dtype = Lit["fp16", "bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class SideForm:
+    """A segment's axes (none of extent 1 by construction) and which of them are split into residue classes."""
+
+    segment: str
+    axes: tuple[str, ...]
+    split: tuple[bool, ...]
+
+    @property
+    def any_split(self) -> bool:
+        return any(self.split)
+
+    def coordinate(self, side: str, axis: str) -> str:
+        """The name of a coordinate in the kernel."""
+        return f"{side}_{mangle(axis)}" if not axis.isdigit() else f"{side}_at"
+
+
+@dataclass(frozen=True)
+class PieceForm:
+    """How the boxes of a k segment are listed: one by one (`flat`), or as runs along the only axis."""
+
+    side: SideForm
+    flat: bool
+
+
+@dataclass(frozen=True)
+class Form:
+    """A kernel: the rows of one q segment against the pieces of their k segments.
+
+    `on_grid`: axes are those of the attention's grids; otherwise positions are linear and coordinates follow from
+    them. `tma`: k and v (q on a line) are loaded as boxes by tensor descriptors, otherwise by pointers. `batch_offset`:
+    `q_offset` is a tensor. `negative`: the scale is below zero.
+    """
+
+    dtype: Dtype
+    D: int
+    Dv: int
+    q: SideForm
+    pieces: tuple[PieceForm, ...]
+    on_grid: bool = False
+    tma: bool = False
+    batch_offset: bool = False
+    negative: bool = False
+    interpreted: bool = False
+
+    @property
+    def low_precision(self) -> bool:
+        return self.dtype != "fp32"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Components [start, start + width) of a head; `ragged` where the head ends inside."""
+
+    index: int
+    start: int
+    width: int
+    ragged: bool
+
+
+def parts(size: int) -> tuple[Part, ...]:
+    """A head size as powers of two of at least 16: 96 is 64 + 32, 40 is 32 + 16."""
+    left, start = -(-size // 16) * 16, 0
+    found: list[Part] = []
+    while left:
+        width = 1 << (left.bit_length() - 1)
+        found.append(Part(len(found), start, width, start + width > size))
+        start, left = start + width, left - width
+    return tuple(found)
