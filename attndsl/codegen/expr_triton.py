@@ -95,10 +95,11 @@ class Scope:
 class Reads:
     """What the kernel must be given beside q, k and v: arguments in order of first use, and helper functions.
 
-    `ranks` maps inputs (and const arrays) to their number of dimensions.
+    `ranks` maps inputs (and const arrays) to their number of dimensions. Offsets within them are int32 unless `wide`.
     """
 
     ranks: Mapping[str, int]
+    wide: bool = False
     sizes: dict[str, None] = field(default_factory=dict[str, None])
     extents: dict[tuple[str, str, str], None] = field(default_factory=dict[tuple[str, str, str], None])
     scalars: dict[str, Kind] = field(default_factory=dict[str, Kind])
@@ -202,18 +203,24 @@ class Printer:
             raise UnsupportedError(f"vectors read from `{node.tensor}`")
         self.reads.inputs[node.tensor] = None
         name = input_name(node.tensor)
+        base: list[str] = []
         offset: list[str] = []
         inside: list[str] = []
+        narrow = "" if self.reads.wide else ".to(tl.int32)"
         for i, index in enumerate(node.indices):
             at = self._at(index)
-            offset.append(f"{at.operand} * {name}_s{i}")
+            if level(index) is Level.UNIFORM:
+                base.append(f"{at.operand} * {name}_s{i}")
+            else:
+                offset.append(f"{at.operand} * {name}_s{i}{narrow}")
             if not _within(index):
                 inside += [f"({at.operand} >= 0)", f"({at.operand} < {name}_n{i})"]
         if rank > given and self.component:
-            offset.append(f"{self.component[0]} * {name}_s{given}")
+            offset.append(f"{self.component[0]} * {name}_s{given}{narrow}")
             inside.append(self.component[1])
         where = f", mask={' & '.join(inside)}, other=0" if inside else ""
-        read = f"tl.load({' + '.join([name, *offset])}{where})"
+        whole = f" + ({' + '.join(offset)})" if len(offset) > 1 else f" + {offset[0]}" if offset else ""
+        read = f"tl.load({' + '.join([name, *base])}{whole}{where})"
         kind = node.type.kind
         if kind is Kind.BOOL:
             return Text(f"({read} != 0)")

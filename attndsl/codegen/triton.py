@@ -86,7 +86,7 @@ class _Generator:
         vector_free(attention)
         self.attention, self.form = attention, form
         self.rule = rule_of(attention)
-        self.reads = Reads(_ranks(attention))
+        self.reads = Reads(_ranks(attention), form.wide)
         self.hoisted = Scope("r")
         self.exponent = self._exponent()
         self.rows = row_code(form, self.reads)
@@ -117,11 +117,13 @@ class _Generator:
             rule=self.rule,
             plain=self.exponent is not None and self.exponent.plain,
             end=end,
+            has_output=self.attention.output is not None,
             d_parts=_limited(parts(form.D), form.D),
             v_parts=_limited(parts(form.Dv), form.Dv),
             D=form.D,
             Dv=form.Dv,
             tma=form.tma,
+            aligned=(8 if form.low_precision else 4) if form.aligned or form.tma else 0,
             negative=form.negative,
             batch_offset=form.batch_offset,
             precision=', input_precision="ieee"' if form.dtype == "fp32" else "",

@@ -42,7 +42,7 @@ def standard_arguments(form: Form, *, logit: bool) -> list[Argument]:
         found += [Argument(t + end, "*i32", "table", (t, i)) for t in ("bounds", "boxes", "classes")]
     if form.batch_offset:
         found.append(Argument("offsets", "*i32", "tensor", ("offsets",)))
-    for t in tensors:
+    for t in tensors[:-1]:
         found += [Argument(f"{t}_s{axis}", "i64", "stride", (t, n)) for n, axis in enumerate("bhl")]
     numbers = ["B", "H", "Hkv", "Lq", "Lk", "tiles", "section", "q_start"]
     found += [Argument(n, "i32", "number", (n, -1)) for n in numbers]

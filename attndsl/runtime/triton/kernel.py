@@ -117,10 +117,13 @@ class TritonKernel:
 
     def _form(self, call: Call, tables: LaunchTables) -> Form:
         pieces = tuple(p.form for p in tables.pieces)
-        tma = bool(pieces) and not any(p.side.any_split for p in pieces) and _tma(call)
+        aligned = _aligned(call)
+        tma = aligned and bool(pieces) and not any(p.side.any_split for p in pieces) and _has_tma(call)
+        wide = any(t.numel() and sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) >= 2**31
+                   for t in call.inputs.values())  # fmt: skip
         return Form(
             self._dtype(call), call.q.shape[-1], call.v.shape[-1], tables.q, pieces,
-            on_grid=tables.on_grid, tma=tma, batch_offset=isinstance(call.q_offset, Tensor),
+            on_grid=tables.on_grid, tma=tma, aligned=aligned, wide=wide, batch_offset=isinstance(call.q_offset, Tensor),
             negative=call.scale < 0, interpreted=interpreting(),
         )  # fmt: skip
 
@@ -161,15 +164,18 @@ def _uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:
     return OnDevice(tables, {key: on_device[a:b] for key, (a, b) in places.items()})
 
 
-def _tma(call: Call) -> bool:
-    """Whether tensor descriptors can load q, k and v: addresses and strides in multiples of 16 bytes."""
-    q = call.q
-    if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device)[0] < 9:
+def _has_tma(call: Call) -> bool:
+    """Whether tensor descriptors can load k and v and store the output on this device."""
+    if call.q.device.type == "cuda" and torch.cuda.get_device_capability(call.q.device)[0] < 9:
         return False
+    return call.v.shape[-1] * call.q.element_size() % 16 == 0
+
+
+def _aligned(call: Call) -> bool:
+    """Whether addresses and strides of q, k and v are multiples of 16 bytes."""
     for t in (call.q, call.k, call.v):
-        strides = [s for s, n in zip(t.stride()[:-1], t.shape[:-1], strict=True) if n > 1]
-        if t.data_ptr() % 16 or any(s * t.element_size() % 16 for s in strides) or t.stride(-1) != 1 or not t.numel():
+        if not t.numel() or t.data_ptr() % 16 or t.stride(-1) != 1 or t.stride(2) <= 0:
             return False
-        if t.stride(2) * t.element_size() % 16 or t.stride(2) <= 0:
+        if any(s * t.element_size() % 16 for s in t.stride()[:-1]):
             return False
     return True
