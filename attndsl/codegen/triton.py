@@ -123,7 +123,7 @@ class _Generator:
             D=form.D,
             Dv=form.Dv,
             tma=form.tma,
-            aligned=(8 if form.low_precision else 4) if form.aligned or form.tma else 0,
+            aligned=form.stride_unit if form.stride_unit > 1 else 0,
             negative=form.negative,
             batch_offset=form.batch_offset,
             precision=', input_precision="ieee"' if form.dtype == "fp32" else "",

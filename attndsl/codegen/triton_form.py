@@ -59,6 +59,11 @@ class Form:
     interpreted: bool = False
 
     @property
+    def stride_unit(self) -> int:
+        """Elements that strides are counted in."""
+        return (8 if self.low_precision else 4) if self.aligned or self.tma else 1
+
+    @property
     def low_precision(self) -> bool:
         return self.dtype != "fp32"
 

@@ -80,7 +80,7 @@ class Launch:
             case "table":
                 return self.views[str(a.key[0]), int(a.key[1])]
             case "stride":
-                return self.tensors[str(a.key[0])].stride(int(a.key[1]))
+                return self.tensors[str(a.key[0])].stride(int(a.key[1])) // self.form.stride_unit
             case "number":
                 return self._number(str(a.key[0]), int(a.key[1]))
             case "size":
