@@ -256,7 +256,7 @@ class Body:
     # Exponentials with their shifts.
 
     def _scaled(self, node: Op) -> Term:
-        if not node.type.is_number or node.type.kind is not Kind.FLOAT and node.op not in COMPARISONS:
+        if not node.type.is_number or (node.type.kind is not Kind.FLOAT and node.op not in COMPARISONS):
             return self._op(node)
         terms = [self.terms[a] for a in node.args]
         if node.op == "exp":

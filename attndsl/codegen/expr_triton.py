@@ -279,10 +279,10 @@ class Printer:
 
     def _division(self, node: Op, args: list[Text]) -> Text:
         by = node.args[1]
-        number = by.value if isinstance(by, Literal) else 0
+        number = int(by.value) if isinstance(by, Literal) else 0
         if number > 0 and number & (number - 1) == 0:
             # an arithmetic shift and a mask floor
-            text = f">> {int(number).bit_length() - 1}" if node.op == "floordiv" else f"& {number - 1}"
+            text = f">> {number.bit_length() - 1}" if node.op == "floordiv" else f"& {number - 1}"
             return Text(f"{args[0].operand} {text}", False)
         if _positive(by) and nonnegative(node.args[0]):
             return Text(f"{args[0].operand} {'//' if node.op == 'floordiv' else '%'} {args[1].operand}", False)

@@ -13,6 +13,7 @@ from attndsl.codegen.expr_triton import (
     Printer,
     Reads,
     Scope,
+    UnsupportedError,
     extent_name,
     input_name,
     level,
@@ -21,23 +22,15 @@ from attndsl.codegen.expr_triton import (
 )
 from attndsl.codegen.templates import render
 from attndsl.codegen.triton_arguments import Argument, standard_arguments
-from attndsl.codegen.triton_form import Form, Part, parts
-from attndsl.codegen.triton_score import (
-    SCALE,
-    TILE_FIRST_ROW,
-    TILE_ORIGIN,
-    Exponent,
-    exponent,
-    gathered,
-    of_raw,
-)
-from attndsl.codegen.triton_sides import PieceCode, RowCode, local_meaning, piece_code, row_code
-from attndsl.codegen.triton_weight import Rule, rule_of, vector_free
+from attndsl.codegen.triton_form import Form, Part, parts, typical_forms
+from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
+from attndsl.codegen.triton_sides import PieceCode, local_meaning, piece_code, row_code
+from attndsl.codegen.triton_weight import rule_of, vector_free
 from attndsl.ir.attention import Attention, Const, Input
-from attndsl.ir.expr import SCORE, TRUE, Count, Expr, Index, ParamRef, Reduce, Value, op, rewrite
+from attndsl.ir.expr import SCORE, TRUE, Count, Expr, Index, Op, ParamRef, Reduce, Value, number, op, rewrite
 from attndsl.ir.free import q_side
 from attndsl.ir.passes.softmax import substitute
-from attndsl.ir.types import FLOAT, INT, Kind
+from attndsl.ir.types import FLOAT, INT, Kind, Type
 
 VALUE_O = Value(FLOAT, "o")
 
@@ -79,6 +72,26 @@ class EndCode:
 def generate(attention: Attention, form: Form) -> TritonModule:
     """The module of an attention (consts bound, simplified) for a form. UnsupportedError names a missing feature."""
     return _Generator(attention, form).module()
+
+
+def supported(attention: Attention) -> None:
+    """ValueError that names what this backend does not have, and the one that does."""
+    try:
+        for form in typical_forms(attention):
+            generate(attention, form)
+    except UnsupportedError as error:
+        raise unsupported(attention, error) from error
+
+
+def unsupported(attention: Attention, error: UnsupportedError) -> ValueError:
+    """What to tell the user."""
+    return ValueError(f"{attention.name}: backend 'triton' does not have {error}; backend 'cpu' does")
+
+
+def typical_source(attention: Attention) -> str:
+    """The kernels of a likely call, readable. ValueError where the backend cannot run the attention."""
+    supported(attention)
+    return "\n\n".join(generate(attention, form).source for form in typical_forms(attention))
 
 
 class _Generator:
@@ -233,14 +246,16 @@ class _Generator:
             names = {e: f"({t})[:, None]" for e, t in names.items()}
         inner = Printer(self.reads, {**printer.leaves, **names}, scope)
         text = inner.print(bottom)
-        total = scope.name(f"tl.reshape({text}, [BM])" if q_side(bottom) else f"{text} + tl.zeros([BM], tl.float32)").code
+        total = scope.name(
+            f"tl.reshape({text}, [BM])" if q_side(bottom) else f"{text} + tl.zeros([BM], tl.float32)"
+        ).code
         return scope.name(f"tl.where({total} == 0.0, 0.0, 1.0 / tl.where({total} == 0.0, 1.0, {total}))").code
 
     def _output(self, part: Part, printer: Printer, local: Any, scope: Scope) -> str:
         i = part.index
         if self.attention.output is None:
             return f"o{i}"
-        leaves = {**printer.leaves, VALUE_O: f"o{i}", Value(self._vector(), "o"): f"o{i}"}
+        leaves = {**printer.leaves, VALUE_O: f"o{i}", Value(Type(Kind.FLOAT, ("Dv",)), "o"): f"o{i}"}
         own = Scope(f"z{i}_")
         inner = Printer(
             self.reads, leaves, own, component=(f"e{i}[None, :]", f"(e{i} < {self.form.Dv})[None, :]")
@@ -249,17 +264,11 @@ class _Generator:
         scope.lines += own.lines
         return f"tl.zeros([BM, {part.width}], tl.float32) + ({text})"
 
-    def _vector(self) -> Any:
-        from attndsl.ir.types import Type
-
-        return Type(Kind.FLOAT, ("Dv",))
-
     # Arguments
 
     def _arguments(self) -> tuple[Argument, ...]:
         reads, form = self.reads, self.form
         found = standard_arguments(form, logit=self.rule.logit is not None)
-        known = {a.name for a in found}
         for name in reads.sizes:
             found.append(Argument(size_name(name), "i32", "size", (name,)))
         for side, segment, axis in reads.extents:
@@ -273,7 +282,7 @@ class _Generator:
             for i in range(reads.ranks[name]):
                 found.append(Argument(f"{text}_s{i}", "i64", "input stride", (name, i)))
                 found.append(Argument(f"{text}_n{i}", "i32", "input size", (name, i)))
-        assert len({a.name for a in found}) == len(found), known
+        assert len({a.name for a in found}) == len(found)
         constants = ["BM"]
         if self.rows.boxes and len(self.rows.axes) > 1:
             constants += self.rows.boxes
@@ -309,9 +318,6 @@ def _ranks(attention: Attention) -> dict[str, int]:
 
 def _log2(e: Expr) -> Expr:
     """log2 of a positive row expression; of an exponential without overflow."""
-    from attndsl.codegen.triton_score import LOG2E
-    from attndsl.ir.expr import Op, number
-
     if isinstance(e, Op) and e.op == "exp":
         return op("mul", e.args[0], number(LOG2E))
     return op("mul", op("log", op("max", e, number(0.0))), number(LOG2E))
@@ -324,6 +330,3 @@ def _tidy(text: str) -> str:
     kernel = re.sub(r"\n{2,}( *(?!#)\S)", r"\n\1", kernel)
     kernel = re.sub(r"\n{3,}", "\n\n", kernel)
     return head + "@triton.jit(do_not_specialize" + kernel.rstrip() + "\n"
-
-
-__all__ = ["TILE_FIRST_ROW", "TILE_ORIGIN", "LoopCode", "RowCode", "Rule", "TritonModule", "generate"]

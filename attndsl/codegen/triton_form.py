@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal as Lit
 
-from attndsl.codegen.expr_torch import mangle
+from attndsl.ir.attention import Attention, Segment
 
 Dtype = Lit["fp16", "bf16", "fp32"]
 
@@ -21,10 +21,6 @@ class SideForm:
     @property
     def any_split(self) -> bool:
         return any(self.split)
-
-    def coordinate(self, side: str, axis: str) -> str:
-        """The name of a coordinate in the kernel."""
-        return f"{side}_{mangle(axis)}" if not axis.isdigit() else f"{side}_at"
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,21 @@ class Form:
     @property
     def low_precision(self) -> bool:
         return self.dtype != "fp32"
+
+
+def typical_forms(attention: Attention) -> tuple[Form, ...]:
+    """The forms that a call of this attention most likely needs: bf16, heads of 128, tensors that TMA can load."""
+    if attention.q_space is None or attention.k_space is None:
+        line = SideForm("", ("0",), (False,))
+        return (Form("bf16", 128, 128, line, (PieceForm(line, False),), tma=True, aligned=True),)
+    columns = [_side(s) for s in attention.k_space.segments]
+    pieces = tuple(PieceForm(s, len(s.axes) > 1) for s in columns)
+    rows = [_side(s) for s in attention.q_space.segments]
+    return tuple(Form("bf16", 128, 128, r, pieces, on_grid=True, tma=True, aligned=True) for r in rows)
+
+
+def _side(segment: Segment) -> SideForm:
+    return SideForm(segment.name, segment.axes, (False,) * len(segment.axes))
 
 
 @dataclass(frozen=True)

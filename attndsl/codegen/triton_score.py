@@ -8,6 +8,7 @@ from functools import reduce
 
 from attndsl.codegen.expr_triton import Level, level
 from attndsl.ir import build
+from attndsl.ir.attention import Attention
 from attndsl.ir.expr import SCORE, Expr, Index, Literal, Op, ParamRef, number, op, rewrite, walk
 from attndsl.ir.forms import affine, score_form
 from attndsl.ir.free import depends
@@ -63,9 +64,7 @@ def _centred(score: Expr) -> tuple[Expr, Expr | None]:
     parts = affine(score)
     if parts is None or parts[1] is None:
         return score, None
-    slope, bias = parts
-    from attndsl.ir.attention import Attention
-
+    slope, bias = parts[0], build.whole(parts[1])
     form = score_form(Attention("score", (), score=bias))
     if form.row is None or form.products or form.mixed is not None or "coords" in depends(bias):
         return score, None

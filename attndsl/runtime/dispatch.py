@@ -58,3 +58,14 @@ def kernel_of(attention: Attention, backend: str) -> Kernel:
     from attndsl.runtime.cpu import CpuKernel
 
     return CpuKernel(attention)
+
+
+def source_of(attention: Attention, backend: str) -> str:
+    """The generated code of an attention (consts bound, simplified) on a backend."""
+    if backend == "triton":
+        from attndsl.codegen.triton import typical_source
+
+        return typical_source(attention)
+    from attndsl.codegen.cpu import generate
+
+    return generate(attention).source

@@ -31,7 +31,10 @@ class Tiling:
         columns: dict[str, tuple[int, ...]] = {}
         for piece in build(attention, problem).forward.pieces:
             size = prod(piece.rows.extents) * prod(piece.cols.extents)
-            for side, layout, boxes, most in (("q", piece.rows, rows, self.rows), ("k", piece.cols, columns, self.columns)):
+            for side, layout, boxes, most in (
+                ("q", piece.rows, rows, self.rows),
+                ("k", piece.cols, columns, self.columns),
+            ):
                 if size > weight.get((side, layout.segment), 0):
                     weight[side, layout.segment] = size
                     boxes[layout.segment] = _cut(_box(layout), most)

@@ -120,9 +120,7 @@ class Step:
 Slices = tuple[slice, slice, slice]
 
 
-def _cut(
-    batch: Batch, heads: tuple[int, ...], width: int, chunked: bool, tiles: int
-) -> Iterator[tuple[Batch, Slices]]:
+def _cut(batch: Batch, heads: tuple[int, ...], width: int, chunked: bool, tiles: int) -> Iterator[tuple[Batch, Slices]]:
     B, G, R = heads
     if not chunked:
         for t in range(0, batch.tiles, tiles):
@@ -160,7 +158,7 @@ class _Forward:
 
     def result(self) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
         call = self.call
-        if self.out.numel() or self.lse is not None and self.lse.numel():
+        if self.out.numel() or (self.lse is not None and self.lse.numel()):
             dtype = call.q.dtype if self.flash else self.frame.dtype
             for step in self.kernel.steps(self.frame, self.plan, call.q, call.k.to(dtype), call.v.to(dtype)):
                 self._step(step)
@@ -252,7 +250,9 @@ class _Backward:
 
     def _step(self, step: Step) -> None:
         chosen = step.chosen
-        given = [chosen.queries(x) if x is not None else None for x in (self.grad_out, self.grad_lse, self.raw, self.lse)]
+        given = [
+            chosen.queries(x) if x is not None else None for x in (self.grad_out, self.grad_lse, self.raw, self.lse)
+        ]
         dq, dk, dv = self.totals
         parts = (chosen.queries(dq), chosen.keys(dk), chosen.keys(dv))
         if not chosen.whole:

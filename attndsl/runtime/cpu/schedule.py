@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from threading import Lock
 
-import torch
-
 from attndsl.runtime.call import Call
 from attndsl.runtime.cpu.flash import mask_added
 from attndsl.runtime.cpu.frame import CallFrame

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Config:
 
 
 @contextmanager
-def configured(config: Config) -> Iterator[None]:
+def configured(config: Config) -> Generator[None]:
     """Calls made within use this configuration."""
     token = _FORCED.set(config)
     try:
@@ -38,13 +38,13 @@ def choose(dtype: str, D: int, Dv: int, capability: int = 90) -> Config:
     head = max(D, Dv)
     if dtype == "fp32":
         # no tensor cores without tf32: small tiles of scalar products
-        return Config(64, 32, 4, 1) if head <= 128 else Config(32, 32, 4, 1)
+        return Config(32, 32, 4, 1)
     if capability < 90:
         return Config(128, 64, 4, 2) if head <= 64 else Config(128, 64, 8, 2) if head <= 128 else Config(64, 32, 4, 2)
     if head <= 64:
         return Config(128, 64, 4, 3)
     if head <= 128:
-        return Config(128, 128, 8, 2 if D + Dv > 224 else 3)
+        return Config(128, 128, 8, 3)
     return Config(128, 64, 8, 2)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attndsl.codegen.expr_triton import UnsupportedError
-from attndsl.codegen.triton import TritonModule, generate
+from attndsl.codegen.triton import TritonModule, generate, unsupported
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
@@ -55,9 +55,7 @@ class TritonKernel:
             try:
                 self._modules[form] = generate(self.attention, form)
             except UnsupportedError as error:
-                raise ValueError(
-                    f"{self.attention.name}: backend 'triton' does not have {error}; backend 'cpu' does"
-                ) from error
+                raise unsupported(self.attention, error) from error
         return self._modules[form]
 
     def forward(

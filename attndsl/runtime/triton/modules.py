@@ -22,7 +22,7 @@ def cache_folder() -> Path:
 
 @lru_cache(maxsize=512)
 def load_module(source: str) -> ModuleType:
-    """The module with this text. The file is written whole or not at all, and never trusted: what is run is `source`."""
+    """The module with this text. Its file is written whole or not at all; what runs is `source`, whatever it holds."""
     name = "attention_" + hashlib.sha256(source.encode()).hexdigest()[:24]
     path = _written(source, name)
     spec = importlib.util.spec_from_file_location(name, path)

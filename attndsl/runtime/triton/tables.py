@@ -249,7 +249,7 @@ def _crossed(a: _Entries, b: _Entries, tiles_b: int) -> _Entries:
 
 
 def joined(tables: LaunchTables) -> tuple[npt.NDArray[Any], dict[tuple[str, int], tuple[int, int]]]:
-    """All tables in one array, each at a multiple of 32 elements, and where each is: (table, piece) to (start, stop)."""
+    """All tables in one array, each at a multiple of 32 elements, and where: (table, piece) to (start, stop)."""
     parts: dict[tuple[str, int], Ints] = {("order", -1): tables.order, ("rows", -1): tables.rows}
     for i, p in enumerate(tables.pieces):
         parts |= {("bounds", i): p.bounds, ("boxes", i): p.boxes, ("classes", i): p.class_of}
