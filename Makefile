@@ -46,8 +46,8 @@ bench: $(STAMP) ## measure on this machine and rewrite the tables of the docs
 
 docs: $(STAMP) ## rewrite the generated parts of README and docs: tables and pictures
 	$(BIN)/python -m benchmarks.tables
-	$(BIN)/attndsl viz examples/gna.attn -o docs/img/gna.svg --grid 8x24x40 --set window=3,9,9
-	$(BIN)/attndsl viz examples/alibi_window.attn -o docs/img/window.svg --shape L=4096 --set window=1024
+	$(BIN)/attndsl viz examples/gna.attn -o docs/img/gna.svg --grid 16x24x40 --set window=8,12,24 --set stride=2,4,8
+	$(BIN)/attndsl viz examples/alibi_window.attn -o docs/img/window.svg --shape L=4096
 
 clean: ## remove .venv and what tools left
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis *.egg-info

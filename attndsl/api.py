@@ -121,19 +121,25 @@ class AttentionFunction:
         Sizes are `Lq` and `Lk` (`L` gives both, a full `grid` too), `B` (1), `H` (1), `Hkv` (H), `D` (64), `Dv` (D) and
         fresh sizes by name. `grid` and `q_offset` are as in a call, the offset also as an array [B]. Scalars that the
         mask reads are needed; inputs that it reads are arrays or tensors, and one that is absent is unknown: the
-        plan is sound without it. `tile` is (q box, k box), chosen by the cost model unless given.
+        plan is sound without it. `tile` is (q box, k box), chosen by the cost model unless given. Raises TypeError and
+        ValueError, also for a `decay` whose mask does not imply k <= q.
         """
-        from attndsl.schedule.build import build
-
-        return build(self.simplified, self.problem(**sizes), tile_of(self.__name__, tile))
+        return self._planned(self.problem(**sizes), tile)
 
     def explain(self, *, tile: Any = None, **sizes: Any) -> str:
         """Why the plan of a call of these sizes is what it is, as text. Arguments as in `plan`."""
-        from attndsl.schedule.build import build
         from attndsl.schedule.report import report
 
         problem = self.problem(**sizes)
-        return report(self.simplified, problem, build(self.simplified, problem, tile_of(self.__name__, tile)))
+        return report(self.simplified, problem, self._planned(problem, tile))
+
+    def _planned(self, problem: Problem, tile: Any) -> Plan:
+        from attndsl.schedule.build import build
+        from attndsl.schedule.causal import check_decay
+
+        boxes = tile_of(self.__name__, tile)
+        check_decay(self.simplified, problem)
+        return build(self.simplified, problem, boxes)
 
     def source(self, backend: str = "cpu") -> str:
         """The generated kernels of a backend, readable; for `triton` those of bf16 heads of 128.

@@ -1,4 +1,3 @@
-# ruff: noqa: B008
 """`load`, the decorator, and calls against the oracle."""
 
 from __future__ import annotations

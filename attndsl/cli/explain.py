@@ -14,9 +14,9 @@ LONGEST = 400
 """Most characters of a clause on the screen; `--json` and `--dump` give all."""
 
 if TYPE_CHECKING:
+    from attndsl.cli.planning import Planned
     from attndsl.cli.setup import Setup
     from attndsl.ir.attention import Attention
-    from attndsl.schedule.plan import Plan
 
 
 def explain(
@@ -46,9 +46,9 @@ def explain(
         return dump_stages(subject, setup, plan_of(setup, 0), as_json)
     planned = plan_of(setup, 0)
     if as_json:
-        print_json(_as_data(setup, planned.simplified, planned.plan))
+        print_json(_as_data(setup, planned))
     else:
-        _print(setup, planned.simplified, planned.plan)
+        _print(setup, planned)
     return OK
 
 
@@ -68,7 +68,7 @@ def _code(code: str, as_json: bool) -> int:
 
 def clauses(attention: Attention, most: int) -> dict[str, str]:
     """The clauses of an attention in the language's notation, defaults written out, none longer than `most`."""
-    from attndsl.cli.infix import infix
+    from attndsl.ir.infix import infix
 
     weight = "softmax" if attention.weight is None else infix(attention.weight, most)
     found = {"mask": infix(attention.mask, most), "score": infix(attention.score, most), "weight": weight}
@@ -84,25 +84,30 @@ def written(attention: Attention) -> list[str]:
     return f"attention {block.span.text.removeprefix('attention ')}".split("\n")
 
 
-def _print(setup: Setup, simplified: Attention, plan: Plan) -> None:
-    from attndsl.cli.report import bounds_line, plan_line, settings_line
+def _print(setup: Setup, planned: Planned) -> None:
+    from attndsl.cli.report import bounds_line, plan_line, settings_line, tiles_line
+    from attndsl.schedule.predict import predict
+    from attndsl.schedule.report import prediction_line
 
+    simplified, plan = planned.simplified, planned.plan
     print(f"{setup.attention.name}  {setup.describe()}")
     if line := settings_line(setup):
-        print(f"set     {line}")
+        print(f"set        {line}")
     print("\n".join(f"    {line}" for line in written(setup.attention)), end="\n\n")
     print("simplified, consts as numbers:")
     for what, text in clauses(simplified, LONGEST).items():
         print(f"  {what:<7}{text}")
     print()
     for what, text in forms(simplified).items():
-        print(f"{what:<7} {text}")
-    print(f"plan    {plan_line(plan)}")
-    print(f"bounds  {bounds_line(plan)}")
+        print(f"{what + ' is':<10} {text}")
+    print(f"plan       {plan_line(plan)}")
+    print(f"tiles      {tiles_line(plan)}")
+    print(f"bounds     {bounds_line(plan)}")
+    print(f"predicted  {prediction_line(predict(plan, planned.problem))}")
     for text in plan.closed_form:
-        print(f"ranges  {text}")
+        print(f"ranges     {text}")
     for text in plan.reasons:
-        print(f"why     {text}")
+        print(f"because    {text}")
 
 
 def forms(simplified: Attention) -> dict[str, str]:
@@ -112,14 +117,17 @@ def forms(simplified: Attention) -> dict[str, str]:
     return {"score": str(score_form(simplified)), "weight": str(weight_form(simplified))}
 
 
-def _as_data(setup: Setup, simplified: Attention, plan: Plan) -> dict[str, Any]:
+def _as_data(setup: Setup, planned: Planned) -> dict[str, Any]:
     from attndsl.cli.report import call_data, plan_data
+    from attndsl.schedule.predict import predict
 
+    simplified, found = planned.simplified, predict(planned.plan, planned.problem)
     return {
         "attention": setup.attention.name,
         "call": call_data(setup),
         "written": "\n".join(written(setup.attention)),
         "simplified": clauses(simplified, 10**6),
         "forms": forms(simplified),
-        "plan": plan_data(plan),
+        "plan": plan_data(planned.plan),
+        "predicted": {"machine": found.machine, "work_ms": found.work * 1e3, "bytes_ms": found.bytes * 1e3},
     }

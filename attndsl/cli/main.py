@@ -72,6 +72,9 @@ def _dispatch(arguments: list[str]) -> int:
         return stop.exit_code
     except BrokenPipeError:
         raise
+    except SystemExit:
+        # typer's own answer to a closed pipe, which is no mistake of the spec
+        raise BrokenPipeError from None
     except MemoryError:
         return _fail("not enough memory for this size; try a smaller --shape")
     except Exception as error:

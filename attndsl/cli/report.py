@@ -30,6 +30,20 @@ def plan_line(plan: Plan) -> str:
     )
 
 
+def tiles_line(plan: Plan) -> str:
+    """Coordinates of a q box and of a k box, for each pair of segments."""
+    parts: list[str] = []
+    for p in plan.forward.pieces:
+        where = f" ({p.rows.segment} x {p.cols.segment})" if len(plan.forward.pieces) > 1 else ""
+        splits = [f", {a.name or 'q'} split by {a.split}" for a in p.rows.axes if a.split > 1]
+        parts.append(f"q {_box(p.rows.box)}, k {_box(p.cols.box)}{''.join(splits)}{where}")
+    return "; ".join(parts)
+
+
+def _box(box: tuple[int, ...]) -> str:
+    return "x".join(map(str, box))
+
+
 def bounds_line(plan: Plan) -> str:
     b = plan.bounds
     pairs = "pairs not counted" if b.dense_over_pairs is None else f"pairs {ratio(b.dense_over_pairs)}"

@@ -98,7 +98,7 @@ def _try(setup: Setup, dtype: str, seed: int, backward: bool) -> tuple[dict[str,
 
 def _print_plan(setup: Setup, problem: Problem, plan: Plan, dtype: str, seed: int) -> None:
     from attndsl.cli.inputs import describe
-    from attndsl.cli.report import bounds_line, plan_line, settings_line
+    from attndsl.cli.report import bounds_line, plan_line, settings_line, tiles_line
     from attndsl.viz.neighborhood import middle_query
     from attndsl.viz.terminal import neighborhood_picture, tile_legend, tile_picture
 
@@ -108,6 +108,7 @@ def _print_plan(setup: Setup, problem: Problem, plan: Plan, dtype: str, seed: in
     for param in setup.attention.inputs:
         print(f"input   {param.name}: {describe(setup.attention, param)} (seed {seed})")
     print(f"plan    {plan_line(plan)}")
+    print(f"tiles   {tiles_line(plan)}")
     print(f"bounds  {bounds_line(plan)}")
     print()
     unicode = unicode_output()

@@ -15,6 +15,8 @@ from attndsl.ir.types import Kind
 from attndsl.schedule.problem import Problem
 
 LENGTH, HEADS, HEAD_SIZE, FRESH = 4096, 8, 64, 32
+VECTOR_LENGTH = 512
+"""Length where a weight computes with vectors for each pair, which takes D times as long."""
 GRIDS = {1: (64,), 2: (64, 64), 3: (8, 24, 40)}
 """Extents of a grid that nobody gave, by its number of axes."""
 BESIDE_A_GRID = 256
@@ -95,6 +97,11 @@ def prepare(
     sizes = _sizes(bound, shape, fresh, q_extents, k_extents)
     scalars = {s.name: _scalar(s, settings, chosen) for s in attention.scalars}
     return Setup(bound, consts, scalars, sizes, q_extents, k_extents, tuple(chosen))
+
+
+def has_vectors(attention: Attention) -> bool:
+    """Whether the weight computes with vectors, as feature maps do."""
+    return attention.weight is not None and any(n.type.shape for n in walk(attention.weight))
 
 
 def fresh_sizes(attention: Attention) -> tuple[str, ...]:
@@ -191,7 +198,7 @@ def _sizes(
     q_extents: Mapping[str, tuple[int, ...]],
     k_extents: Mapping[str, tuple[int, ...]],
 ) -> dict[str, int]:
-    length = shape.get("L", LENGTH)
+    length = shape.get("L", VECTOR_LENGTH if has_vectors(attention) else LENGTH)
     lq = sum(map(prod, q_extents.values())) if q_extents else shape.get("Lq", length)
     lk = sum(map(prod, k_extents.values())) if k_extents else shape.get("Lk", length)
     for name, value in (("Lq", lq), ("Lk", lk)):

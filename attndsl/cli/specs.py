@@ -51,15 +51,17 @@ def compile_named(file: str) -> tuple[Attention, ...]:
 
 
 def pick(file: str, name: str | None) -> Attention:
-    """The attention called `name`, or the first one of the file."""
+    """The attention called `name`, or the only one of the file."""
     if file != "-":
         read_spec(file)
-    found = compile_named(file)
+    found = list(compile_named(file))
     if not found:
         raise CallError(f"{file} has functions only, no attention")
+    names = [a.name for a in found]
+    if name is None and len(found) > 1:
+        raise CallError(f"{file} has {len(found)} attentions, pick one with --name: {', '.join(names)}")
     if name is None:
         return found[0]
-    names = [a.name for a in found]
     if name not in names:
         raise CallError(f"{file} has no attention {name!r}{did_you_mean(name, names)}; it has {', '.join(names)}")
     return found[names.index(name)]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from attndsl.cli.inputs import make_inputs
-from attndsl.cli.setup import Setup
+from attndsl.cli.report import size
+from attndsl.cli.setup import Setup, has_vectors
 from attndsl.ir.expr import Literal, Size, walk
 from attndsl.ir.free import depends
 from attndsl.reference import reference, visible
@@ -25,7 +26,7 @@ ORACLE_PAIRS = 2**23
 """Pairs of one look of the oracle, 64 MiB for each of its fp64 temporaries."""
 MASK_PAIRS = 2**28
 """Largest dense mask that is given to SDPA."""
-SECONDS = 3.0
+SECONDS = 1.5
 """Time spent on repeating one measurement."""
 
 
@@ -96,7 +97,7 @@ def oracle_rows(setup: Setup) -> tuple[tuple[int, int], ...]:
     are too many; none where the spec's rows cannot be looked at alone."""
     s, a = setup.sizes, setup.attention
     lq = s["Lq"]
-    pairs_per_row = max(1, s["B"] * s["H"] * s["Lk"])
+    pairs_per_row = max(1, s["B"] * s["H"] * s["Lk"]) * (s["D"] if has_vectors(a) else 1)
     if lq * pairs_per_row <= ORACLE_PAIRS:
         return ((0, lq),)
     parts = [a.mask, a.score, *(e for e in (a.weight, a.output) if e is not None)]
@@ -158,11 +159,11 @@ def _error(mine: Tensor, exact: Tensor, eager: Tensor, factor: int) -> Error:
 
 
 def measure(function: Callable[[], Any]) -> float:
-    """Median seconds of a call: once to warm up, then at least 3 and at most 20 times within `SECONDS`."""
+    """Median seconds of a call: once to warm up, then up to 20 times within `SECONDS`, at least once."""
     function()
     samples: list[float] = []
     begin = time.perf_counter()
-    while len(samples) < 3 or (len(samples) < 20 and time.perf_counter() - begin < SECONDS):
+    while not samples or (len(samples) < 20 and time.perf_counter() - begin < SECONDS):
         start = time.perf_counter()
         function()
         samples.append(time.perf_counter() - start)
@@ -219,7 +220,7 @@ def dense_mask(setup: Setup, t: Tensors) -> tuple[Tensor | None, str]:
     if s["B"] != setup.sizes["B"] or s["H"] != setup.sizes["H"]:
         read = dict(_shrunk(setup, t, s))
     mask = visible(a, s, inputs=read, scalars=setup.scalars, grid=setup.grid)
-    return mask, f"dense SDPA with a {mask.numel() / 2**20:.0f} MiB mask"
+    return mask, f"dense SDPA with a mask of {size(mask.numel())}"
 
 
 def _shrunk(setup: Setup, t: Tensors, sizes: Mapping[str, int]) -> Iterator[tuple[str, Tensor]]:

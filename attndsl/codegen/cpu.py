@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from attndsl.codegen.expr_torch import Body, pair_vectors
+from attndsl.codegen.expr_torch import Body, is_host, pair_vectors
 from attndsl.codegen.names import Function
 from attndsl.codegen.templates import render
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import SCORE, TRUE, Expr, Literal, Load, Op, Value, mentions, number, op
+from attndsl.ir.expr import SCORE, TRUE, Expr, Literal, Load, Op, Value, mentions, number, op, rewrite
+from attndsl.ir.free import column_only, depends, k_side, q_side, row_only
 
 UNIT = number(1.0)
 ZERO = number(0.0)
@@ -19,7 +20,8 @@ class CpuModule:
     """The generated functions of an attention and what an executor must know about them.
 
     `mask`, `score`, `weight`, `output` are None where the clause is the default. `slope` and `bias` exist where the
-    score is slope * s + bias with neither depending on s. `logit` gives the exponent that lse sums.
+    score is slope * s + bias with neither depending on s; `common` are the parts of the bias that all batches and heads
+    share, its arguments `common0`, ... `logit` gives the exponent that lse sums.
     `may_be_infinite`: a visible score can be -inf. `wide`: a vector per pair must be written out.
     """
 
@@ -28,6 +30,7 @@ class CpuModule:
     score: Function | None
     slope: Function | None
     bias: Function | None
+    common: tuple[Function, ...]
     weight: Function | None
     logit: Function | None
     output: Function | None
@@ -36,7 +39,7 @@ class CpuModule:
 
     @property
     def functions(self) -> tuple[Function, ...]:
-        every = (self.mask, self.score, self.slope, self.bias, self.weight, self.logit, self.output)
+        every = (self.mask, self.score, self.slope, *self.common, self.bias, self.weight, self.logit, self.output)
         return tuple(f for f in every if f is not None)
 
 
@@ -46,6 +49,11 @@ def generate(attention: Attention) -> CpuModule:
     affine = affine_in_score(a.score) if a.weight is None else None
     slope = affine[0] if affine is not None and affine[0] != UNIT else None
     bias = affine[1] if affine is not None and affine[1] != ZERO else None
+    shared: list[Expr] = [] if bias is None else shared_parts(bias)
+    common = [_function(f"common{i}", "A part of the bias that all heads share.", e) for i, e in enumerate(shared)]
+    if bias is not None:
+        names = {e: Value(e.type, f"common{i}") for i, e in enumerate(shared)}  # pyright: ignore[reportArgumentType]
+        bias = rewrite(bias, names.get)
     exponent = None if a.weight is None else logit_of(a.weight)
     made = {
         "mask": _function("mask", "Whether q sees k.", None if a.mask == TRUE else a.mask),
@@ -56,14 +64,15 @@ def generate(attention: Attention) -> CpuModule:
         "logit": _function("logit", "The exponent whose exponentials lse sums.", exponent),
         "output": _function("output", "The output from the weighted sum of values o.", a.output),
     }
-    functions = [f for f in made.values() if f is not None]
-    source = render("cpu/attention.py.j2", title=title(a), functions=functions)
-    return CpuModule(
-        source=source,
+    shares = tuple(f for f in common if f is not None)
+    module = CpuModule(
+        source="",
+        common=shares,
         may_be_infinite=_may_be_infinite(a.score),
         wide=any(e is not None and pair_vectors(e) for e in (a.score, a.weight)),
         **made,
     )
+    return replace(module, source=render("cpu/attention.py.j2", title=title(a), functions=module.functions))
 
 
 def title(attention: Attention) -> list[str]:
@@ -84,7 +93,10 @@ def _may_be_infinite(score: Expr) -> bool:
     def test(node: Expr) -> bool:
         is_tensor = isinstance(node, Load) and node.type.kind == "float"
         is_inf = isinstance(node, Literal) and abs(float(node.value)) == float("inf")
-        return is_tensor or is_inf or (isinstance(node, Op) and node.op in ("log", "div", "pow", "exp"))
+        unbounded = isinstance(node, Op) and (
+            node.op in ("log", "pow", "exp") or (node.op == "div" and not is_host(node.args[1]))
+        )
+        return is_tensor or is_inf or unbounded
 
     return mentions(score, test)
 
@@ -103,7 +115,7 @@ def affine_in_score(e: Expr) -> tuple[Expr, Expr] | None:
         return None
     parts = [affine_in_score(a) for a in e.args]
     if e.op == "neg" and parts[0] is not None:
-        return op("neg", parts[0][0]), _negated(parts[0][1])
+        return _negated(parts[0][0]), _negated(parts[0][1])
     if e.op in ("add", "sub") and parts[0] is not None and parts[1] is not None:
         (a, c), (b, d) = parts[0], parts[1]
         return _joined(e.op, a, b), _joined(e.op, c, d)
@@ -119,14 +131,37 @@ def affine_in_score(e: Expr) -> tuple[Expr, Expr] | None:
 
 
 def _negated(e: Expr) -> Expr:
-    return e if e == ZERO else op("neg", e)
+    """-e, with the sign on a factor that is not a property of the pair."""
+    if e == ZERO:
+        return e
+    if isinstance(e, Op) and e.op == "mul":
+        a, b = e.args
+        if row_only(a) or column_only(a):
+            return op("mul", _negated(a), b)
+        if row_only(b) or column_only(b):
+            return op("mul", a, _negated(b))
+    return e.args[0] if isinstance(e, Op) and e.op == "neg" else op("neg", e)
+
+
+def shared_parts(bias: Expr) -> list[Expr]:
+    """The largest parts that vary with the pair and are the same for all batches and heads."""
+    found: dict[Expr, None] = {}
+    stack = [bias]
+    while stack:
+        e = stack.pop()
+        own = {d for d in depends(e) if d in ("b", "h", "hkv", "s", "sum", "count", "decay") or d.startswith("@")}
+        if q_side(e) and k_side(e) and not own and e.type.is_number and e.type.kind == "float":
+            found[e] = None
+        else:
+            stack.extend(e.children)
+    return list(found)
 
 
 def _joined(name: str, a: Expr, b: Expr) -> Expr:
     if b == ZERO:
         return a
     if a == ZERO:
-        return b if name == "add" else op("neg", b)
+        return b if name == "add" else _negated(b)
     return op(name, a, b)
 
 

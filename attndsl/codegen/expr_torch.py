@@ -38,8 +38,8 @@ from attndsl.ir.expr import (
     mentions,
     walk,
 )
-from attndsl.ir.free import k_side, q_side
-from attndsl.ir.types import Kind
+from attndsl.ir.free import column_only, k_side, q_side, row_only
+from attndsl.ir.types import INT, Kind
 
 INFIX = {
     "add": "+", "sub": "-", "mul": "*", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
@@ -199,6 +199,8 @@ class Body:
 
     def _op(self, node: Op) -> Term:
         rank = len(node.type.shape) if node.op not in ("dot", "norm", "total", "matmul", "concat", "outer") else 0
+        if node.op == "to_float" and _is_gap(node.args[0]):
+            return self._keep(node, f"gap({', '.join(self.plain(a) for a in node.args[0].children)})", True)
         args = [self._lifted(a, rank) if rank else self._operand(a) for a in node.args]
         bare = [_strip(a) for a in args]
         if node.op in ("roll", "rope"):
@@ -344,6 +346,15 @@ def is_host(node: Expr) -> bool:
 def pair_vectors(root: Expr) -> bool:
     """Whether a vector of the pair must be written out (one per query and key)."""
     return mentions(root, lambda n: not n.type.is_number and q_side(n) and k_side(n))
+
+
+def _is_gap(node: Expr) -> bool:
+    """Whether this is the difference of an int of the row and one of the column, or the other way round."""
+    if not isinstance(node, Op) or node.op != "sub" or node.type != INT:
+        return False
+    a, b = node.args
+    one_sided = (row_only(a) and column_only(b)) or (column_only(a) and row_only(b))
+    return one_sided and q_side(node) and k_side(node)
 
 
 def _nonzero(node: Expr) -> bool:

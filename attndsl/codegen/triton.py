@@ -189,7 +189,7 @@ class _Generator:
     # The end of a row
 
     def _end(self) -> EndCode:
-        form, rule = self.form, self.rule
+        form = self.form
         local = local_meaning(self.attention, form, None)
         leaves = {**self.rows.leaves, SCALE: "scale"}
         scope = Scope("y")
@@ -198,9 +198,7 @@ class _Generator:
         values = [f"acc{p.index}" + (f" * {factor}[:, None]" if factor else "") for p in parts(form.Dv)]
         lines, scope.lines = scope.lines, []
         scope.prefix = "z"
-        outputs: list[str] = []
-        for part in parts(form.Dv):
-            outputs.append(self._output(part, printer, local, scope))
+        outputs = [self._output(part, printer, local, scope) for part in parts(form.Dv)]
         output_lines, scope.lines = scope.lines, []
         lse = "(m + tl.log2(l)) * 0.6931471805599453"
         scope.prefix = "t"

@@ -36,9 +36,9 @@ class Form:
     """A kernel: the rows of one q segment against the pieces of their k segments.
 
     `on_grid`: axes are those of the attention's grids; otherwise positions are linear and coordinates follow from
-    them. `tma`: k and v (q on a line) are loaded as boxes by tensor descriptors, otherwise by pointers. `aligned`: addresses and
-    strides of q, k and v are multiples of 16 bytes. `wide`: an input has 2^31 elements or more. `batch_offset`:
-    `q_offset` is a tensor. `negative`: the scale is below zero.
+    them. `tma`: k and v (q on a line) are loaded as boxes by tensor descriptors, otherwise by pointers. `aligned`:
+    addresses and strides of q, k and v are multiples of 16 bytes. `wide`: an input has 2^31 elements or more.
+    `batch_offset`: `q_offset` is a tensor. `negative`: the scale is below zero.
     """
 
     dtype: Dtype

@@ -138,6 +138,16 @@ CHECK_CODES: dict[str, CodeInfo] = {
         "attention a { mask q - k }",
         "attention a { mask q - k >= 0 }",
     ),
+    "E0311": CodeInfo(
+        "a function requires what varies",
+        "A `require` inside a function holds for every call of it, and it is decided before the call looks at data. So "
+        "the arguments that it speaks of are made of consts, scalars, sizes and extents; none depends on positions, "
+        "heads, batches or tensors. Where it has to vary, write the function's formula out.",
+        'fn recent(i, j, w) { require w >= 1, "no window"  return j <= i and i - j < w }\n'
+        "attention a(input span: i32[H]) { mask recent(q, k, span[h]) }",
+        'fn recent(i, j, w) { require w >= 1, "no window"  return j <= i and i - j < w }\n'
+        "attention a(scalar span: int) { mask recent(q, k, span) }",
+    ),
     "E0401": CodeInfo(
         "a clause that may stand once stands twice",
         "An attention has one `weight`, one `output`, and one grid (or one for q and one for k). Masks are "

@@ -17,7 +17,8 @@ IR_CODES: dict[str, CodeInfo] = {
     ),
     REQUIREMENT: CodeInfo(
         "a requirement is not met",
-        "A `require` clause is false for the values that the consts were given. Give other values, or change the rule.",
+        "A `require` clause is false for the values that the consts were given. Give other values, or change the rule. "
+        "Functions have such clauses too: they hold for every call, and the call is what is shown.",
         """
 attention blocks(const window: int = 4, const stride: int = 8) {
     require stride <= window, "stride exceeds window"

@@ -16,6 +16,11 @@ class Note:
     span: Span
     text: str
 
+    def to_json(self) -> dict[str, Any]:
+        """The note as plain data for `--json`."""
+        line, column = self.span.source.position(self.span.start)
+        return {"file": self.span.source.name, "line": line, "column": column, "text": self.text}
+
 
 @dataclass(frozen=True)
 class Diagnostic:
@@ -49,7 +54,7 @@ class Diagnostic:
         return {
             "code": self.code, "message": self.message, "label": self.label, "help": self.help,
             "file": self.span.source.name, "line": line, "column": column,
-            "end_line": end_line, "end_column": end_column,
+            "end_line": end_line, "end_column": end_column, "notes": [note.to_json() for note in self.notes],
         }  # fmt: skip
 
 

@@ -126,7 +126,7 @@ class _Formatter:
     def item(self, out: _Lines, item: Item, blank: bool) -> None:
         if isinstance(item, tree.AttentionBlock):
             self.attention(out, item, blank)
-        elif isinstance(item, tree.Function) and item.lets:
+        elif isinstance(item, tree.Function) and item.statements:
             self.function(out, item, 0, blank)
         else:
             doc = printer.use(item) if isinstance(item, tree.Use) else printer.clause(item)
@@ -144,8 +144,8 @@ class _Formatter:
         blank = self.above(out, node, indent, blank)
         out.add(self.simple(printer.function_head(node), indent) + " {", blank)
         body = _Lines(out.lines)
-        for let in node.lets:
-            self.place(body, let, self.simple(printer.clause(let), indent + 4), indent + 4, False)
+        for statement in node.statements:
+            self.place(body, statement, self.simple(printer.clause(statement), indent + 4), indent + 4, False)
         value = join("return ", printer.expression(node.value))
         self.place(body, _returned(node, self.starts, self.text), self.simple(value, indent + 4), indent + 4, False)
         self.rest(body, node.span.stop, indent + 4)
@@ -156,7 +156,7 @@ class _Formatter:
         self.head(out, node, blank)
         body = _Lines(out.lines)
         for clause in node.clauses:
-            if isinstance(clause, tree.Function) and clause.lets:
+            if isinstance(clause, tree.Function) and clause.statements:
                 self.function(body, clause, 4, False)
             else:
                 self.place(body, clause, self.simple(printer.clause(clause), 4), 4, False)
@@ -192,7 +192,7 @@ class _Formatter:
 
 
 def _is_block(item: Item) -> bool:
-    return isinstance(item, tree.AttentionBlock) or (isinstance(item, tree.Function) and bool(item.lets))
+    return isinstance(item, tree.AttentionBlock) or (isinstance(item, tree.Function) and bool(item.statements))
 
 
 def _returned(node: tree.Function, starts: list[int], text: str) -> tree.Node:

@@ -97,7 +97,10 @@ def program_from_text(text: str, name: str = "<text>", folder: Path | None = Non
     loader = _Loader(folder.resolve() if folder is not None else None, folder)
     if lone:
         at = Span(source, lone.start(), lone.end())
-        loader.found.append(Diagnostic("E0102", "the text is not valid Unicode", at, "half of a surrogate pair"))
+        # what `surrogateescape` makes of a byte that is not UTF-8
+        byte = ord(lone.group()) - 0xDC00
+        what = f"byte 0x{byte:02X} is not UTF-8" if 0x80 <= byte <= 0xFF else "half of a surrogate pair"
+        loader.found.append(Diagnostic("E0102", "the text is not valid Unicode", at, what))
         return Program(empty_file(source), Scope(source), tuple(loader.found))
     file, scope = loader.load(source, None)
     return Program(file, scope, tuple(loader.found))

@@ -157,9 +157,9 @@ class Parser(ExpressionParser):
             help = f"take another name, such as `{name.value}_`"
             self.report("E0113", message, self.span(name, name), "kept for a later version", help)
         parameters = self.listed("(", lambda: self.name("a parameter"), "a parameter", empty=True)
-        lets: list[tree.Let] = []
+        statements: list[tree.Statement] = []
         if self.at_symbol("{"):
-            value = self.function_block(lets)
+            value = self.function_block(kind, statements)
         elif self.at_symbol("="):
             self.advance()
             value = self.whole_expression("a declaration" if kind == "fn" else "a clause")
@@ -171,29 +171,31 @@ class Parser(ExpressionParser):
             raise self.unexpected("`=` or `{`")
         span = self.span(first)
         return tree.Function(
-            kind, str(name.value), tuple(str(p.value) for p in parameters), tuple(lets), value, span=span,
+            kind, str(name.value), tuple(str(p.value) for p in parameters), tuple(statements), value, span=span,
             name_span=self.span(name, name), parameter_spans=tuple(self.span(p, p) for p in parameters),
         )  # fmt: skip
 
-    def function_block(self, lets: list[tree.Let]) -> tree.TreeExpr:
-        """`{ let ... return expr }`. After errors inside, the block is read to its end and then fails."""
+    def function_block(self, kind: Lit["fn", "feature"], statements: list[tree.Statement]) -> tree.TreeExpr:
+        """`{ let ... require ... return expr }`. After errors inside, the block is read to its end and then fails."""
         opening = self.advance()
         values: list[tree.TreeExpr] = []
         broken = False
         returned = False
+        # after a feature's `return` a `require` is the next clause: then `}` is missing
+        inside = ("let", "require") if kind == "fn" else ("let",)
         while not self.at_symbol("}"):
             if self.token.kind is Kind.END or self.at_word(*TOP_WORDS) or (
-                returned and self.at_starter and not self.at_word("let")
+                returned and self.at_starter and not self.at_word(*inside)
             ):  # fmt: skip
                 at = self.span(opening, opening)
                 raise self.fail("E0111", "`{` is never closed", at, "expected `}` after `return`")
             at = self.index
             try:
-                if returned and self.at_word("let", "return"):
+                if returned and self.at_word(*inside, "return"):
                     self.report("E0117", f"`{self.token.value}` after `return`", self.here(), "`return` ends the block")
                     broken = True
                 returned = returned or self.at_word("return")
-                self.statement(lets, values)
+                self.statement(statements, values)
             except Stop:
                 raise
             except Fail:
@@ -209,17 +211,19 @@ class Parser(ExpressionParser):
                             "expected `return` before this")  # fmt: skip
         return values[0]
 
-    def statement(self, lets: list[tree.Let], values: list[tree.TreeExpr]) -> None:
+    def statement(self, statements: list[tree.Statement], values: list[tree.TreeExpr]) -> None:
         if self.at_word("let"):
-            lets.append(self.let())
+            statements.append(self.let())
+        elif self.at_word("require"):
+            statements.append(self.require())
         elif self.at_word("return"):
             self.advance()
             values.append(self.whole_expression("`}`"))
         elif self.at_starter:
             raise self.fail("E0118", f"`{self.token.value}` stands inside a function", self.here(),
-                            "expected `let`, `return` or `}`")  # fmt: skip
+                            "expected `let`, `require`, `return` or `}`")  # fmt: skip
         else:
-            raise self.unexpected("`let`, `return` or `}`", ("let", "return"))
+            raise self.unexpected("`let`, `require`, `return` or `}`", ("let", "require", "return"))
 
     def skip_in_block(self) -> None:
         while self.token.kind is not Kind.END and not self.at_symbol("}") and not self.at_starter:

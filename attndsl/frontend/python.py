@@ -8,7 +8,7 @@ The mapping, so that both front ends give equal trees:
 | `x = e` | `let x = e` |
 | `video = grid("video(t, y, x)")` | `grid video(t, y, x)` |
 | `assert c, "message"` | `require c, "message"` |
-| `def phi(x): return e` | `feature phi(x) = e` |
+| `def phi(x): return e` | `feature phi(x) = e`; `assert` inside is its `require` |
 | `score(e)`, `mask(e)`, `weight(e)`, `output(e)` | the clause |
 | `return softmax(e, where=m)` | `score e`, `mask m` |
 | `return weight(e, where=m)`, `return e` | `mask m`, `weight e` |
@@ -223,13 +223,8 @@ class _Reader:
                 self._assign(target, value, span)
             case ast.AnnAssign(target=target, value=ast.expr() as value):
                 self._assign(target, value, span)
-            case ast.Assert(test=test, msg=message):
-                text = message.value if isinstance(message, ast.Constant) else ""
-                if message is not None and not isinstance(text, str):
-                    text = ""
-                if message is not None and not text:
-                    self.report("E0805", "the message of `assert` is a text", self.place.span(message))
-                self.clauses.append(tree.RequireClause(self.expressions.expression(test), str(text), span=span))
+            case ast.Assert():
+                self.clauses.append(self._require(node, span))
             case ast.Expr(value=ast.Call() as call):
                 self._clause(call, span)
             case ast.FunctionDef():
@@ -238,6 +233,13 @@ class _Reader:
                 pass
             case _:
                 self._unsupported(node, span)
+
+    def _require(self, node: ast.Assert, span: Span) -> tree.RequireClause:
+        message = node.msg
+        text = message.value if isinstance(message, ast.Constant) and isinstance(message.value, str) else ""
+        if message is not None and not text:
+            self.report("E0805", "the message of `assert` is a text", self.place.span(message))
+        return tree.RequireClause(self.expressions.expression(node.test), text, span=span)
 
     def _unsupported(self, node: ast.stmt, span: Span) -> None:
         word = span.text.split()[0].rstrip(":(") if span.text.split() else ""
@@ -304,7 +306,7 @@ class _Reader:
             self.report("E0805", f"`{node.name}` takes plain parameters only", self.place.name_span(node))
         parameters = tuple(a.arg for a in (*args.posonlyargs, *args.args))
         self.expressions.known.update(parameters)
-        lets: list[tree.Let] = []
+        statements: list[tree.Statement] = []
         value: tree.TreeExpr | None = None
         for i, statement in enumerate(node.body):
             at = self.place.span(statement)
@@ -313,19 +315,21 @@ class _Reader:
                     value = self.expressions.expression(returned)
                 case ast.Assign(targets=[ast.Name(id=name) as target], value=assigned):
                     inner = self.expressions.expression(assigned)
-                    lets.append(tree.Let(name, inner, span=at, name_span=self.place.span(target)))
+                    statements.append(tree.Let(name, inner, span=at, name_span=self.place.span(target)))
                     self.expressions.known.add(name)
+                case ast.Assert():
+                    statements.append(self._require(statement, at))
                 case _ if i == 0 and _is_docstring(statement):
                     pass
                 case _:
-                    self.report("E0805", f"`{node.name}` holds assignments and one `return`, at its end", at)
+                    self.report("E0805", f"`{node.name}` holds assignments, `assert` and one `return`, at its end", at)
         self.expressions.known = outer
         if value is None:
             if not self.expressions.found:
                 self.report("E0805", f"`{node.name}` returns nothing", self.place.name_span(node))
             return
         name_span = self.place.name_span(node)
-        made = tree.Function("feature", node.name, parameters, tuple(lets), value, span=span, name_span=name_span)
+        made = tree.Function("feature", node.name, parameters, tuple(statements), value, span=span, name_span=name_span)
         self.clauses.append(made)
         self.expressions.functions.add(node.name)
 

@@ -130,16 +130,35 @@ class Parameter(Node):
 
 
 @dataclass(frozen=True)
+class RequireClause(Node):
+    """`require stride <= window, "stride exceeds window"`; the message may be empty."""
+
+    condition: TreeExpr
+    message: str
+
+
+Statement = Let | RequireClause
+
+
+@dataclass(frozen=True)
 class Function(Node):
-    """`fn` (closed) or `feature` (sees the attention's parameters): lets, then the value."""
+    """`fn` (closed) or `feature` (sees the attention's parameters): lets and preconditions, then the value."""
 
     kind: Lit["fn", "feature"]
     name: str
     parameters: tuple[str, ...]
-    lets: tuple[Let, ...]
+    statements: tuple[Statement, ...]
     value: TreeExpr
     name_span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
     parameter_spans: tuple[Span, ...] = field(default=(), compare=False, repr=False, kw_only=True)
+
+    @property
+    def lets(self) -> tuple[Let, ...]:
+        return tuple(s for s in self.statements if isinstance(s, Let))
+
+    @property
+    def requires(self) -> tuple[RequireClause, ...]:
+        return tuple(s for s in self.statements if isinstance(s, RequireClause))
 
 
 @dataclass(frozen=True)
@@ -155,12 +174,6 @@ class GridSegment(Node):
 class Grid(Node):
     side: Lit["both", "q", "k"]
     segments: tuple[GridSegment, ...]
-
-
-@dataclass(frozen=True)
-class RequireClause(Node):
-    condition: TreeExpr
-    message: str
 
 
 @dataclass(frozen=True)

@@ -66,12 +66,45 @@ class Space:
 
 
 @dataclass(frozen=True)
+class Named:
+    """A number that a message shows: its name in a function, and what it is outside (`window[1]`, `size of y`).
+    A tuple has several parts."""
+
+    name: str
+    parts: tuple[Expr, ...]
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Precondition:
+    """A `require` of a function as written, and what its names stood for in the call.
+
+    `place` is where it was written, NOWHERE inside the standard library; `body` is the whole function.
+    """
+
+    function: str
+    text: str
+    values: tuple[Named, ...] = ()
+    place: Span = NOWHERE
+    body: Span = NOWHERE
+
+
+@dataclass(frozen=True)
 class Require:
-    """A condition on consts, scalars and sizes that a call must satisfy."""
+    """A condition on consts, scalars, sizes and extents that a call must satisfy. `span` is the condition, or the call
+    of the function that requires it (`of`)."""
 
     condition: Expr
     message: str
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+    of: Precondition | None = field(default=None, compare=False, repr=False)
+
+    def map(self, rule: Callable[[Expr], Expr]) -> Require:
+        """The same condition with its expressions passed through `rule`."""
+        of = self.of
+        if of is not None:
+            of = replace(of, values=tuple(replace(v, parts=tuple(map(rule, v.parts))) for v in of.values))
+        return replace(self, condition=rule(self.condition), of=of)
 
 
 @dataclass(frozen=True)
@@ -123,7 +156,7 @@ class Attention:
             score=rule(self.score),
             weight=None if self.weight is None else rule(self.weight),
             output=None if self.output is None else rule(self.output),
-            requires=tuple(replace(r, condition=rule(r.condition)) for r in self.requires),
+            requires=tuple(r.map(rule) for r in self.requires),
             params=tuple(
                 replace(p, shape=tuple(rule(e) for e in p.shape)) if isinstance(p, Input) else p for p in self.params
             ),

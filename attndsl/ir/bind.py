@@ -18,6 +18,7 @@ from attndsl.ir.expr import Expr, Literal, Load, Op, ParamRef, rewrite, walk
 from attndsl.ir.passes.boolean import boolean_node
 from attndsl.ir.passes.fold import DIVISIONS, fold_node
 from attndsl.ir.passes.select import select_node
+from attndsl.ir.precondition import broken
 from attndsl.ir.types import Kind, Type
 
 LIMIT = 2**31
@@ -115,19 +116,42 @@ def _literal(const: Const, component: int | None, kind: Type, span: Span) -> Lit
 
 
 def _failed(attention: Attention, bound: Attention, consts: Mapping[str, Const]) -> Iterator[Diagnostic]:
-    for written, decided in zip(attention.requires, bound.requires, strict=True):
-        if isinstance(decided.condition, Literal) and not decided.condition.value:
+    wrong = [
+        (written, decided)
+        for written, decided in zip(attention.requires, bound.requires, strict=True)
+        if isinstance(decided.condition, Literal) and not decided.condition.value
+    ]
+    # what the attention requires itself says it better than the functions that it calls
+    own = [w for w in wrong if w[1].of is None] or wrong
+    seen: set[tuple[Span, str]] = set()
+    for written, decided in own:
+        if decided.of is not None:
+            # one axis of a tuple is enough
+            if (decided.span, decided.of.text) in seen:
+                continue
+            seen.add((decided.span, decided.of.text))
+            yield broken(decided, decided.of)
+        else:
             yield Diagnostic(REQUIREMENT, written.message or "a requirement is not met", written.span,
                              label=_involved(written.condition, consts) or "this is false")  # fmt: skip
 
 
 def _zero_divisors(attention: Attention, bound: Attention, consts: Mapping[str, Const]) -> Iterator[Diagnostic]:
     written = [n for e in expressions(attention) for n in walk(e) if isinstance(n, Op) and n.op in DIVISIONS]
+    # what a function computes for arguments that it refuses is no second mistake
+    refused = [
+        span
+        for r in bound.requires
+        if r.of is not None and isinstance(r.condition, Literal) and not r.condition.value
+        for span in (r.span, r.of.body)
+    ]
     seen: set[tuple[str, int, int]] = set()
     for expr in expressions(bound):
         for node in walk(expr):
             place = (node.span.source.name, node.span.start, node.span.stop)
             if not isinstance(node, Op) or node.op not in DIVISIONS or place in seen:
+                continue
+            if any(_lies_in(node.span, span) for span in refused):
                 continue
             divisor = node.args[1]
             if isinstance(divisor, Literal) and divisor.value == 0:
@@ -136,6 +160,10 @@ def _zero_divisors(attention: Attention, bound: Attention, consts: Mapping[str, 
                 values = ", ".join(dict.fromkeys(filter(None, (_involved(d, consts) for d in same))))
                 word = "modulo" if node.op == "mod" else "division"
                 yield Diagnostic(DIVISION_BY_ZERO, f"{word} by a constant zero", node.span, label=values)
+
+
+def _lies_in(inner: Span, outer: Span) -> bool:
+    return inner.source is outer.source and outer.start <= inner.start and inner.stop <= outer.stop
 
 
 def expressions(attention: Attention) -> Iterator[Expr]:

@@ -157,6 +157,11 @@ class Evaluator:
                 return torch.where(c, a, b)
             case Op(op="div") if mentions(e.args[1], lambda n: isinstance(n, Reduce | Count)):
                 return self.quotient(e, active)
+            case Op(op="div"):
+                # 1 rather than 0 below: what stands above may be a vector of one side, whose gradient is not cut
+                above, below = (self.value(a, active).to(self.dtype) for a in e.args)
+                above, below, at = align(cut(above, active), below, active)
+                return above / torch.where(at, below, torch.ones_like(below))
             case Op():
                 return apply(e, [cut(self.value(a, active), active) for a in e.args], self.dtype)
             case _:

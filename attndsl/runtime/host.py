@@ -9,6 +9,7 @@ from functools import lru_cache
 from attndsl.ir.attention import Attention
 from attndsl.ir.evaluate import Env, UnboundError, evaluate
 from attndsl.ir.expr import Expr, Extent, Literal, Op, ParamRef, Size, walk
+from attndsl.ir.precondition import said, with_values
 from attndsl.ir.types import INT, Type
 from attndsl.runtime.names import show_dim
 
@@ -53,6 +54,9 @@ def check_conditions(attention: Attention, facts: Facts) -> None:
             holds = bool(evaluate(require.condition, env))
         except UnboundError:
             continue
+        if not holds and require.of is not None:
+            text = said(require, require.of)
+            raise ValueError(f"{attention.name}: {text}{with_values(require.of, env)}")
         if not holds:
             text = require.condition.span.text or require.message
             message = f"{require.message} (required: {text})" if require.message else f"required: {text}"

@@ -70,11 +70,13 @@ class Runner:
         return self._kernels[backend]
 
     def plan(self, call: Call, tiling: Tiling | None = None) -> Plan:
-        """The plan of a call, from the recent ones if its problem is among them."""
+        """The plan of a call, from the recent ones if its problem is among them. ValueError for a `decay` whose mask
+        does not imply k <= q."""
         from attndsl.schedule.build import build
+        from attndsl.schedule.causal import check_decay
 
-        def make(problem: Problem) -> Plan:
-            tile = None if tiling is None else tiling.tile(self.simplified, problem)
-            return build(self.simplified, problem, tile)
+        def checked(problem: Problem) -> Plan:
+            check_decay(self.simplified, problem)
+            return build(self.simplified, problem, None if tiling is None else tiling.tile(self.simplified, problem))
 
-        return self._plans.get(call.problem, make, tiling)
+        return self._plans.get(call.problem, checked, tiling)

@@ -173,6 +173,23 @@ def row_tiles(solved: SolvedAxis, box: int) -> tuple[RowTiles, Longs, Longs]:
     return RowTiles(axis.row, start, stop, given, columns, axis.tables, axis.sorted_tables), residue, column_residue
 
 
+def sampled_rows(solved: SolvedAxis, size: int, most_rows: int) -> tuple[RowTiles, Longs, float]:
+    """Single rows of evenly spaced blocks of `size`, the block of each, and blocks of the axis per sampled block."""
+    blocks, _, _ = row_tiles(solved, size)
+    most = most_rows // size
+    chosen = np.arange(blocks.count)
+    if blocks.count > most:
+        chosen = np.linspace(0, blocks.count - 1, most).astype(np.int64)
+    lengths = (blocks.stop - blocks.start)[chosen]
+    block = np.repeat(np.arange(len(chosen)), lengths)
+    nth = np.arange(len(block)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    start = blocks.start[chosen][block] + nth
+    columns = blocks.columns if isinstance(blocks.columns, int) else blocks.columns[chosen][block]
+    given = {n: v[chosen][block] for n, v in blocks.given.items()}
+    rows = RowTiles(blocks.row, start, start + 1, given, columns, blocks.tables, blocks.rising)
+    return rows, block, blocks.count / max(len(chosen), 1)
+
+
 def axis_ranges(
     solved: SolvedAxis, row_box: int, column_box: int, *, enumerate_rows: bool = False
 ) -> tuple[AxisRanges, bool]:

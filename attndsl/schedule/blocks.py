@@ -87,9 +87,10 @@ def _in_runs(rows: Raster, columns: Raster, row: Longs, column: Longs, kind: npt
 def sampled_share(mask: Expr, rows: Raster, columns: Raster, tables: Mapping[str, RangeTable]) -> tuple[float, float]:
     """The share of boxes that may hold a visible pair, and of those that surely hold no other; from a sample."""
     total = rows.total * columns.total
-    pair = np.arange(total)
     if total > SAMPLE:
         pair = np.random.default_rng(0).integers(0, total, SAMPLE)
+    else:
+        pair = np.arange(total)
     row, column = pair // columns.total, pair % columns.total
     sure, maybe = _bounds(mask, rows, columns, row, column, tables)
     return float(maybe.mean()), float((sure & maybe & _whole(columns, column)).mean())
@@ -121,9 +122,10 @@ def _descend(
             order = np.argsort(row * columns.total + column)
             return row[order], column[order], sure[order]
         level -= 1
-        row, column, sure = _halved(row, column, sure, here_rows, here_columns, rows, columns, level)
-        if len(row) > MOST_BOXES:
+        everything = _coarser(rows, level).total * _coarser(columns, level).total
+        if min(len(row) << (len(rows.box) + len(columns.box)), everything) > MOST_BOXES:
             return None
+        row, column, sure = _halved(row, column, sure, here_rows, here_columns, rows, columns, level)
 
 
 def _coarser(raster: Raster, level: int) -> Raster:

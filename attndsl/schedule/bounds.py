@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from attndsl.ir.attention import Attention
 from attndsl.ir.evaluate import Env, evaluate
 from attndsl.ir.expr import Expr
-from attndsl.schedule.axis import SolvedAxis, row_tiles
+from attndsl.schedule.axis import SolvedAxis, sampled_rows
 from attndsl.schedule.classes import classes
 from attndsl.schedule.piece import Analysed, analyse
 from attndsl.schedule.plan import Bounds, TilePass, row_tile_count
@@ -18,6 +17,7 @@ from attndsl.schedule.problem import Problem
 from attndsl.schedule.rows import touched
 from attndsl.schedule.space import pairs
 
+BLOCK = 32
 MOST_ROWS = 1 << 14
 MOST_PAIRS = 1 << 22
 
@@ -39,7 +39,7 @@ def plan_bounds(attention: Attention, problem: Problem, sweep: TilePass, total: 
 def visible_share(attention: Attention, problem: Problem) -> float | None:
     """Visible pairs over all pairs, averaged over the distinct batch and head classes.
 
-    Long axes are sampled at evenly spaced rows; None where the mask is not solved and has too many pairs to look at.
+    Of long axes evenly spaced rows are counted; None where the mask is not solved and has too many pairs to look at.
     """
     visible, everything = 0.0, 0.0
     for pair in pairs(attention, problem):
@@ -62,14 +62,9 @@ def _separate_share(found: Analysed) -> float:
 
 
 def _axis_share(solved: SolvedAxis) -> float:
-    tiles, _, _ = row_tiles(solved, 1)
-    if tiles.count > MOST_ROWS:
-        at = np.linspace(0, tiles.count - 1, MOST_ROWS).astype(np.int64)
-        columns = tiles.columns if isinstance(tiles.columns, int) else tiles.columns[at]
-        given = {n: v[at] for n, v in tiles.given.items()}
-        tiles = replace(tiles, start=tiles.start[at], stop=tiles.stop[at], given=given, columns=columns, known={})
-    seen = touched(solved.visible, tiles, 1)
-    return float((seen.hi - seen.lo).sum()) / (tiles.count * solved.axis.columns)
+    rows, _, _ = sampled_rows(solved, BLOCK, MOST_ROWS)
+    seen = touched(solved.visible, rows, 1)
+    return float((seen.hi - seen.lo).sum()) / (rows.count * solved.axis.columns)
 
 
 def _looked_share(found: Analysed) -> float | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from attndsl.ir.evaluate import Env, evaluate
 from attndsl.ir.expr import Expr, Literal, Load, Op, ParamRef, Search, walk
@@ -111,10 +112,18 @@ def _node_bounds(node: Expr, known: Mapping[Expr, Bounds], boxes: Boxes) -> Boun
         return low, high
     if isinstance(node, Op) and node.op in _RULES and all(c.type.is_number for c in node.children):
         low, high = _RULES[node.op](node, args)
-        if node.type.kind is Kind.FLOAT:
-            return np.where(np.isnan(low), -_INF, low), np.where(np.isnan(high), _INF, high)
-        return low, high
+        return _real(node, args, low, high) if node.type.kind is Kind.FLOAT else (low, high)
     return _anything(node)
+
+
+def _real(node: Op, args: list[Bounds], low: Array, high: Array) -> Bounds:
+    """Bounds from -inf to inf say that a value may be NaN, and then so may be what is computed from it."""
+    wild: npt.NDArray[np.bool_] = np.logical_or(np.isnan(low), np.isnan(high))
+    if node.op != "select":
+        for child, (a, b) in zip(node.args, args, strict=True):
+            if child.type.kind is Kind.FLOAT:
+                wild = np.logical_or(wild, np.logical_and(np.equal(a, -_INF), np.equal(b, _INF)))
+    return np.where(wild, -_INF, low), np.where(wild, _INF, high)
 
 
 _HOLE = ParamRef(INT, "#")

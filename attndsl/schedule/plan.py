@@ -235,7 +235,8 @@ class TilePass:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What limits the work, as factors over dense attention: the visible pairs (None where they were not counted)
+    """What limits the work, as factors over dense attention: the visible pairs (counted in evenly spaced rows
+    where there are many, None where they were not counted)
     and the area of the visited tiles; and boxes of the mean and the worst row tile of the forward pass."""
 
     dense_over_pairs: float | None

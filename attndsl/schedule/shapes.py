@@ -12,12 +12,12 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from attndsl.schedule.axis import SolvedAxis, row_tiles
+from attndsl.schedule.axis import SolvedAxis, sampled_rows
 from attndsl.schedule.blocks import Raster, sampled_share
 from attndsl.schedule.decide import range_tables
 from attndsl.schedule.piece import Analysed, Shape
 from attndsl.schedule.place import estimate
-from attndsl.schedule.rows import Longs, RowTiles, Touched, merged, touched
+from attndsl.schedule.rows import Longs, Touched, merged, touched
 
 SIDES = (128, 64)
 """Positions per box that kernels are written for."""
@@ -146,7 +146,7 @@ class _AxisCounts:
     @staticmethod
     def make(solved: SolvedAxis, row_boxes: Longs, column_boxes: Longs) -> _AxisCounts:
         """Count with the intervals of single rows, joined into tiles of every size."""
-        rows, block, scale = _sampled_rows(solved)
+        rows, block, scale = sampled_rows(solved, SIDES[0], MOST_ROWS)
         visible = touched(solved.visible, rows, SIDES[0])
         denied = touched(solved.denied, rows, SIDES[0])
         visited = np.zeros((len(row_boxes), len(column_boxes)))
@@ -164,20 +164,3 @@ class _AxisCounts:
 
 def _joined(intervals: Touched, number: Longs) -> Touched:
     return Touched(*merged(number[intervals.tile], intervals.lo, intervals.hi), intervals.exact)
-
-
-def _sampled_rows(solved: SolvedAxis) -> tuple[RowTiles, Longs, float]:
-    """Single rows of evenly spaced blocks of 128, the block of each, and rows of the axis per sampled row."""
-    blocks, _, _ = row_tiles(solved, SIDES[0])
-    most = MOST_ROWS // SIDES[0]
-    chosen = np.arange(blocks.count)
-    if blocks.count > most:
-        chosen = np.linspace(0, blocks.count - 1, most).astype(np.int64)
-    lengths = (blocks.stop - blocks.start)[chosen]
-    block = np.repeat(np.arange(len(chosen)), lengths)
-    nth = np.arange(len(block)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    start = blocks.start[chosen][block] + nth
-    columns = blocks.columns if isinstance(blocks.columns, int) else blocks.columns[chosen][block]
-    given = {n: v[chosen][block] for n, v in blocks.given.items()}
-    rows = RowTiles(blocks.row, start, start + 1, given, columns, blocks.tables, blocks.rising)
-    return rows, block, blocks.count / max(len(chosen), 1)

@@ -7,18 +7,21 @@ from attndsl.ir.infix import infix
 from attndsl.ir.types import INT
 from attndsl.schedule.axis import COLUMN_RESIDUE, ROW_RESIDUE, SolvedAxis
 from attndsl.schedule.formula import Conjunct
-from attndsl.schedule.piece import Analysed
+from attndsl.schedule.piece import Analysed, dense
 
 MOST_CLASSES = 4
 MOST_CONJUNCTS = 6
 
 
-def closed_forms(items: tuple[Analysed, ...]) -> list[str]:
-    """One line per class and axis that has a condition of its own."""
+def closed_forms(items: tuple[Analysed, ...], *, named: bool) -> list[str]:
+    """One line per class and axis that has a condition of its own; with `named` also the pair of segments."""
     lines: list[str] = []
+    where = f" ({items[0].rows.segment} x {items[0].columns.segment})" if named else ""
     for item in items[:MOST_CLASSES]:
         for axis in item.separated.axes:
-            lines += _axis(axis)
+            lines += [line + where for line in _axis(axis)]
+    if named and not lines and all(dense(i) for i in items):
+        lines.append("every key" + where)
     if len(items) > MOST_CLASSES:
         lines.append(f"... {len(items)} classes of batches and heads in all")
     return lines

@@ -12,6 +12,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
+BYTECODE = ROOT / ".pytest_cache" / "bytecode"
+"""An installed package has its bytecode at hand; so has the command here, whatever the environment says."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Result:
 def attndsl(*arguments: object, stdin: str | bytes = b"", cwd: Path | None = None) -> Result:
     """Run the command. A Python traceback fails the test at once."""
     data = stdin.encode() if isinstance(stdin, str) else stdin
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(BYTECODE)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
         [sys.executable, "-m", "attndsl", *map(str, arguments)],
         input=data, capture_output=True, cwd=cwd or ROOT, env=environment, timeout=300, check=False,

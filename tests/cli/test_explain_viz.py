@@ -91,7 +91,7 @@ def test_no_torch_where_no_tensor_is_needed() -> None:
         (["explain", WINDOW, "--shape", "H=3,Hkv=2"], "not a multiple"),
         (["explain", WINDOW, "--set", "slope=1"], "slope is an input"),
         (["explain", WINDOW, "--set", "strength=true"], "takes one float"),
-        (["explain", WINDOW, "--name", "alibi"], "did you mean alibi_window?"),
+        (["explain", WINDOW, "--name", "alibi_windw"], "did you mean alibi_window?"),
         (["viz", WINDOW], "Missing option"),
         (["viz", WINDOW, "-o", "out.jpg"], "must end in .svg or .png"),
         (["viz", WINDOW, "-o", "out"], "must end in .svg or .png"),
@@ -128,3 +128,9 @@ def test_viz_writes_whole_files(tmp_path: Path) -> None:
 def test_every_example_explains_and_draws_without_arguments(file: Path, tmp_path: Path) -> None:
     assert main(["explain", str(file)]) == 0
     assert main(["viz", str(file), "-o", str(tmp_path / "a.svg")]) == 0
+
+
+def test_one_of_several_is_picked_by_name() -> None:
+    text = "attention a { mask k <= q } attention b { mask k < q }"
+    assert "pick one with --name: a, b" in one_line(attndsl("explain", "-", stdin=text))
+    assert attndsl("explain", "-", "--name", "b", "--json", stdin=text).json["attention"] == "b"

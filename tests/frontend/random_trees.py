@@ -56,19 +56,19 @@ messages = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cf", 
     lambda t: t + '\n\t"\\'
 )
 lets = st.builds(tree.Let, names, expressions)
+requires = st.builds(tree.RequireClause, expressions, st.one_of(st.just(""), messages))
+statements = st.lists(st.one_of(lets, requires), max_size=3).map(tuple)
 
 
 def _functions(kind: str) -> st.SearchStrategy[tree.Function]:
     parameters = st.lists(st.one_of(names, positions), max_size=4).map(tuple)
-    return st.builds(
-        tree.Function, st.just(kind), names, parameters, st.lists(lets, max_size=2).map(tuple), expressions
-    )
+    return st.builds(tree.Function, st.just(kind), names, parameters, statements, expressions)
 
 
 clauses = st.one_of(
     lets,
     _functions("feature"),
-    st.builds(tree.RequireClause, expressions, st.one_of(st.just(""), messages)),
+    requires,
     st.builds(tree.Rewrite, st.sampled_from(["score", "mask", "weight", "output"]), expressions),
     st.builds(
         tree.Grid,

@@ -64,10 +64,10 @@ def test_a_wrong_body_is_reported_once_however_often_it_is_called():
 def test_the_library_is_never_blamed():
     (one,) = found("use masks (neighborhood)\nattention a { mask neighborhood(q, k, s > 0, 3, 1, 1, false) }")
     assert one.code == "E0402"
-    (one,) = found("use masks (neighborhood)\nattention a { mask neighborhood(q, k, 8, 3, 1, 0, false) }")
+    (one,) = found("use masks (swin_wrapped)\nattention a { mask swin_wrapped(q, k, 0, 4, 2) }")
     assert one.code == "E0701"
-    assert one.span.text == "neighborhood(q, k, 8, 3, 1, 0, false)"
-    assert "neighborhood" in one.message and "d: an int" in one.help
+    assert one.span.text == "swin_wrapped(q, k, 0, 4, 2)"
+    assert "swin_wrapped" in one.message and "n: an int" in one.help
 
 
 def test_the_call_that_leads_to_an_error_is_named():

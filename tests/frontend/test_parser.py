@@ -104,6 +104,32 @@ def test_declarations():
     assert file.attentions[1].clauses == ()
 
 
+def test_preconditions_stand_among_lets():
+    (function,) = good('fn f(x) { let y = x require y > 0, "y" let z = y require z < 9 return z }').functions
+    y, z = tree.Name("y"), tree.Name("z")
+    assert function.statements == (
+        tree.Let("y", tree.Name("x")),
+        tree.RequireClause(tree.Comparison((">",), (y, Number(0))), "y"),
+        tree.Let("z", y),
+        tree.RequireClause(tree.Comparison(("<",), (z, Number(9))), ""),
+    )
+    assert [s.span.text for s in function.requires] == ['require y > 0, "y"', "require z < 9"]
+
+
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        ("fn f(x) { require x > 0 }", ["E0117"]),
+        ("fn f(x) { return x require x > 0 }", ["E0117"]),
+        ("attention a { feature f(x) { return x   require true   mask k <= q }", ["E0111"]),
+        ("fn f(x) { require x >, return x }", ["E0110"]),
+        ("fn f(x) { require x > 0, message return x }", ["E0110"]),
+    ],
+)
+def test_wrong_preconditions(text: str, codes: list[str]):
+    assert [d.code for d in parse(Source("t", text))[1]] == codes
+
+
 DESIGN = """
 attention relu2   { weight relu(s)^2 / count }
 attention sigmoid_attention(scalar bias: float) { weight sigmoid(s + bias) }

@@ -54,6 +54,16 @@ EQUIVALENT = {
             mask k <= q
             weight dot(phi(Q), phi(K)) / sum
         }""",
+    "bounded": """
+        attention bounded(const window: int = 4) {
+            feature near(d) {
+                let most = window - 1
+                require most >= 0, "no window"
+                require window <= Lk
+                return d >= 0 and d <= most
+            }
+            mask near(q - k)
+        }""",
     "joint": """
         attention joint(const window: int[3] = (3, 9, 9)) {
             grid text(m) ++ video(t, y, x)
@@ -85,7 +95,7 @@ def test_the_tree_is_that_of_the_text(name: str):
 
 
 def test_a_function_is_not_executed():
-    def burns(q, k, s, *, w=lang.const(3)):  # noqa: B008
+    def burns(q, k, s, *, w=lang.const(3)):
         return softmax(s, where=(q - k) // w == undefined(q))  # noqa: F821
 
     with pytest.raises(SpecError):

@@ -42,6 +42,8 @@ def test_keeps_values(expr: Expr, seed: int) -> None:
         ("(min q q)", "q"),
         ("(min (min q 3) 5)", "(min q 3)"),
         ("(min q (max q 5))", "q"),
+        ("(min s s)", "s"),
+        ("(min (min s 3.0) 3.0)", "(min (min s 3.0) 3.0)"),
         ("(floordiv q 1)", "q"),
         ("(mod q 1)", "0"),
         ("(floordiv (mul q 6) 3)", "(mul q 2)"),

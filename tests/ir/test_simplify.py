@@ -10,11 +10,9 @@ from random_ir import Scope, attentions, bools, floats, ints
 
 from attndsl.ir.attention import Attention
 from attndsl.ir.bind import bind
-from attndsl.ir.expr import SCORE, Expr, ParamRef, Reduce, mentions, op
-from attndsl.ir.passes.softmax import softmax
-from attndsl.ir.reader import read_attention, read_expr
+from attndsl.ir.expr import Expr, ParamRef, mentions
+from attndsl.ir.reader import read_expr
 from attndsl.ir.simplify import simplify, simplify_expr
-from attndsl.ir.types import FLOAT
 from attndsl.ir.verify import verify
 
 EXPRESSIONS = st.one_of(
@@ -64,19 +62,3 @@ def test_binds_and_verifies(attention: Attention) -> None:
 )
 def test_examples(before: str, after: str) -> None:
     assert simplify_expr(read_expr(before)) == read_expr(after)
-
-
-def test_written_softmax() -> None:
-    text = "(attention a (score (mul s 2.0)) (weight (div (exp (add s 1.0)) (sum (exp (add s 1.0))))))"
-    simple = simplify(read_attention(text))
-    assert simple.weight is None
-    assert simple.score == read_expr("(add (mul s 2.0) 1.0)")
-
-
-def test_other_weights_stay() -> None:
-    for weight in ("(div (exp s) (add 1.0 (sum (exp s))))", "(div (exp s) (sum (exp (mul 2.0 s))))", "(exp s)"):
-        attention = Attention("a", (), weight=read_expr(weight))
-        assert softmax(attention) == attention
-    nested = op("exp", op("sub", SCORE, Reduce(FLOAT, "mean", SCORE)))
-    attention = Attention("a", (), weight=op("div", nested, Reduce(FLOAT, "sum", nested)))
-    assert softmax(attention) == attention

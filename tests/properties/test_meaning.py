@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from attndsl.ir.simplify import simplify
 from hypothesis import given, note, seed
 
 from attndsl.diagnostics.source import Source
@@ -16,6 +15,7 @@ from attndsl.ir.evaluate import Env, evaluate
 from attndsl.ir.expr import Coord, Expr, Extent, Index, Member, ParamRef, Size
 from attndsl.ir.printer import print_attention
 from attndsl.ir.reader import read_attention
+from attndsl.ir.simplify import simplify
 from attndsl.ir.types import BOOL, INT, Type
 from attndsl.ir.verify import verify
 from attndsl.reference import reference, visible

@@ -5,8 +5,7 @@ from __future__ import annotations
 from attndsl.diagnostics.report import Diagnostic, Note
 from attndsl.diagnostics.source import Span
 from attndsl.frontend.check.attention import check_attention
-from attndsl.frontend.check.calls import is_library
-from attndsl.frontend.check.functions import check_functions, reachable
+from attndsl.frontend.check.functions import check_functions, is_library, reachable
 from attndsl.frontend.check.sink import Sink
 from attndsl.frontend.modules import Program
 from attndsl.ir.attention import Attention

@@ -234,9 +234,12 @@ class _Block:
         with self.checker.within(Frame(dict(feature.names), feature.scope, False, dict(feature.features))):
             unknowns: dict[str, Value] = dict.fromkeys(clause.parameters, POISON)
             self.checker.frame.names.update(unknowns)
-            for let in clause.lets:
-                self._at("let", let.value)
-                self.checker.frame.names[let.name] = POISON
+            for statement in clause.statements:
+                if isinstance(statement, tree.Let):
+                    self._at("let", statement.value)
+                    self.checker.frame.names[statement.name] = POISON
+                else:
+                    self._at("require", statement.condition)
             self._at("let", clause.value)
 
     def _require(self, clause: tree.RequireClause) -> None:
@@ -345,7 +348,7 @@ class _Block:
             self.checker.grids.q,
             self.checker.grids.k,
             self.checker.grids.shared,
-            tuple(self.requires),
+            self._requirements(),
             span=span,
         )
         roots = [e for e in (mask, score, weight, self.output) if e is not None]
@@ -353,6 +356,11 @@ class _Block:
         if len({n for root in roots for n in walk(root)}) > NODES:
             raise too_large(span)
         return made
+
+    def _requirements(self) -> tuple[Require, ...]:
+        """The attention's own conditions, then those of the functions that it calls."""
+        own = {r.condition for r in self.requires}
+        return (*self.requires, *(r for r in self.checker.requires.values() if r.condition not in own))
 
     def _resolved(self, root: Expr, scores: list[Expr]) -> Expr:
         """The expression with each version of the score replaced."""

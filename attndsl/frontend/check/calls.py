@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attndsl.diagnostics.source import Source
 from attndsl.frontend import tree
-from attndsl.frontend.check import functions, grids, names, vectors
+from attndsl.frontend.check import functions, grids, names, preconditions, vectors
 from attndsl.frontend.check.build import MismatchError, require_numbers
 from attndsl.frontend.check.frame import NAMES, WHY, Caller, Frame, forbidden
 from attndsl.frontend.check.values import (
@@ -25,11 +24,6 @@ from attndsl.ir.types import BOOL, Kind
 
 if TYPE_CHECKING:
     from attndsl.frontend.check.expression import Checker
-
-
-def is_library(source: Source) -> bool:
-    """Whether a source is part of the standard library."""
-    return source.name.startswith("std/")
 
 
 def call(checker: Checker, node: tree.Call) -> Value:
@@ -104,14 +98,22 @@ def inline(checker: Checker, target: Definition | Feature, arguments: Sequence[V
     shown = ", ".join(f"{p}: {describe(a)}" for p, a in bound.items())
     caller = Caller(node.function, node.span, shown) if outer.at is None else outer.caller
     closed = isinstance(target, Definition)
-    at = outer.at or (node.span if closed and is_library(target.scope.source) else None)
+    at = outer.at or (node.span if closed and functions.is_library(target.scope.source) else None)
     if isinstance(target, Feature):
         frame = Frame({**target.names, **bound}, target.scope, False, dict(target.features), caller, at)
     else:
         frame = Frame(bound, target.scope, True, {}, caller, at)
     with checker.within(frame):
-        for let in function.lets:
-            frame.names[let.name] = checker.value(let.value)
+        for statement in function.statements:
+            if isinstance(statement, tree.Let):
+                frame.names[statement.name] = checker.value(statement.value)
+                continue
+            required = preconditions.condition(checker, statement)
+            with checker.within(outer):
+                good = preconditions.keep(checker, target, frame, node, statement, required)
+            if not good:
+                checker.memo[key] = POISON
+                return POISON
         value = checker.value(function.value)
     checker.memo[key] = value
     return value

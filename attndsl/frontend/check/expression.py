@@ -28,6 +28,7 @@ from attndsl.frontend.check.values import (
     score_version,
 )  # fmt: skip
 from attndsl.frontend.limits import LITERAL
+from attndsl.ir.attention import Require
 from attndsl.ir.expr import Count, Expr, Index, Literal, Load, Size
 from attndsl.ir.expr import Value as IrValue
 from attndsl.ir.types import BOOL, FLOAT, INT, Kind, Type
@@ -62,6 +63,10 @@ class Checker:
         self.place: Place = "let"
         self.numerators: list[Value] = []
         self.memo: dict[tuple[int, Place, tuple[Value, ...]], Value] = {}
+        self.requires: dict[tuple[Expr, str], Require] = {}
+        """What the functions that were called require, each once."""
+        self.deferred = False
+        """Whether what a value is made of is looked at later, in what is made of it."""
         self._depth = 0
 
     # Reporting
@@ -200,7 +205,7 @@ class Checker:
     def visible(self, value: Value, name: str, node: tree.Node) -> Value:
         """The value, unless the clause at hand may not look at it."""
         wrong = self.uses.of(value) & forbidden(self.place)
-        if not wrong or self.frame.closed:
+        if not wrong or self.frame.closed or self.deferred:
             return value
         used = sorted(wrong)[0]
         through = "" if used == name or used == "tensor" else f" (it is made of `{used}`)"

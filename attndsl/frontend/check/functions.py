@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from attndsl.diagnostics.source import Span
+from attndsl.diagnostics.source import Source, Span
 from attndsl.frontend import tree
 from attndsl.frontend.check import names
 from attndsl.frontend.check.sink import Sink
 from attndsl.frontend.library import library_functions
 from attndsl.frontend.modules import Definition, Scope
+
+
+def is_library(source: Source) -> bool:
+    """Whether a source is part of the standard library."""
+    return source.name.startswith("std/")
 
 
 def parts(node: tree.TreeExpr) -> tuple[tree.TreeExpr, ...]:
@@ -44,9 +49,14 @@ def expressions(root: tree.TreeExpr) -> Iterator[tree.TreeExpr]:
         stack.extend(reversed(parts(node)))
 
 
+def content(statement: tree.Statement) -> tree.TreeExpr:
+    """The expression of a let or a precondition."""
+    return statement.value if isinstance(statement, tree.Let) else statement.condition
+
+
 def calls_of(function: tree.Function) -> Iterator[tree.Call]:
     """Every call in a function's body."""
-    for value in (*(let.value for let in function.lets), function.value):
+    for value in (*map(content, function.statements), function.value):
         for node in expressions(value):
             if isinstance(node, tree.Call):
                 yield node
@@ -109,9 +119,10 @@ def _check_body(definition: Definition, sink: Sink) -> None:
     function = definition.function
     known = {*function.parameters}
     later = {let.name for let in function.lets}
-    for let in function.lets:
-        _check_names(let.value, function, definition.scope, known, later, sink)
-        known.add(let.name)
+    for statement in function.statements:
+        _check_names(content(statement), function, definition.scope, known, later, sink)
+        if isinstance(statement, tree.Let):
+            known.add(statement.name)
     _check_names(function.value, function, definition.scope, known, set(), sink)
 
 

@@ -122,19 +122,17 @@ def _mul(node: Op, a: Expr, b: Expr) -> Expr | None:
 def _extreme(node: Op, a: Expr, b: Expr) -> Expr | None:
     if a == b:
         return a
+    if node.type != INT:
+        return None  # where floats are equal, nested min and max share the gradient in another way
     for x, y in ((a, b), (b, a)):
-        if not isinstance(y, Op) or y.op not in ("min", "max") or x not in y.args:
-            continue
-        if y.op == node.op:
-            return y
-        if node.type == INT:
-            return x  # min(x, max(x, c))
+        if isinstance(y, Op) and y.op in ("min", "max") and x in y.args:
+            return y if y.op == node.op else x  # min(x, max(x, c)) is x
     c = constant(b)
     if c is not None and isinstance(a, Op) and a.op == node.op:
         inner = constant(a.args[1])
-        if inner is not None and inner == inner:
+        if inner is not None:
             best = min(inner, c) if node.op == "min" else max(inner, c)
-            return op(node.op, a.args[0], Literal(node.type, best, span=node.span), span=node.span)
+            return op(node.op, a.args[0], _int(int(best), node), span=node.span)
     return None
 
 

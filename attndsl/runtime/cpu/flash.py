@@ -102,7 +102,7 @@ def _added(tile: TileFrame) -> Tensor | None:
         return None
     parts = [x for _, _, x in masks]
     if bias is not None:
-        parts.append(tile.run(bias).to(tile.call.dtype))
+        parts.append(tile.run(bias, **tile.common).to(tile.call.dtype))
     lead = torch.broadcast_shapes(*[x.shape[:4] for x in parts])
     shape = (*lead, m, n)
     if bias is None:
@@ -141,7 +141,9 @@ def flash_backward(tile: TileFrame, scale: float, grad: Tensor, out: Tensor, lse
     grad, out = (x.transpose(1, 2).flatten(3, 4) for x in (grad, out))
     lse = lse.masked_fill(lse == NEVER, 0.0).transpose(1, 2).flatten(3, 4)
     found = [
-        _backward_op()(grad[at], q[at], k[at], v[at], out[at], lse[at], 0.0, False, attn_mask=_at(added, at), scale=scale)
+        _backward_op()(
+            grad[at], q[at], k[at], v[at], out[at], lse[at], 0.0, False, attn_mask=_at(added, at), scale=scale
+        )
         for at in _calls(q)
     ]
     grad_q, grad_k, grad_v = (_united(q, list(parts)) for parts in zip(*found, strict=True))

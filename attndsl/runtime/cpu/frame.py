@@ -21,20 +21,21 @@ from attndsl.ir.types import Kind, kind_of_dtype
 from attndsl.runtime.call import Call
 from attndsl.runtime.cpu.part import Batch, Selection, offset_of
 from attndsl.runtime.cpu.source import Pairs, Tape, TensorSource
-from attndsl.runtime.cpu.support import FUNCTIONS, to_float
+from attndsl.runtime.cpu.support import FUNCTIONS, gap, to_float
 
 PAIR = (1, 1, 1, 1, 1, 1)
 
 
 def compile_module(module: CpuModule) -> CodeType:
     """The checked code of a generated module."""
-    tree = check_generated(module.source, {*FUNCTIONS, "to_float"}, {"inf"})
+    tree = check_generated(module.source, {*FUNCTIONS, "to_float", "gap"}, {"inf"})
     return compile(tree, "<attndsl cpu>", "exec")
 
 
 def load_functions(code: CodeType, dtype: torch.dtype) -> Mapping[str, Callable[..., Tensor]]:
     """The functions of a checked module, computing in `dtype`."""
-    names: dict[str, Any] = {**FUNCTIONS, "to_float": to_float(dtype), "inf": math.inf, "__builtins__": {}}
+    own = {"to_float": to_float(dtype), "gap": gap(dtype)}
+    names: dict[str, Any] = {**FUNCTIONS, **own, "inf": math.inf, "__builtins__": {}}
     exec(code, names)
     return names
 
@@ -137,18 +138,31 @@ class TileFrame:
     index: dict[str, Tensor]
     own: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     recording: bool = False
+    common: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Parts of the bias that all heads share."""
 
     @staticmethod
     def of(call: CallFrame, batch: Batch, heads: HeadTensors) -> TileFrame:
-        row = batch.row_positions().reshape(1, 1, batch.tiles, 1, batch.row_count, 1)
         offset = call.offset
         if offset.shape[0] > 1:
             offset = offset[heads.b.reshape(-1)]
-        index = {
-            "b": heads.b, "offset": offset, "h": heads.h, "hkv": heads.hkv, "row": row, "q": row + offset,
-            "k": batch.col_positions().reshape(1, 1, batch.tiles, 1, 1, batch.col_count),
-        }  # fmt: skip
+        index = {"b": heads.b, "offset": offset, "h": heads.h, "hkv": heads.hkv}
         return TileFrame(call, batch, heads.q, heads.k, heads.v, index)
+
+    def at(self, name: str) -> Tensor:
+        """An index of the pairs, made when first asked for."""
+        found = self.index.get(name)
+        if found is None:
+            b = self.batch
+            if name == "row":
+                found = b.row_positions().reshape(1, 1, b.tiles, 1, b.row_count, 1)
+            elif name == "q":
+                found = self.at("row") + self.index["offset"]
+            else:
+                assert name == "k", name
+                found = b.col_positions().reshape(1, 1, b.tiles, 1, 1, b.col_count)
+            self.index[name] = found
+        return found
 
     @staticmethod
     def bare(call: CallFrame, batch: Batch) -> TileFrame:
@@ -156,6 +170,10 @@ class TileFrame:
         zero = torch.zeros(PAIR, dtype=torch.int64)
         none = call.call.q.new_empty((1, 1, 1, 0, 0))
         return TileFrame.of(call, batch, HeadTensors(none, none[:, :, 0], none[:, :, 0], zero, zero, zero))
+
+    def shares(self) -> dict[str, Tensor]:
+        """The parts of the bias that all batches and heads share."""
+        return {f.name: self.run(f).to(self.call.dtype) for f in self.call.module.common}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -165,22 +183,23 @@ class TileFrame:
 
     def run(self, function: Function, **values: Any) -> Tensor:
         """A generated function on this tile; at least PAIR_RANK dimensions."""
-        self._bound()
-        result = self.call.functions[function.name](*[self._argument(a, values) for a in function.arguments])
-        result = result if isinstance(result, Tensor) else torch.tensor(result)
+        if function.reads("tensor") or function.reads("prefix"):
+            self._bound()
+        found: Any = self.call.functions[function.name](*[self._argument(a, values) for a in function.arguments])
+        result = found if isinstance(found, Tensor) else torch.tensor(found)
         return result if result.ndim >= len(PAIR) else result.reshape(PAIR)
 
     def _bound(self) -> None:
         sizes = self.call.call.sizes
         known = {"b": "B", "h": "H", "hkv": "Hkv", "row": "Lq", "k": "Lk"}
-        bounds = {id(self.index[i]): (self.index[i], sizes[n]) for i, n in known.items()}
+        bounds = {id(self.at(i)): (self.at(i), sizes[n]) for i, n in known.items()}
         for source in (*self.call.sources.values(), *self.call.prefixes.values()):
             source.bounds = bounds
 
     def _argument(self, a: Argument, values: Mapping[str, Any]) -> Any:
         match a.source:
             case "index":
-                return self.index[str(a.key[0])]
+                return self.at(str(a.key[0]))
             case "coord":
                 return self._coordinate(*map(str, a.key))
             case "member":
@@ -192,7 +211,7 @@ class TileFrame:
             case "scalar":
                 return self.call.scalars[str(a.key[0])]
             case "value":
-                return self.index["offset"] if a.name == "offset" else values[a.name]
+                return self.at("offset") if a.name == "offset" else values[a.name]
             case "tensor":
                 return self.call.sources[str(a.key[0])]
             case "prefix":
@@ -203,7 +222,7 @@ class TileFrame:
                 raise KeyError(a.source)
 
     def own_vector(self, name: str) -> Tensor:
-        """Q of the tile's rows [b, g, tiles, r, rows, 1, D], or K or V of its columns [b, g, tiles, 1, 1, columns, D]."""
+        """Q of the tile's rows [b, g, tiles, r, rows, 1, D]; K, V of its columns [b, g, tiles, 1, 1, columns, D]."""
         if name not in self.own:
             if name == "Q":
                 found = self.batch.take_rows(self.q).unsqueeze(-2)
@@ -223,7 +242,7 @@ class TileFrame:
         return self.call.call.q_extents if side == "q" else self.call.call.k_extents
 
     def _inside(self, side: str, segment: str) -> tuple[Tensor, Tensor]:
-        at = self.index[side]
+        at = self.at(side)
         for s in self._space(side).segments:
             length = math.prod(self._extents(side)[s.name])
             if s.name == segment:
@@ -249,7 +268,7 @@ class TileFrame:
         mask = self.call.module.mask
         if mask is None:
             return []
-        k = self.index["k"]
+        k = self.at("k")
         out: list[tuple[int, int, Tensor]] = []
         for lo, hi in self.batch.partial:
             self.index["k"] = k[..., lo:hi]

@@ -60,13 +60,15 @@ class CpuKernel:
         """Whether the weight has an exponential to take the logarithm of."""
         return self.module.weight is None or self.module.logit is not None
 
-    def _frame(self, call: Call, wants: frozenset[str] = frozenset()) -> CallFrame:
+    def frame(self, call: Call, wants: frozenset[str] = frozenset()) -> CallFrame:
+        """What generated functions see of a call; reads of the inputs in `wants` can be differentiated."""
         dtype = compute_dtype(call.q.dtype)
         if dtype not in self._functions:
             self._functions[dtype] = load_functions(self._code, dtype)
         return CallFrame(self.attention, self.module, self._functions[dtype], call, wants)
 
-    def _uses_flash(self, call: Call) -> bool:
+    def uses_flash(self, call: Call) -> bool:
+        """Whether torch's flash kernel runs the tiles of this call."""
         m = self.module
         plain = m.weight is None and m.slope is None and (m.score is None or m.bias is not None)
         return plain and call.q.shape[-1] == call.v.shape[-1] and flash.available(call.q.dtype)
@@ -96,7 +98,7 @@ class CpuKernel:
         """Head class by head class, and in each its batches of row tiles."""
         call = frame.call
         B, H = call.q.shape[:2]
-        for entry in self._schedules.get(plan, call, self._uses_flash(call)):
+        for entry in self._schedules.get(plan, call, self.uses_flash(call)):
             chosen = Selection.of(entry.heads, B, H, call.k.shape[1])
             yield Step(chosen, HeadTensors.of(chosen, q, k, v), lambda e=entry: e.batches(frame))
 
@@ -112,9 +114,16 @@ class Step:
     def tiles(self, frame: CallFrame, width: int, chunked: bool, tiles: int) -> Iterator[tuple[TileFrame, Slices]]:
         """Batches, of all heads and at most `tiles` tiles; or `chunked`, cut so that one holds about TILE_PAIRS pairs,
         each of `width` numbers."""
+        shared_by: Batch | None = None
+        shared: dict[str, Tensor] = {}
         for batch in self.batches():
             for part, at in _cut(batch, tuple(self.heads.q.shape[:3]), width, chunked, tiles):
-                yield TileFrame.of(frame, part, self.heads.part(*at)), at
+                tile = TileFrame.of(frame, part, self.heads.part(*at))
+                if frame.module.common and part.col_count:
+                    if part is not shared_by or frame.offset.shape[0] > 1:
+                        shared_by, shared = part, tile.shares()
+                    tile.common = shared
+                yield tile, at
 
 
 Slices = tuple[slice, slice, slice]
@@ -143,8 +152,8 @@ def _cut(batch: Batch, heads: tuple[int, ...], width: int, chunked: bool, tiles:
 class _Forward:
     def __init__(self, kernel: CpuKernel, call: Call, plan: Plan, need_lse: bool, save: bool) -> None:
         self.kernel, self.call, self.plan = kernel, call, plan
-        self.frame = kernel._frame(call)
-        self.flash = kernel._uses_flash(call)
+        self.frame = kernel.frame(call)
+        self.flash = kernel.uses_flash(call)
         module = kernel.module
         B, H, Lq = call.q.shape[:3]
         shape = (B, H, Lq, call.v.shape[-1])
@@ -222,14 +231,14 @@ class _Backward:
         needs: frozenset[str],
     ) -> None:
         self.kernel, self.call, self.plan, self.needs = kernel, call, plan, needs
-        self.frame = kernel._frame(call, needs)
+        self.frame = kernel.frame(call, needs)
         module = kernel.module
         self.raw = saved[0]
         self.lse = saved[1] if len(saved) > 1 else None
         bias_reads = frozenset[str]() if module.bias is None else module.bias.names("tensor", "prefix", "own")
         wanted = {n.upper() if n in "qkv" else n for n in needs}
         self.flash = (
-            kernel._uses_flash(call) and grad_lse is None and not bias_reads & wanted and flash.accurate(self.lse)
+            kernel.uses_flash(call) and grad_lse is None and not bias_reads & wanted and flash.accurate(self.lse)
         )
         shape = (*call.q.shape[:3], call.v.shape[-1])
         self.grad_out = torch.zeros(shape, dtype=call.q.dtype) if grad_out is None else grad_out

@@ -118,7 +118,11 @@ class Batch:
 
     def take_rows(self, q: Tensor) -> Tensor:
         """[b, g, r, L, ..] to [b, g, tiles, r, rows, ..]."""
-        rows = q.narrow(3, self.rows.start, self.rows.count) if self.row_index is None else q.index_select(3, self.row_index)
+        rows = (
+            q.narrow(3, self.rows.start, self.rows.count)
+            if self.row_index is None
+            else q.index_select(3, self.row_index)
+        )
         return rows.unflatten(3, (self.tiles, self.row_count)).transpose(2, 3)
 
     def put_rows(self, out: Tensor, value: Tensor) -> None:

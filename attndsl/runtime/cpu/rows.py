@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,7 +109,7 @@ class Recording:
         if not kept:
             return torch.zeros_like(self.s), {}
         leaves = [self.s, *own.values(), *self.tape.leaves]
-        found = torch.autograd.grad([o for o, _ in kept], leaves, [g for _, g in kept], allow_unused=True)
+        found: Any = torch.autograd.grad([o for o, _ in kept], leaves, [g for _, g in kept], allow_unused=True)
         grad_s = torch.zeros_like(self.s) if found[0] is None else found[0]
         vectors = {n: g for n, g in zip(own, found[1 : 1 + len(own)], strict=True) if g is not None}
         self.tape.collect(list(found[1 + len(own) :]))
@@ -128,7 +129,7 @@ def softmax_backward(tile: TileFrame, scale: float, grad_out: Tensor, grad_lse: 
         s = score.detach().clone()
     weights, _ = softmax_rows(tile, s)
     grad_weights = products(grad_out, v)
-    grad_score = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+    grad_score = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
     if grad_lse is not None:
         grad_score += weights * grad_lse.unsqueeze(-1)
     grad_s, vectors = (grad_score, {}) if recording is None else recording.pull([score], [grad_score])

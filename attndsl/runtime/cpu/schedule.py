@@ -19,8 +19,10 @@ from attndsl.schedule.plan import Plan
 MAX_TILES = 32
 """Row tiles computed at once, where they are small."""
 MAX_ROWS = 64
-BIAS_ROWS = 128
-"""Rows of a tile whose bias is written out."""
+WHOLE_ROWS = 128
+"""Rows of a tile, for the flash kernel (before tiles are joined) and for products on whole rows."""
+BIAS_PAIRS = 1 << 22
+"""Pairs of a tile whose bias is written out: large enough for the flash kernel's large blocks."""
 KEPT_BYTES = 16 << 20
 """Index lists and masks kept per head class; beyond it they are made anew in each call."""
 
@@ -51,9 +53,12 @@ class Schedule:
             self._kept = kept
 
     def _made(self, frame: CallFrame) -> Iterator[Batch]:
-        tiles = row_tiles(self.plan, self.heads, MAX_ROWS)
+        tiles = row_tiles(self.plan, self.heads, MAX_ROWS if self.with_masks else WHOLE_ROWS)
         if self.with_masks:
-            tiles = merged(tiles, BIAS_ROWS if frame.module.bias is not None else FULL_ROWS)
+            rows = FULL_ROWS
+            if frame.module.bias is not None:
+                rows = max(MAX_ROWS, min(rows, BIAS_PAIRS // max(1, frame.call.k.shape[2])))
+            tiles = merged(tiles, rows)
         if frame.module.output is not None:
             tiles = with_all_rows(tiles, frame.call.q.shape[2])
         if not index_only(frame):

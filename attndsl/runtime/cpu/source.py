@@ -37,7 +37,9 @@ class Pairs:
 class Tape:
     """Reads made while a tile's derivative is taken: which elements, and the leaf that holds them."""
 
-    reads: list[tuple[TensorSource, Tensor, Tensor]] = field(default_factory=list["tuple[TensorSource, Tensor, Tensor]"])
+    reads: list[tuple[TensorSource, Tensor, Tensor]] = field(
+        default_factory=list["tuple[TensorSource, Tensor, Tensor]"]
+    )
 
     @property
     def leaves(self) -> list[Tensor]:

@@ -254,9 +254,29 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "strict_multiply": _strict(torch.mul), "strict_exp": _strict(torch.exp), "strict_log": _strict(torch.log),
     "strict_sqrt": _strict(torch.sqrt), "strict_acos": _strict(torch.acos),
 }  # fmt: skip
-"""What generated code may call, besides `to_float`, which knows the precision of the call."""
+"""What generated code may call, besides what knows the precision of the call: `to_float` and `gap`."""
 
 
 def to_float(dtype: torch.dtype) -> Callable[[Number], Number]:
     """`to_float` for calls that compute in `dtype`; a number of the whole call stays exact."""
     return lambda x: x.to(dtype) if isinstance(x, Tensor) and x.ndim else _tensor(x).to(torch.float64)
+
+
+EXACT = 1 << 23
+"""Ints up to this are exact in fp32, and so are their differences."""
+
+
+def gap(dtype: torch.dtype) -> Callable[[Number, Number], Tensor]:
+    """`to_float(a - b)`, without an int of every pair where one side's ints are exact in `dtype`."""
+
+    def function(a: Number, b: Number) -> Tensor:
+        a, b = _tensor(a), _tensor(b)
+        if not a.numel() or not b.numel():
+            return (a - b).to(dtype)
+        base = b.reshape(-1)[0]
+        a, b = a - base, b - base
+        if max(int(x.abs().max()) for x in (a, b)) > EXACT:
+            return (a - b).to(dtype)
+        return a.to(dtype) - b.to(dtype)
+
+    return function

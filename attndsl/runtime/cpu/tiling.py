@@ -255,7 +255,7 @@ def _joined(a: RowTile, b: RowTile, full_rows: int) -> RowTile | None:
 
 
 def _masked(tile: RowTile, lo: int, hi: int) -> list[tuple[int, int]]:
-    """Ranges of columns lo up to hi (counted from lo) where the tile needs the mask: its own, and what it leaves out."""
+    """Ranges of columns (counted from lo) that need the mask: the tile's own, and what it leaves out of lo to hi."""
     start = tile.cols.start - lo
     stop = start + tile.cols.count
     out = [(start + p, start + q) for p, q in tile.partial]

@@ -1,5 +1,4 @@
 """Specs as Python functions; the functions are read, never called."""
-# ruff: noqa: B008
 
 from attndsl import lang
 from attndsl.lang import (
@@ -88,6 +87,16 @@ def hedgehog(q: Term, k: Term, h: Term, Q: Term, K: Term, *, W=tensor("f32[H, D,
         return concat(softmax(y), softmax(-y))
 
     return weight(dot(phi(Q), phi(K)) / sum, where=k <= q)
+
+
+def bounded(q: Term, k: Term, Lk: Term, *, window=const(4)):
+    def near(d: Term):
+        most = window - 1
+        assert most >= 0, "no window"
+        assert window <= Lk
+        return d >= 0 and d <= most
+
+    mask(near(q - k))
 
 
 def joint(q: Term, k: Term, s: Term, *, window=const((3, 9, 9))):

@@ -1,0 +1,77 @@
+"""Rewrites the tables of numbers in the docs from committed results, so that none is typed by hand.
+
+`<!-- table: NAME -->` ... `<!-- end -->` in a markdown file is filled from the newest file of
+`benchmarks/results/NAME/*.json`: an object with `rows`, a list of objects whose entries are the columns; an entry that
+is an object is a column for each of its keys, one that is a list (raw samples) is left out. Other entries of the whole
+that are text or numbers stand below the table. `--check` writes nothing and exits 1 where a table is not up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+
+
+def documents() -> list[Path]:
+    """Markdown files that may hold tables."""
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def filled(text: str) -> str:
+    """The text with every table rewritten."""
+    return PLACE.sub(lambda m: m[1] + table(m["name"]) + m[4], text)
+
+
+def table(name: str) -> str:
+    """The markdown of the newest result of this name."""
+    files = sorted((ROOT / "benchmarks" / "results" / name).glob("*.json"))
+    if not files:
+        return "No results are committed yet.\n"
+    data: dict[str, Any] = json.loads(files[-1].read_text())
+    rows = [_flat(row) for row in data["rows"]]
+    columns = list(dict.fromkeys(c for row in rows for c in row))
+    lines = ["| " + " | ".join(c.replace("_", " ") for c in columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(_cell(row.get(c)) for c in columns) + " |" for row in rows]
+    facts = [f"{k.replace('_', ' ')}: {_cell(v)}" for k, v in data.items() if isinstance(v, (str, int, float))]
+    return "\n".join([*lines, "", "; ".join(facts), ""]) if facts else "\n".join([*lines, ""])
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            parts = cast(dict[str, Any], value)
+            out |= {f"{name}, {part}": v for part, v in parts.items()}
+        elif not isinstance(value, list):
+            out[name] = value
+    return out
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def main(arguments: list[str]) -> int:
+    stale: list[Path] = []
+    for path in documents():
+        text = path.read_text()
+        new = filled(text)
+        if new != text:
+            stale.append(path)
+            if "--check" not in arguments:
+                path.write_text(new)
+    for path in stale:
+        print(f"{path.relative_to(ROOT)}: {'is not up to date' if '--check' in arguments else 'rewritten'}")
+    return int(bool(stale) and "--check" in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
