@@ -74,7 +74,8 @@ def flags(*shape: int) -> Make:
 
 
 GNA = """use masks (neighborhood)
-attention gna(const window: int[3], const stride: int[3] = 1, const dilation: int[3] = 1, const causal: bool[3] = false) {
+attention gna(const window: int[3], const stride: int[3] = 1, const dilation: int[3] = 1,
+              const causal: bool[3] = false) {
     grid video(t, y, x)
     mask all(neighborhood(q.video, k.video, size(video), window, stride, dilation, causal))
 }"""
@@ -120,7 +121,8 @@ CASES = (
     Case("sink and gate", COSINE_GATE, inputs={"z": normal(2), "g": normal(1, 2, 197)}),
     Case("vector gate", "attention gain(input g: f32[H, Dv]) { output o * g[h] }", inputs={"g": normal(2, 64)}),
     Case("relu2", "attention relu2 { mask k <= q weight relu(s)^2 / count }", lse=False),
-    Case("sigmoid", "attention sig(scalar c: float) { mask k <= q weight sigmoid(s + c) }", scalars={"c": -1.5}, lse=False),
+    Case("sigmoid", "attention sig(scalar c: float) { mask k <= q weight sigmoid(s + c) }", scalars={"c": -1.5},
+         lse=False),
     Case("cog", "attention cog { mask k <= q weight sign(s) * exp(abs(s)) / sum(exp(abs(s))) }"),
     Case("exponential", "attention expo { mask k <= q weight exp(s - 4) }"),
     Case("normalised", "attention relu1 { mask k <= q weight relu(s) / (sum(relu(s)) + 1) }", lse=False),
@@ -131,11 +133,11 @@ CASES = (
     Case("gna dilated", GNA, Lq=270, grid=(5, 6, 9), consts={"window": (3, 3, 3), "dilation": (1, 2, 2)}),
     Case("gna causal", GNA, Lq=270, grid=(5, 6, 9), consts={"window": (3, 3, 3), "causal": (True, False, False)}),
     Case("na2d", NA2D, Lq=23 * 17, grid=(23, 17), consts={"window": (7, 7)}),
-    Case("grid terms", "attention g { grid m(y, x) mask abs(q.y - k.y) <= 2 score s + 0.1 * (q.x - k.x) output o + q.y }",
-         Lq=135, grid=(9, 15)),
+    Case("grid terms",
+         "attention g { grid m(y, x) mask abs(q.y - k.y) <= 2 score s + 0.1 * (q.x - k.x) output o + q.y }", Lq=135, grid=(9, 15)),
     Case("joint", JOINT, Lq=140, grid={"text": (20,), "video": (4, 5, 6)}, consts={"window": (3, 3, 3)}),
-    Case("pooled keys", "attention pooled { grid q (y, x) grid k (v, u) mask abs(q.y // 2 - k.v) <= 1 and abs(q.x // 2 - k.u) <= 2 }",
-         Lq=96, Lk=24, grid={"q": (8, 12), "k": (4, 6)}),
+    Case("pooled keys", "attention pooled { grid q (y, x) grid k (v, u) "
+         "mask abs(q.y // 2 - k.v) <= 1 and abs(q.x // 2 - k.u) <= 2 }", Lq=96, Lk=24, grid={"q": (8, 12), "k": (4, 6)}),
     Case("blind segment", "attention blind { grid aa(m) ++ bb(n) mask q in aa and k in aa output o + 1 }", Lq=53,
          grid={"aa": (33,), "bb": (20,)}),
     Case("grid with offset", "attention moved { grid m(y, x) mask abs(q.y - k.y) <= 1 }", Lq=30, Lk=80, grid=(8, 10),

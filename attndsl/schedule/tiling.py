@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
 from attndsl.ir.attention import Attention
-from attndsl.schedule.build import Tile, build
+from attndsl.schedule.build import build
 from attndsl.schedule.plan import Layout
 from attndsl.schedule.problem import Problem
+from attndsl.schedule.tiles import Tile
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Tiling:
     rows: int
     columns: int
 
-    def tile(self, attention: Attention, problem: Problem) -> Tile:
-        """The boxes for a problem, as `build` takes them."""
+    def tile(self, attention: Attention, problem: Problem) -> Tile | None:
+        """The boxes for a problem, as `build` takes them; None where there is nothing to see."""
         moved = not isinstance(problem.q_offset, int) or problem.q_offset != 0
         spaces = [s for s in (attention.q_space, attention.k_space) if s is not None]
         if moved or all(len(segment.axes) == 1 for s in spaces for segment in s.segments):
@@ -41,11 +41,9 @@ class Tiling:
         for name in rows.keys() | columns.keys():
             either = rows.get(name) or columns[name]
             found[name] = (rows.get(name, either), columns.get(name, either))
-        return _as_tile(found)
-
-
-def _as_tile(found: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> Tile:
-    return dict(found)
+        if not found:
+            return None
+        return found[""] if "" in found else dict(found)
 
 
 def _box(layout: Layout) -> tuple[int, ...]:
