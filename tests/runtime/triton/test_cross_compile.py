@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-
-pytest.importorskip("triton")
 
 from attndsl.runtime.triton.config import choose
 from attndsl.runtime.triton.launch import SHARED_MEMORY
 from benchmarks.cases import GNA, JOINT
 from tests.runtime.triton.compiling import compile_spec
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+pytest.importorskip("triton")
+
 CAUSAL = "attention causal { mask k <= q }"
 WINDOW = "attention window { mask k <= q and q - k < 300 }"
 ALIBI = "attention alibi(input slope: f32[H]) { score s - slope[h] * (q - k) mask k <= q }"
