@@ -86,7 +86,7 @@ JOINT = """fn near(i, j, w) = abs(i - j) <= w // 2
 attention joint(const window: int[3]) { grid text(m) ++ video(t, y, x)
     mask not (q in video and k in video) or all(near(q.video, k.video, window)) }"""
 ALIBI = "attention alibi(input slope: f32[H]) { score s - slope[h] * (q - k) mask k <= q }"
-SLOPE = {"slope": lambda g: torch.tensor([0.5, 0.0625])}  # type: ignore[misc]
+SLOPE: dict[str, Make] = {"slope": lambda g: torch.tensor([0.5, 0.0625])}
 WINDOW = "attention window(const w: int = 40) { mask k <= q and q - k < w }"
 COSINE_GATE = """attention sink_gated(input z: f32[H], input g: f32[B, H, Lq]) {
     mask k <= q and (q - k < 40 or k < 4) weight exp(s) / (exp(z[h]) + sum) output o * sigmoid(g[b, h, q]) }"""

@@ -206,7 +206,8 @@ def measure(keep: Keep, deadline: float, *, quick: bool) -> None:
 def _bench(run: Callable[[], Any]) -> float:
     import triton
 
-    return triton.testing.do_bench(run, warmup=30, rep=120, return_mode="median")
+    found: Any = triton.testing.do_bench(run, warmup=30, rep=120, return_mode="median")
+    return float(found)
 
 
 def _row(keep: Keep, w: Workload, system: str, ms: float | None, note: str) -> None:

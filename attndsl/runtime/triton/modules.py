@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
+from attndsl.codegen.whitelist_triton import check_kernels
+
 
 def cache_folder() -> Path:
     """Where generated modules are kept: `$ATTNDSL_CACHE`, or `attndsl` in the user's cache folder."""
@@ -23,6 +25,7 @@ def cache_folder() -> Path:
 @lru_cache(maxsize=512)
 def load_module(source: str) -> ModuleType:
     """The module with this text. Its file is written whole or not at all; what runs is `source`, whatever it holds."""
+    check_kernels(source)
     name = "attention_" + hashlib.sha256(source.encode()).hexdigest()[:24]
     path = _written(source, name)
     spec = importlib.util.spec_from_file_location(name, path)
