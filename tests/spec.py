@@ -118,7 +118,9 @@ class Spec:
         return Problem(
             sizes=sizes,
             scalars={n: s for n, s in scalars.items() if s is not None},
-            tables={n: t.numpy() for n, t in made.items() if t.dtype not in (torch.bfloat16, torch.float16)},
+            tables={
+                n: (t.float() if t.dtype in (torch.bfloat16, torch.float16) else t).numpy() for n, t in made.items()
+            },
             q_extents=q_extents,
             k_extents=k_extents,
             q_offset=np.asarray(offset, np.int64) if isinstance(offset, tuple) else int(offset),

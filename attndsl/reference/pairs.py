@@ -45,7 +45,9 @@ def cut(x: Tensor, active: Tensor, sever_all: bool = False) -> Tensor:
 
 
 def gather(tensor: Tensor, at: list[Tensor]) -> Tensor:
-    """tensor[at...], 0 where an index is outside."""
+    """tensor[at...], 0 where an index is outside; without indices the whole tensor, the same for every pair."""
+    if not at:
+        return tensor[None, None, None, None]
     inside = reduce(torch.logical_and, [(i >= 0) & (i < n) for i, n in zip(at, tensor.shape, strict=False)])
     if 0 in tensor.shape[: len(at)]:
         return tensor.new_zeros(inside.shape + tensor.shape[len(at) :])

@@ -72,7 +72,7 @@ def solve_axis(axis: AxisMask, *, split: bool = True) -> SolvedAxis:
 def _both_ways(
     axis: AxisMask, mask: Expr, ranges: Mapping[Expr, tuple[int, int]]
 ) -> tuple[tuple[Conjunct, ...], tuple[Conjunct, ...]]:
-    range_tables = {n: RangeTable(t, n in axis.sorted_tables) for n, t in axis.tables.items()}
+    range_tables = {n: RangeTable(t, n in axis.sorted_tables) for n, t in axis.tables.items() if t.ndim == 1}
     lengths = {n: len(axis.tables[n]) for n in axis.sorted_tables if axis.tables[n].dtype.kind in "iu"}
     unknown = Unknown(axis.column, Ranges(ranges, range_tables), lengths)
     return _conjuncts(mask, unknown, False), _conjuncts(mask, unknown, True)

@@ -181,21 +181,18 @@ def _sliced(
     rising: set[str],
     names: dict[tuple[str, tuple[Any, ...]], str],
 ) -> Expr | None:
-    """A read with its leading fixed indices taken: a row of the table under a name of its own."""
+    """A read with its fixed indices taken: a slice of the table under a name of its own."""
     table = tables[node.tensor]
-    fixed: list[int] = []
-    for i in node.indices:
-        if not isinstance(i, Literal):
-            break
-        fixed.append(int(i.value))
-    rest = node.indices[len(fixed) :]
-    if any(not 0 <= f < n for f, n in zip(fixed, table.shape, strict=False)):
+    fixed = tuple(int(i.value) if isinstance(i, Literal) else None for i in node.indices)
+    if any(f is not None and not 0 <= f < n for f, n in zip(fixed, table.shape, strict=False)):
         return literal(0, node.type.kind) if node.type.is_number else None
-    if not rest:
+    moving = [axis for axis, f in enumerate(fixed) if f is None]
+    if not moving:
         return None
-    key = (node.tensor, tuple(fixed))
-    name = names.setdefault(key, f"{node.tensor}@{len(names)}" if fixed else node.tensor)
-    own[name] = table[tuple(fixed)]
-    if "sorted" in facts.get(node.tensor, ()) and len(rest) == 1:
+    key = (node.tensor, fixed)
+    taken = len(moving) < len(fixed)
+    name = names.setdefault(key, f"{node.tensor}@{len(names)}" if taken else node.tensor)
+    own[name] = table[tuple(slice(None) if f is None else f for f in fixed)]
+    if "sorted" in facts.get(node.tensor, ()) and moving == [table.ndim - 1]:
         rising.add(name)
-    return Load(node.type, name, rest, span=node.span)
+    return Load(node.type, name, tuple(node.indices[axis] for axis in moving), span=node.span)

@@ -112,7 +112,7 @@ def _names(parts: list[Expr]) -> frozenset[str]:
 
 def _read_by(parts: list[Expr], tables: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
     names = _names(parts)
-    return {n: t for n, t in tables.items() if n in names and t.ndim == 1}
+    return {n: t for n, t in tables.items() if n in names}
 
 
 def make_piece(class_of: Ints, items: tuple[Analysed, ...], shape: Shape, rows_are_q: bool, found: Findings) -> Piece:

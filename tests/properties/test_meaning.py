@@ -90,7 +90,7 @@ def _env(spec: Spec, attention: Attention) -> Env:
     values |= {ParamRef(Type(s.kind), s.name): problem.scalars[s.name] for s in attention.scalars}
     values |= _grid_values("q", attention.q_space, problem.q_extents, row + offset)
     values |= _grid_values("k", attention.k_space, problem.k_extents, k)
-    return Env(values, {n: t.numpy() for n, t in spec.make_inputs().items() if not t.is_floating_point()})
+    return Env(values, problem.tables)
 
 
 def _grid_values(

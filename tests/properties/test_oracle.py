@@ -109,6 +109,16 @@ def test_softcap_and_scale() -> None:
     same(out, torch.softmax(s.masked_fill(~CAUSAL, -math.inf), -1) @ v, q, k, v)
 
 
+def test_whole_tensors_as_vectors_and_matrices() -> None:
+    q, k, v = qkv()
+    gain, mix = tensors((D,), (D, D), seed=1)
+    o, _ = run(
+        "attention a(input gain: f32[D], input mix: f32[D, D]) { score dot(Q * gain, K @ mix) / sqrt(D) }",
+        q, k, v, inputs={"gain": gain, "mix": mix},
+    )  # fmt: skip
+    same(o, torch.softmax((q * gain) @ (k @ mix).transpose(-1, -2) / math.sqrt(D), -1) @ v, q, k, v, gain, mix)
+
+
 def test_relative_position_table() -> None:
     q, k, v = qkv()
     (table,) = tensors((H, 9), seed=3)

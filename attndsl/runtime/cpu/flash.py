@@ -160,11 +160,13 @@ def _united(q: Tensor, parts: list[Tensor]) -> Tensor:
 def mask_added(call: CallFrame, batch: Batch) -> Tensor | None:
     """A mask that depends on positions alone as 0 and -inf, [1, 1 or tiles, 1, rows, columns]: one for all tiles
     where they are equal."""
-    masks = TileFrame.bare(call, batch).masks()
+    shape = (1, 1, batch.tiles, 1, batch.row_count)
+    masks = [(lo, hi, m.expand(*shape, hi - lo)[:, 0, :]) for lo, hi, m in TileFrame.bare(call, batch).masks()]
     if not masks:
         return None
-    added = torch.zeros((1, batch.tiles, 1, batch.row_count, batch.col_count), dtype=call.dtype)
+    if all(bool((m == m[:, :1]).all()) for _, _, m in masks):
+        masks = [(lo, hi, m[:, :1]) for lo, hi, m in masks]
+    added = torch.zeros((1, masks[0][2].shape[1], 1, batch.row_count, batch.col_count), dtype=call.dtype)
     for lo, hi, m in masks:
-        shape = (1, 1, batch.tiles, 1, batch.row_count, hi - lo)
-        added[..., lo:hi].masked_fill_(~m.expand(shape)[:, 0], NEVER)
-    return added[:, :1].clone() if bool((added == added[:, :1]).all()) else added
+        added[..., lo:hi].masked_fill_(~m, NEVER)
+    return added

@@ -33,8 +33,10 @@ TILE_PAIRS = 1 << 19
 """Pairs (query heads counted) that one step computes: its buffers should stay in the cache."""
 
 TILES = 32
-BACKWARD_TILES = 4
-"""Tiles of one call of the flash kernel; its backward writes the gradients of every tile's columns."""
+BACKWARD_TILES = 2
+BACKWARD_PROBLEMS = 16
+"""Tiles of one call of the flash kernel. Its backward writes the gradients of every tile's columns, which should stay
+in the cache, but has work for all threads with this many tiles of heads."""
 
 
 class CpuKernel:
@@ -268,7 +270,8 @@ class _Backward:
             parts = tuple(torch.zeros_like(p) for p in parts)
         module = self.kernel.module
         chunked = not self.flash or module.bias is not None or module.output is not None
-        for tile, at in step.tiles(self.frame, _width(self.kernel, self.call), chunked, BACKWARD_TILES):
+        tiles = max(BACKWARD_TILES, BACKWARD_PROBLEMS // max(1, prod(step.heads.k.shape[:2])))
+        for tile, at in step.tiles(self.frame, _width(self.kernel, self.call), chunked, tiles):
             if tile.batch.col_count == 0 and module.output is None:
                 continue
             rows = [None if x is None else tile.batch.take_rows(x[at]) for x in given]

@@ -19,8 +19,10 @@ from attndsl.schedule.plan import Plan
 MAX_TILES = 32
 """Row tiles computed at once, where they are small."""
 MAX_ROWS = 64
+TRIMMED_ROWS = 32
+"""Rows of a tile before tiles are joined; fewer where it is trimmed to the columns that its rows see."""
 WHOLE_ROWS = 128
-"""Rows of a tile, for the flash kernel (before tiles are joined) and for products on whole rows."""
+"""Rows of a tile for products on whole rows."""
 BIAS_PAIRS = 1 << 22
 """Pairs of a tile whose bias is written out: large enough for the flash kernel's large blocks."""
 KEPT_BYTES = 16 << 20
@@ -53,7 +55,9 @@ class Schedule:
             self._kept = kept
 
     def _made(self, frame: CallFrame) -> Iterator[Batch]:
-        tiles = row_tiles(self.plan, self.heads, MAX_ROWS if self.with_masks else WHOLE_ROWS)
+        trimmed = index_only(frame)
+        rows = TRIMMED_ROWS if trimmed else MAX_ROWS
+        tiles = row_tiles(self.plan, self.heads, rows if self.with_masks else WHOLE_ROWS)
         if self.with_masks:
             rows = FULL_ROWS
             if frame.module.bias is not None:
@@ -61,7 +65,7 @@ class Schedule:
             tiles = merged(tiles, rows)
         if frame.module.output is not None:
             tiles = with_all_rows(tiles, frame.call.q.shape[2])
-        if not index_only(frame):
+        if not trimmed:
             yield from batches(tiles, MAX_TILES)
             return
         for batch in batches(refined(tiles, frame), MAX_TILES):
