@@ -8,8 +8,9 @@ from attndsl.codegen.whitelist import UnsafeCodeError
 
 _NODES = (
     ast.Module, ast.Import, ast.alias, ast.FunctionDef, ast.arguments, ast.arg, ast.Assign, ast.AnnAssign,
-    ast.AugAssign, ast.Return, ast.Expr, ast.For, ast.If, ast.Name, ast.Load, ast.Store, ast.Constant, ast.Call, ast.keyword,
-    ast.Attribute, ast.Subscript, ast.Slice, ast.Tuple, ast.List, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Add, ast.Sub, ast.Mult,
+    ast.AugAssign, ast.Return, ast.Expr, ast.For, ast.If, ast.Name, ast.Load, ast.Store, ast.Constant, ast.Call,
+    ast.keyword, ast.Attribute, ast.Subscript, ast.Slice, ast.Tuple, ast.List, ast.BinOp, ast.UnaryOp, ast.Compare,
+    ast.Add, ast.Sub, ast.Mult,
     ast.Div, ast.FloorDiv, ast.Mod, ast.BitAnd, ast.BitOr, ast.RShift, ast.LShift, ast.USub, ast.Lt, ast.LtE, ast.Gt,
     ast.GtE, ast.Eq, ast.NotEq,
 )  # fmt: skip
