@@ -109,6 +109,7 @@ CASES = (
     Case("dead rows", "attention dead { mask q < 40 and k > q }"),
     Case("no key", "attention none { mask k > q + 1000 output o + 1 }"),
     Case("alibi", ALIBI, inputs=SLOPE, Lq=389),
+    Case("alibi far", ALIBI, inputs=SLOPE, Lq=70, q_offset=3_000),
     Case("softcap", "attention softcap { score 50 * tanh(s / 50) mask k <= q }"),
     Case("bias", "attention bias(input t: f32[H, Lq, Lk]) { score s + t[h, q, k] }", inputs={"t": normal(2, 197, 197)}),
     Case("row and key bias", "attention ab(input a: f32[H, L], input c: f32[H, L]) { score s + a[h, q] * 2 + c[h, k] }",

@@ -73,10 +73,12 @@ def _centred(score: Expr) -> tuple[Expr, Expr | None]:
     if level(here) > Level.COLUMN or level(here) is Level.ROW:
         return score, None
     base = build.whole(build.mul(slope, SCORE))
-    row_here = rewrite(form.row, lambda n: origin.get(n) if isinstance(n, Index) else None)
     if level(here) is Level.UNIFORM:
         return base, bias
-    return op("add", base, here), op("sub", form.row, row_here)
+    # what was left out does not vary with the key: taken at the row's own position, where differences are exact
+    own = {Index(INT, "k"): Index(INT, "q")}
+    there, near = (rewrite(e, lambda n: own.get(n) if isinstance(n, Index) else None) for e in (bias, here))
+    return op("add", base, here), simplify_expr(op("sub", there, near))
 
 
 def _times(e: Expr, factor: float) -> Expr:
