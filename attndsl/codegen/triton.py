@@ -103,6 +103,7 @@ class _Generator:
         self.hoisted = Scope("r")
         self.exponent = self._exponent()
         self.rows = row_code(form, self.reads)
+        self.exp = "tl.exp2" if form.low_precision else "tl.exp"
 
     def _exponent(self) -> Exponent | None:
         if self.rule.logit is None:
@@ -130,6 +131,8 @@ class _Generator:
             rule=self.rule,
             plain=self.exponent is not None and self.exponent.plain,
             end=end,
+            exp=self.exp,
+            scale="scale_log2" if form.low_precision else "scale",
             has_output=self.attention.output is not None,
             d_parts=_limited(parts(form.D), form.D),
             v_parts=_limited(parts(form.Dv), form.Dv),
@@ -200,7 +203,7 @@ class _Generator:
         scope.prefix = "z"
         outputs = [self._output(part, printer, local, scope) for part in parts(form.Dv)]
         output_lines, scope.lines = scope.lines, []
-        lse = "(m + tl.log2(l)) * 0.6931471805599453"
+        lse = "(m + tl.log2(l)) * 0.6931471805599453" if self.form.low_precision else "m + tl.log(l)"
         scope.prefix = "t"
         if self.exponent is not None and self.exponent.dropped is not None:
             dropped = local(gathered(self.exponent.dropped))
@@ -214,15 +217,15 @@ class _Generator:
         if rule.over == "sum":
             return scope.name("tl.where(l == 0.0, 0.0, 1.0 / tl.where(l == 0.0, 1.0, l))").code
         if rule.over == "none":
-            return "" if rule.logit is None else scope.name("tl.exp2(m)").code
+            return "" if rule.logit is None else scope.name(f"{self.exp}(m)").code
         if rule.over == "sum and constant":
             assert rule.extra is not None
-            extra = _log2(local(rule.extra))
+            extra = _exponent_of(local(rule.extra), LOG2E if self.form.low_precision else 1.0)
             text = printer.print(extra)
             sink = scope.name(f"tl.reshape({text}, [BM])" if q_side(extra) else f"({text})").code
             top = scope.name(f"tl.maximum(m, {sink})").code
-            share = scope.name(f"tl.exp2(m - {top})").code
-            total = scope.name(f"l * {share} + tl.exp2({sink} - {top})").code
+            share = scope.name(f"{self.exp}(m - {top})").code
+            total = scope.name(f"l * {share} + {self.exp}({sink} - {top})").code
             return scope.name(f"tl.where({total} == 0.0, 0.0, {share} / tl.where({total} == 0.0, 1.0, {total}))").code
         assert rule.denominator is not None
         names: dict[Expr, str] = {}
@@ -314,11 +317,11 @@ def _ranks(attention: Attention) -> dict[str, int]:
     return ranks
 
 
-def _log2(e: Expr) -> Expr:
-    """log2 of a positive row expression; of an exponential without overflow."""
+def _exponent_of(e: Expr, unit: float) -> Expr:
+    """The logarithm of a positive row expression in some unit; of an exponential without overflow."""
     if isinstance(e, Op) and e.op == "exp":
-        return op("mul", e.args[0], number(LOG2E))
-    return op("mul", op("log", op("max", e, number(0.0))), number(LOG2E))
+        return op("mul", e.args[0], number(unit))
+    return op("mul", op("log", op("max", e, number(0.0))), number(unit))
 
 
 def _tidy(text: str) -> str:

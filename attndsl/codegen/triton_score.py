@@ -25,7 +25,7 @@ RAW = SCORE
 
 @dataclass(frozen=True)
 class Exponent:
-    """A logit times log2(e), of the raw dot product. `plain`: it is the dot product times SCALE times log2(e).
+    """A logit in units of `unit` (log2(e) for powers of two), of the raw dot product. `plain`: it is that times SCALE.
 
     `dropped` was left out because it is the same for all keys of a row (natural units; for lse), None for nothing.
     """
@@ -36,7 +36,9 @@ class Exponent:
 
 
 def exponent(score: Expr, logit: Expr, *, low_precision: bool, cancels: bool) -> Exponent:
-    """The exponent of `logit` over `score`. Row terms are left out where they cancel and rounding forgives it."""
+    """The exponent of `logit` over `score`. In low precision it is one of two, and row terms that cancel are left out;
+    in fp32 the rounding of either would show."""
+    unit = LOG2E if low_precision else 1.0
     from attndsl.ir.passes.softmax import substitute
 
     whole = simplify_expr(substitute(logit, SCORE, score))
@@ -44,14 +46,14 @@ def exponent(score: Expr, logit: Expr, *, low_precision: bool, cancels: bool) ->
     if low_precision and cancels:
         whole, dropped = _centred(whole)
     if whole == SCORE:
-        return Exponent(op("mul", RAW, op("mul", SCALE, number(LOG2E))), True, dropped)
+        return Exponent(op("mul", RAW, _times(SCALE, unit)), True, dropped)
     parts = affine(whole)
     if parts is not None:
         slope, bias = parts
-        factor = gathered(op("mul", build.whole(slope), op("mul", SCALE, number(LOG2E))))
-        value = build.add(op("mul", RAW, factor), None if bias is None else gathered(_times(bias, LOG2E)))
+        factor = gathered(op("mul", build.whole(slope), _times(SCALE, unit)))
+        value = build.add(op("mul", RAW, factor), None if bias is None else gathered(_times(bias, unit)))
         return Exponent(build.whole(value), False, dropped)
-    return Exponent(gathered(_times(of_raw(whole), LOG2E)), False, dropped)
+    return Exponent(gathered(_times(of_raw(whole), unit)), False, dropped)
 
 
 def of_raw(score: Expr) -> Expr:
@@ -83,6 +85,8 @@ def _centred(score: Expr) -> tuple[Expr, Expr | None]:
 
 def _times(e: Expr, factor: float) -> Expr:
     """`factor * e` with the factor as deep inside as it costs nothing."""
+    if factor == 1.0:
+        return e
     if isinstance(e, Literal):
         return number(float(e.value) * factor)
     if isinstance(e, Op):
