@@ -102,7 +102,7 @@ def _added(tile: TileFrame) -> Tensor | None:
         return None
     parts = [x for _, _, x in masks]
     if bias is not None:
-        parts.append(tile.run(bias, **tile.common).to(tile.call.dtype))
+        parts.append(tile.run(bias, **tile.common, **tile.pair_values(bias)).to(tile.call.dtype))
     lead = torch.broadcast_shapes(*[x.shape[:4] for x in parts])
     shape = (*lead, m, n)
     if bias is None:

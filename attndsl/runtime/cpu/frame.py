@@ -140,6 +140,7 @@ class TileFrame:
     recording: bool = False
     common: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Parts of the bias that all heads share."""
+    known_masks: list[tuple[int, int, Tensor]] | None = None
 
     @staticmethod
     def of(call: CallFrame, batch: Batch, heads: HeadTensors) -> TileFrame:
@@ -183,11 +184,22 @@ class TileFrame:
 
     def run(self, function: Function, **values: Any) -> Tensor:
         """A generated function on this tile; at least PAIR_RANK dimensions."""
+        return _number(self.call.functions[function.name](*self._arguments(function, values)))
+
+    def run_by_rows(self, function: Function, s: Tensor) -> Callable[[int, int], Tensor]:
+        """`run` with the scores s, for rows lo up to hi alone."""
+        arguments = self._arguments(function, self.pair_values(function) | {"s": s})
+        code, rows = self.call.functions[function.name], self.shape[4]
+        return lambda lo, hi: _number(code(*[rows_of(a, lo, hi, rows) for a in arguments]))
+
+    def pair_values(self, function: Function) -> dict[str, Any]:
+        """The pairs that count, where a function that has a value at each of them asks for them."""
+        return {"alive": self.pairs()} if "alive" in function.names("value") else {}
+
+    def _arguments(self, function: Function, values: Mapping[str, Any]) -> list[Any]:
         if function.reads("tensor") or function.reads("prefix"):
             self._bound()
-        found: Any = self.call.functions[function.name](*[self._argument(a, values) for a in function.arguments])
-        result = found if isinstance(found, Tensor) else torch.tensor(found)
-        return result if result.ndim >= len(PAIR) else result.reshape(PAIR)
+        return [self._argument(a, values) for a in function.arguments]
 
     def _bound(self) -> None:
         sizes = self.call.call.sizes
@@ -265,6 +277,11 @@ class TileFrame:
 
     def masks(self) -> list[tuple[int, int, Tensor]]:
         """The mask on the ranges of columns that need it."""
+        if self.known_masks is None:
+            self.known_masks = self._masks()
+        return self.known_masks
+
+    def _masks(self) -> list[tuple[int, int, Tensor]]:
         mask = self.call.module.mask
         if mask is None:
             return []
@@ -279,6 +296,20 @@ class TileFrame:
     def pairs(self) -> Pairs:
         """The visible pairs."""
         return join(self.masks(), self.batch.col_count)
+
+
+def _number(found: Any) -> Tensor:
+    result = found if isinstance(found, Tensor) else torch.tensor(found)
+    return result if result.ndim >= len(PAIR) else result.reshape(PAIR)
+
+
+def rows_of(x: Any, lo: int, hi: int, rows: int) -> Any:
+    """An argument for rows lo up to hi of a tile of `rows`."""
+    if isinstance(x, Pairs):
+        return x if x.mask is None else Pairs(rows_of(x.mask, lo, hi, rows), x.columns)
+    if not isinstance(x, Tensor) or x.ndim < len(PAIR) or x.shape[4] == 1 or (lo, hi) == (0, rows):
+        return x
+    return x[:, :, :, :, lo:hi]
 
 
 def join(masks: list[tuple[int, int, Tensor]], columns: int) -> Pairs:

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attndsl.runtime.cpu.frame import TileFrame
+from attndsl.runtime.cpu.frame import TileFrame, rows_of
 from attndsl.runtime.cpu.source import Tape
 
 NEVER = -math.inf
+SLAB_PAIRS = 1 << 16
+"""Pairs whose scores and weights are computed at once: some buffers of them should stay in a core's own cache."""
 
 
 @dataclass(frozen=True)
@@ -51,34 +53,68 @@ def full(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 def scores(tile: TileFrame, s: Tensor) -> Tensor:
     """The final score of every pair."""
     score = tile.call.module.score
-    return s if score is None else full(tile.run(score, s=s), tile.shape)
+    return s if score is None else full(tile.run(score, s=s, **tile.pair_values(score)), tile.shape)
 
 
-def softmax_rows(tile: TileFrame, score: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The softmax of visible scores, and which rows are dead (None: no row can be). May overwrite `score`."""
-    masks = tile.masks()
-    for lo, hi, m in masks:
-        score[..., lo:hi].masked_fill_(~m, NEVER)
-    if not masks and not tile.call.module.may_be_infinite:
-        return torch.softmax(score, -1), None
-    dead = score.amax(-1, keepdim=True) == NEVER
-    if not bool(dead.any()):
-        return torch.softmax(score, -1), None
-    weights = torch.softmax(score.masked_fill_(dead, 0.0), -1)
-    return weights.masked_fill_(dead, 0.0), dead
+def _slabs(tile: TileFrame) -> list[tuple[int, int]]:
+    """Rows that are computed at once."""
+    *lead, rows, columns = tile.shape
+    step = rows if math.prod(lead) > 1 else max(1, SLAB_PAIRS // max(1, columns))
+    return [(lo, min(rows, lo + step)) for lo in range(0, rows, step)]
+
+
+def _may_be_dead(tile: TileFrame) -> bool:
+    """Whether a row can have no score above -inf."""
+    masked = sum(hi - lo for lo, hi, _ in tile.masks())
+    return tile.call.module.may_be_infinite or masked == tile.shape[-1]
+
+
+def softmax_rows(tile: TileFrame, score: Tensor) -> Tensor:
+    """The softmax of visible scores; 0 in rows that see nothing. May overwrite `score`."""
+    rows = tile.shape[4]
+    return _softmax(score, [(lo, hi, ~m) for lo, hi, m in tile.masks()], (0, rows, rows), _may_be_dead(tile), None)[0]
+
+
+Hidden = list[tuple[int, int, Tensor]]
+"""Ranges of columns and where they are invisible."""
+
+
+def _softmax(
+    score: Tensor, hidden: Hidden, at: tuple[int, int, int], may_be_dead: bool, out: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The softmax of some rows (from, to, of how many), which may be `out`; and the largest score of each row where
+    one can be dead. Overwrites `score`."""
+    for lo, hi, m in hidden:
+        score[..., lo:hi].masked_fill_(rows_of(m, *at), NEVER)
+    top = score.amax(-1, keepdim=True) if may_be_dead else None
+    dead = None if top is None else top == NEVER
+    if dead is None or not bool(dead.any()):
+        return torch.softmax(score, -1) if out is None else torch.softmax(score, -1, out=out), top
+    weights = torch.softmax(score.masked_fill_(dead, 0.0), -1).masked_fill_(dead, 0.0)
+    return weights if out is None else out.copy_(weights), top
 
 
 def softmax_forward(tile: TileFrame, scale: float, need_lse: bool) -> tuple[Tensor, Tensor | None]:
     """The weighted sum [b, g, tiles, r, rows, Dv] and lse [.., rows] for exp(score) / sum."""
     q, k, v = tile_tensors(tile)
-    score = scores(tile, products(q, k, scale))
-    lse = None
-    if need_lse:
-        for lo, hi, m in tile.masks():
-            score[..., lo:hi].masked_fill_(~m, NEVER)
-        lse = torch.logsumexp(score, -1)
-    weights, _ = softmax_rows(tile, score)
-    return mixed(weights, v), lse
+    s = products(q, k, scale)
+    function = tile.call.module.score
+    run = None if function is None else tile.run_by_rows(function, s)
+    hidden = [(lo, hi, ~m) for lo, hi, m in tile.masks()]
+    may_be_dead = need_lse or _may_be_dead(tile)
+    rows = tile.shape[4]
+    slabs = _slabs(tile)
+    lse = s.new_empty(tile.shape[:5]) if need_lse else None
+    for lo, hi in slabs:
+        part = s if len(slabs) == 1 else s[..., lo:hi, :]
+        score = part if run is None else full(run(lo, hi), tuple(part.shape))
+        weights, top = _softmax(score, hidden, (lo, hi, rows), may_be_dead, None if len(slabs) == 1 else part)
+        s = weights if len(slabs) == 1 else s
+        if lse is not None and top is not None:
+            # the largest weight is 1 / sum(exp(score - top))
+            rest = weights.amax(-1).log_()
+            lse[..., lo:hi] = torch.where(top.squeeze(-1) == NEVER, NEVER, top.squeeze(-1) - rest)
+    return mixed(s, v), lse
 
 
 def tile_tensors(tile: TileFrame) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,6 +134,7 @@ class Recording:
     @staticmethod
     def start(tile: TileFrame, s: Tensor) -> Recording:
         tile.recording = True
+        tile.own.clear()
         return Recording(tile, s.detach().requires_grad_(), tile.call.record())
 
     def pull(self, outputs: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -127,7 +164,7 @@ def softmax_backward(tile: TileFrame, scale: float, grad_out: Tensor, grad_lse: 
         with torch.enable_grad():
             score = scores(tile, recording.s)
         s = score.detach().clone()
-    weights, _ = softmax_rows(tile, s)
+    weights = softmax_rows(tile, s)
     grad_weights = products(grad_out, v)
     grad_score = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
     if grad_lse is not None:
