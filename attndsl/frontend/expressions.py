@@ -241,6 +241,8 @@ class ExpressionParser(Cursor):
                 help = f"`{before.value}` is followed by its expression, without `=`"
             elif before.value in ("<", ">"):
                 help = f"write `{before.value}=` without a space"
+        elif self.at_symbol(":") and self.previous.kind is Kind.WORD and self.previous.value in CLAUSE_WORDS:
+            help = f"`{self.previous.value}` is followed by its expression, without `:`"
         elif self.at_symbol("*") and self.previous.value == "*":
             help = "a power is written `^`"
         return self.unexpected("an expression", (), help)

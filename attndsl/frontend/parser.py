@@ -14,10 +14,8 @@ from attndsl.diagnostics.report import Diagnostic, Note
 from attndsl.diagnostics.source import Source, Span
 from attndsl.frontend import limits, tree
 from attndsl.frontend.cursor import Fail, Stop
-from attndsl.frontend.expressions import ExpressionParser
 from attndsl.frontend.lexer import CLAUSE_WORDS, LATER_FUNCTIONS, LATER_WORDS, TOP_WORDS, Kind, Token
-
-_ROLES = ("const", "scalar", "input")
+from attndsl.frontend.parameters import ParameterParser
 
 
 def parse(source: Source) -> tuple[tree.File, tuple[Diagnostic, ...]]:
@@ -52,8 +50,7 @@ def parse_type(source: Source) -> tuple[tree.Parameter | None, tuple[Diagnostic,
     parser = Parser(source)
     found: tree.Parameter | None = None
     try:
-        base, shape, facts = parser.type()
-        found = tree.Parameter("input", "", base, shape, facts, span=Span(source, 0, len(source.text)))
+        found = parser.parameter_of_type("input", Span(source, 0, len(source.text)))
         if parser.token.kind is not Kind.END:
             parser.unexpected("the end of the type")
     except Fail:
@@ -71,7 +68,7 @@ def empty_file(source: Source) -> tree.File:
     return tree.File((), (), (), span=Span(source, 0, 0))
 
 
-class Parser(ExpressionParser):
+class Parser(ParameterParser):
     def file(self) -> tree.File:
         uses: list[tree.Use] = []
         functions: list[tree.Function] = []
@@ -238,6 +235,8 @@ class Parser(ExpressionParser):
             help = (
                 "`let` declares a value; a function is declared with `fn` or `feature`" if self.at_symbol("(") else ""
             )
+            if self.at_symbol(":"):
+                help = "a `let` has no type; it has that of its value"
             raise self.unexpected("`=`", help=help)
         self.advance()
         value = self.whole_expression("a clause")
@@ -390,77 +389,3 @@ class Parser(ExpressionParser):
         axes = self.listed("(", lambda: self.name("the name of an axis"), "the names of the axes")
         spans = tuple(self.span(a, a) for a in axes)
         return tree.GridSegment(name, tuple(str(a.value) for a in axes), span=self.span(first), axis_spans=spans)
-
-    # Parameters
-
-    def parameters(self) -> tuple[tree.Parameter, ...]:
-        opening = self.advance()
-        out: list[tree.Parameter] = []
-        while not self.at_symbol(")"):
-            try:
-                out.append(self.parameter())
-                if not self.at_symbol(")", ",") and not self.at_word(*_ROLES):
-                    self.close(opening, "`,` or ")
-                elif self.at_word(*_ROLES):
-                    raise self.unexpected("`,` or `)`")
-            except Stop:
-                raise
-            except Fail:
-                if not self.skip_parameter():
-                    raise
-            if self.at_symbol(","):
-                self.advance()
-        self.advance()
-        return tuple(out)
-
-    def skip_parameter(self) -> bool:
-        """Skip to the next parameter or the closing parenthesis; False if there is none."""
-        depth = 0
-        while self.token.kind is not Kind.END and not self.at_symbol("{", "}") and not self.at_word(*TOP_WORDS):
-            if self.at_word(*_ROLES):
-                return True
-            if self.at_symbol("(", "["):
-                depth += 1
-            elif self.at_symbol(")", "]"):
-                if depth == 0 and self.at_symbol(")"):
-                    return True
-                depth -= 1
-            elif self.at_symbol(",") and depth <= 0:
-                return True
-            self.advance()
-        return False
-
-    def parameter(self) -> tree.Parameter:
-        first = self.token
-        if self.token.kind is Kind.NAME and self.next_token.value in (":", "=", ",", ")"):
-            help = "`const` is baked into the kernel, `scalar` is a run-time number, `input` a tensor"
-            label = "expected `const`, `scalar` or `input` before it"
-            raise self.fail("E0124", f"parameter `{first.value}` has no role", self.here(), label, help)
-        if not self.at_word(*_ROLES):
-            raise self.unexpected("`const`, `scalar` or `input`", _ROLES)
-        role = cast(Lit["const", "scalar", "input"], self.advance().value)
-        name = self.name(f"the name of the {role}")
-        if not self.at_symbol(":"):
-            example = {"const": "int", "scalar": "float", "input": "f32[B, H]"}[role]
-            raise self.unexpected(f"`:` and a type, such as `{name.value}: {example}`")
-        self.advance()
-        base, shape, facts = self.type()
-        default: tree.TreeExpr | None = None
-        if self.at_symbol("="):
-            self.advance()
-            default = self.expression()
-        return tree.Parameter(
-            role, str(name.value), base, shape, facts, default,
-            span=self.span(first), name_span=self.span(name, name),
-        )  # fmt: skip
-
-    def type(self) -> tuple[str, tuple[tree.TreeExpr, ...] | None, tuple[str, ...]]:
-        """A type: its word, its sizes, and the facts after it."""
-        if self.token.kind is not Kind.NAME:
-            raise self.unexpected("a type such as `int`, `float[3]` or `f32[B, H]`")
-        base = str(self.advance().value)
-        shape = self.listed("[", self.expression, "a size") if self.at_symbol("[") else None
-        facts: list[str] = []
-        while self.token.kind is Kind.NAME:
-            facts.append(str(self.advance().value))
-        return base, shape, tuple(facts)

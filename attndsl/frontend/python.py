@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from dataclasses import replace
 from types import CodeType
 from typing import Any
 from typing import Literal as Lit
@@ -141,8 +142,7 @@ class _Reader:
             return None
         default = self.expressions.expression(value) if value is not None else None
         whole = at.to(span)
-        base, shape, facts = declared.base, declared.shape, declared.facts
-        return tree.Parameter(role, name, base, shape, facts, default, span=whole, name_span=at)
+        return replace(declared, role=role, name=name, default=default, span=whole, name_span=at)
 
     def _type(self, node: ast.Constant, text: str) -> tree.Parameter | None:
         parsed, found = parse_type(Source("<type>", text))
@@ -165,7 +165,7 @@ class _Reader:
             return None
         base = "bool" if bool in kinds else "float" if float in kinds else "int"
         shape = (tree.Number(len(items), span=span),) if isinstance(node, ast.Tuple) else None
-        return tree.Parameter("const", name, base, shape, span=span)
+        return tree.Parameter("const", name, base, shape, span=span, base_span=span)
 
     # Texts inside the Python file
 

@@ -127,6 +127,8 @@ class Parameter(Node):
     facts: tuple[str, ...] = ()
     default: TreeExpr | None = None
     name_span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
+    base_span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
+    fact_spans: tuple[Span, ...] = field(default=(), compare=False, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True)

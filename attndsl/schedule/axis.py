@@ -17,12 +17,12 @@ from attndsl.ir.expr import TRUE, Coord, Expr, Literal, Op, op, rewrite
 from attndsl.ir.types import INT
 from attndsl.schedule.formula import Conjunct, TooManyConjunctsError, conjuncts
 from attndsl.schedule.interval import Boxes as Ranges
-from attndsl.schedule.interval import RangeTable
 from attndsl.schedule.linear import Linear, expression, linear, split_divisions
 from attndsl.schedule.place import place
 from attndsl.schedule.plan import AxisRanges
 from attndsl.schedule.rows import Longs, RowTiles, touched
 from attndsl.schedule.solve import Unknown, solve
+from attndsl.schedule.tables import RangeTable
 
 ROW_RESIDUE = Coord(INT, "q", "#", "residue")
 COLUMN_RESIDUE = Coord(INT, "k", "#", "residue")

@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from attndsl.ir.evaluate import Env, evaluate
 from attndsl.ir.expr import Expr, Load, walk
-from attndsl.schedule.interval import Boxes, RangeTable, bounds
+from attndsl.schedule.interval import Boxes, bounds
 from attndsl.schedule.plan import Blocks, TileClass
+from attndsl.schedule.tables import Table
 
 Longs = npt.NDArray[np.int64]
 MOST_BOXES = 1 << 21
@@ -55,7 +56,7 @@ class Raster:
 
 
 def classify(
-    mask: Expr, rows: Raster, columns: Raster, tables: Mapping[str, npt.NDArray[Any]], ranges: Mapping[str, RangeTable]
+    mask: Expr, rows: Raster, columns: Raster, tables: Mapping[str, npt.NDArray[Any]], ranges: Mapping[str, Table]
 ) -> tuple[Blocks, bool] | None:
     """All boxes that may hold a visible pair, and whether every class is proven; None if they are too many."""
     found = _descend(mask, rows, columns, ranges)
@@ -84,7 +85,7 @@ def _in_runs(rows: Raster, columns: Raster, row: Longs, column: Longs, kind: npt
     return Blocks(indptr, first.astype(np.int32), count.astype(np.int32), kind[heads])
 
 
-def sampled_share(mask: Expr, rows: Raster, columns: Raster, tables: Mapping[str, RangeTable]) -> tuple[float, float]:
+def sampled_share(mask: Expr, rows: Raster, columns: Raster, tables: Mapping[str, Table]) -> tuple[float, float]:
     """The share of boxes that may hold a visible pair, and of those that surely hold no other; from a sample."""
     total = rows.total * columns.total
     if total > SAMPLE:
@@ -97,7 +98,7 @@ def sampled_share(mask: Expr, rows: Raster, columns: Raster, tables: Mapping[str
 
 
 def _descend(
-    mask: Expr, rows: Raster, columns: Raster, tables: Mapping[str, RangeTable]
+    mask: Expr, rows: Raster, columns: Raster, tables: Mapping[str, Table]
 ) -> tuple[Longs, Longs, npt.NDArray[np.bool_]] | None:
     """Numbers of the row and column boxes that may hold a visible pair, sorted, and whether all their pairs surely are.
 
@@ -165,7 +166,7 @@ def _whole(columns: Raster, column: Longs) -> npt.NDArray[np.bool_]:
 
 
 def _bounds(
-    mask: Expr, rows: Raster, columns: Raster, row: Longs, column: Longs, tables: Mapping[str, RangeTable]
+    mask: Expr, rows: Raster, columns: Raster, row: Longs, column: Longs, tables: Mapping[str, Table]
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     ranges: dict[Expr, tuple[Any, Any]] = {}
     for side, boxes in ((rows, row), (columns, column)):

@@ -11,7 +11,8 @@ from attndsl.ir.passes.boolean import boolean_node
 from attndsl.ir.passes.select import select_node
 from attndsl.ir.types import BOOL, INT
 from attndsl.schedule.classes import ClassMask
-from attndsl.schedule.interval import Boxes, RangeTable, bounds
+from attndsl.schedule.interval import Boxes, bounds
+from attndsl.schedule.tables import Table, table_of
 
 
 def full_ranges(item: ClassMask) -> Boxes:
@@ -23,9 +24,10 @@ def full_ranges(item: ClassMask) -> Boxes:
     return Boxes(ranges, range_tables(item))
 
 
-def range_tables(item: ClassMask) -> Mapping[str, RangeTable]:
+def range_tables(item: ClassMask) -> Mapping[str, Table]:
     """The tables of a class, ready to be asked for the bounds of a range."""
-    return {n: RangeTable(t, n in item.sorted_tables) for n, t in item.tables.items() if t.ndim == 1}
+    made = {n: table_of(t, n in item.sorted_tables) for n, t in item.tables.items()}
+    return {n: t for n, t in made.items() if t is not None}
 
 
 def decide(item: ClassMask) -> Expr:

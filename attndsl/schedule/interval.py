@@ -7,7 +7,7 @@ broadcast, so that thousands of boxes are looked at in one call.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from attndsl.ir.evaluate import Env, evaluate
 from attndsl.ir.expr import Expr, Literal, Load, Op, ParamRef, Search, walk
 from attndsl.ir.types import INT, Kind
+from attndsl.schedule.tables import AreaTable, Table
 
 Array = Any
 Bounds = tuple[Array, Array]
@@ -27,63 +28,11 @@ _INF = np.inf
 
 
 @dataclass(frozen=True)
-class RangeTable:
-    """Smallest and largest element of any range of a one-dimensional table."""
-
-    values: Array
-    is_sorted: bool
-    step: int = field(init=False)
-    low: Array = field(init=False)
-    high: Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        n = len(self.values)
-        step = max(1, int(np.sqrt(n)) // 4)
-        starts = np.arange(0, n, step)
-        object.__setattr__(self, "step", step)
-        if not self.is_sorted and n:
-            object.__setattr__(self, "low", np.minimum.reduceat(self.values, starts))
-            object.__setattr__(self, "high", np.maximum.reduceat(self.values, starts))
-
-    def bounds(self, lo: Array, hi: Array) -> Bounds:
-        """Bounds of the elements lo..hi (inclusive); positions outside read 0."""
-        n = len(self.values)
-        lo, hi = np.broadcast_arrays(np.asarray(lo), np.asarray(hi))
-        if not n:
-            return np.zeros(lo.shape, np.int64), np.zeros(lo.shape, np.int64)
-        inside_lo, inside_hi = np.clip(lo, 0, n - 1), np.clip(hi, 0, n - 1)
-        if self.is_sorted:
-            low, high = self.values[inside_lo], self.values[inside_hi]
-        else:
-            low, high = self._scan(inside_lo, inside_hi)
-        outside = (lo < 0) | (hi >= n)
-        wide = np.float64 if low.dtype.kind == "f" else np.int64
-        low, high = low.astype(wide), high.astype(wide)
-        return np.where(outside, np.minimum(low, 0), low), np.where(outside, np.maximum(high, 0), high)
-
-    def _scan(self, lo: Array, hi: Array) -> Bounds:
-        """Whole blocks of `step` elements around each distinct range: a little wide, cheap, sound."""
-        keys = lo.ravel() // self.step * (len(self.low) + 1) + hi.ravel() // self.step
-        distinct, back = np.unique(keys, return_inverse=True)
-        first, last = distinct // (len(self.low) + 1), distinct % (len(self.low) + 1)
-        low, high = np.empty(len(distinct), self.low.dtype), np.empty(len(distinct), self.low.dtype)
-        same = first == last
-        low[same], high[same] = self.low[first[same]], self.high[first[same]]
-        rest = np.flatnonzero(~same)
-        if len(rest):
-            pairs = np.stack([first[rest], np.minimum(last[rest] + 1, len(self.low))], 1).ravel()
-            padded_low, padded_high = np.append(self.low, self.low[-1]), np.append(self.high, self.high[-1])
-            low[rest] = np.minimum.reduceat(padded_low, pairs)[::2]
-            high[rest] = np.maximum.reduceat(padded_high, pairs)[::2]
-        return low[back].reshape(lo.shape), high[back].reshape(lo.shape)
-
-
-@dataclass(frozen=True)
 class Boxes:
     """Ranges of the variables (inclusive) and the tables that are read."""
 
     ranges: Mapping[Expr, Bounds]
-    tables: Mapping[str, RangeTable]
+    tables: Mapping[str, Table]
 
 
 def bounds(expr: Expr, boxes: Boxes) -> Bounds:
@@ -102,8 +51,11 @@ def _node_bounds(node: Expr, known: Mapping[Expr, Bounds], boxes: Boxes) -> Boun
     if isinstance(node, Literal):
         return node.value, node.value
     args = [known[c] for c in node.children]
-    if isinstance(node, Load) and len(node.indices) == 1 and node.tensor in boxes.tables:
-        found = boxes.tables[node.tensor].bounds(*args[0])
+    if isinstance(node, Load) and node.tensor in boxes.tables:
+        table = boxes.tables[node.tensor]
+        if isinstance(table, AreaTable):
+            return table.bounds(args[0], args[1])
+        found = table.bounds(*args[0])
         return (found[0] != 0, found[1] != 0) if node.type.kind is Kind.BOOL else found
     if isinstance(node, Search):
         env = Env({}, {node.tensor: boxes.tables[node.tensor].values})

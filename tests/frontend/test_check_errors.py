@@ -158,3 +158,24 @@ def test_trees_built_by_hand():
     block = tree.AttentionBlock("a", (), (tree.Rewrite("score", deep),))
     made, wrong = check(Program(tree.File((), (), (block,)), Scope(source)))
     assert not made and [d.code for d in wrong] == ["E0612"]
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "help_"),
+    [
+        ("attention a { output o - mean(V * s) }", "mean(V * s)", "once per row"),
+        ("attention a(input z: float32[H]) { score s * z[h] }", "float32", "`f32`"),
+        ("attention a(input z: i32[L] srted) { mask z[q] == z[k] }", "srted", "`sorted`"),
+        ("attention a(input z: f32(H)) { score s * z[h] }", "(", "`f32[...]`"),
+        ("attention a { mask: k <= q }", ":", "without `:`"),
+        ("attention a { let d: int = q - k mask d > 0 }", ":", "no type"),
+        ("attention a { score dot(q, K) }", "q", "`Q`"),
+        ("attention a { weight softmax(s) }", "s", "`weight softmax`"),
+        ("attention a(input z: f32[L, 3]) { let y = z[k] score s * y[0] }", "y[0]", "`z[k, 0]`"),
+        ("attention a(input z: f32[L]) { score s * z[k, 0] }", "z[k, 0]", ""),
+    ],
+)
+def test_one_finding_at_its_place_with_a_suggestion(text: str, at: str, help_: str):
+    (finding,) = found(text)
+    assert finding.span.text == at
+    assert help_ in finding.help

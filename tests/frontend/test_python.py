@@ -137,7 +137,7 @@ WRONG = {
     "an undeclared parameter": ("def a(q, k, *, w): return weight(q - k)", "E0803", "w"),
     "a plain default": ("def a(q, k, *, w=3): return weight(q - k)", "E0803", "3"),
     "a type that does not parse": ('def a(s, *, w=tensor("f32[H")): return weight(s)', "E0111", "["),
-    "an unknown type": ('def a(s, *, w=const("i32")): return weight(s)', "E0307", 'w=const("i32")'),
+    "an unknown type": ('def a(s, *, w=const("i32")): return weight(s)', "E0307", "i32"),
     "a global": ("def a(q, k, s): return softmax(s, where=q - k < WINDOW)", "E0804", "WINDOW"),
     "an unlisted symbol": ("def a(q, k): return softmax(s, where=k <= q)", "E0804", "s"),
     "another function": ("def a(q, k): return weight(near(q, k))", "E0804", "near"),

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from attndsl.ir.evaluate import Env, evaluate
 from attndsl.ir.expr import Expr, Index, Load, Op, Search, integer, op
 from attndsl.ir.types import BOOL, INT, Kind
-from attndsl.schedule.interval import Boxes, RangeTable, bounds
+from attndsl.schedule.interval import Boxes, bounds
+from attndsl.schedule.tables import AreaTable, RangeTable, table_of
 from tests.drawing import SEED, drawn
 
 Q, K = Index(INT, "q"), Index(INT, "k")
@@ -92,3 +93,25 @@ def test_ranges_of_an_unsorted_table() -> None:
     low, high = ranges.bounds(lo, hi)
     for a, b, x, y in zip(lo, hi, low, high, strict=True):
         assert x <= table[a : b + 1].min() and y >= table[a : b + 1].max()
+
+
+@seed(SEED)
+@drawn(200)
+@given(st.integers(0, 2**32), RANGES, RANGES)
+def test_areas_of_a_table_of_blocks(draw: int, q: tuple[int, int], k: tuple[int, int]) -> None:
+    rng = np.random.default_rng(draw)
+    table = rng.random((int(rng.integers(1, 9)), int(rng.integers(1, 9)))) < rng.random()
+    e = Load(BOOL, "t", (op("floordiv", Q, integer(2)), op("sub", K, integer(1))))
+    ranges = {Q: (q[0], q[0] + q[1]), K: (k[0], k[0] + k[1])}
+    sure, maybe = bounds(e, Boxes(ranges, {"t": AreaTable(table)}))
+    qs, ks = np.arange(q[0], q[0] + q[1] + 1)[:, None], np.arange(k[0], k[0] + k[1] + 1)[None, :]
+    values = evaluate(e, Env({Q: qs, K: ks}, {"t": table}))
+    assert values.all() or not sure
+    assert not values.any() or maybe
+    assert sure == values.all() and maybe == values.any()
+
+
+def test_only_small_tables_of_blocks_are_summed() -> None:
+    assert isinstance(table_of(np.zeros((3, 4), bool), False), AreaTable)
+    assert table_of(np.zeros((3, 4), np.int32), False) is None
+    assert table_of(np.broadcast_to(np.zeros((), bool), (1 << 13, 1 << 13)), False) is None

@@ -129,9 +129,15 @@ def _built_in(checker: Checker, node: tree.Call) -> Value:
         return grids.size(checker, node)
     if name == "decay":
         return vectors.decay(checker, node)
-    values = [checker.operand(a) for a in node.arguments]
     if name in ("sum", "mean"):
-        return reduction(checker, name, values[0], node)
+        before = checker.place
+        if "sum" in forbidden(before):
+            # the sum is the mistake; what stands in it would be right where a sum is
+            checker.place = "weight"
+        value = checker.operand(node.arguments[0])
+        checker.place = before
+        return reduction(checker, name, value, node)
+    values = [checker.operand(a) for a in node.arguments]
     if name in ("all", "any"):
         return _join(checker, name, values[0], node)
     build, span = checker.build, checker.at(node)

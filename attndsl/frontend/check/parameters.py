@@ -49,7 +49,7 @@ class Parameters:
 
     def _no_facts(self, node: tree.Parameter) -> bool:
         message = f"`{node.facts[0]}` is a promise about an input, and `{node.name}` is a {node.role}"
-        self.checker.report("E0308", message, node.span)
+        self.checker.report("E0308", message, node.fact_spans[0])
         return True
 
     def _number(self, node: tree.Parameter) -> Value:
@@ -57,7 +57,7 @@ class Parameters:
             other = kind_of_dtype(node.base) if node.base in DTYPES else names.suggestion(node.base, _KINDS)
             message = f"`{node.base}` is not a type of a {node.role}"
             help_ = names.did_you_mean(str(other))
-            return self.checker.report("E0307", message, node.span, "bool, int or float was expected", help_)
+            return self.checker.report("E0307", message, node.base_span, "bool, int or float was expected", help_)
         kind = Kind(node.base)
         if node.role == "scalar":
             if node.shape is not None:
@@ -155,7 +155,7 @@ class Parameters:
             found = _OTHER_TYPES.get(node.base) or names.suggestion(node.base, DTYPES)
             label = f"one of {', '.join(DTYPES)} was expected"
             message = f"`{node.base}` is not an element type of a tensor"
-            checker.report("E0307", message, node.span, label, names.did_you_mean(found))
+            checker.report("E0307", message, node.base_span, label, names.did_you_mean(found))
             return
         dims = self._shape(node)
         if isinstance(dims, Poison):
@@ -195,19 +195,19 @@ class Parameters:
         found: set[Fact] = set()
         report = self.checker.report
         kind = kind_of_dtype(node.base)
-        for fact in node.facts:
+        for fact, span in zip(node.facts, node.fact_spans, strict=True):
             if fact not in _FACTS:
                 help_ = names.did_you_mean(names.suggestion(fact, _FACTS)) or f"known are {', '.join(_FACTS)}"
-                return report("E0308", f"unknown promise `{fact}`", node.span, "", help_)
+                return report("E0308", f"unknown promise `{fact}`", span, "", help_)
             if fact == "log_decay":
                 _, after = split_at_positions(dims)
                 has = any(isinstance(d, Size) and d.name in ("L", "Lk") for d in dims)
                 if kind is not Kind.FLOAT or not has or len(after) > 1:
                     label = "a float tensor [..., L] or [..., L, D] was expected"
-                    return report("E0308", f"`{node.name}` cannot be `log_decay`", node.span, label)
+                    return report("E0308", f"`{node.name}` cannot be `log_decay`", span, label)
             elif not dims or (fact == "permutation" and kind is not Kind.INT) or kind is Kind.BOOL:
                 label = "an int tensor was expected" if fact == "permutation" else "a tensor of numbers was expected"
-                return report("E0308", f"`{node.name}` cannot be `{fact}`", node.span, label)
+                return report("E0308", f"`{node.name}` cannot be `{fact}`", span, label)
             found.add(fact)
         return frozenset(found)
 

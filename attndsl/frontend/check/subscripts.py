@@ -48,7 +48,11 @@ def subscript(checker: Checker, node: tree.Subscript) -> Value:
             return _component(checker, base, node)
         case Expr() if not base.type.is_number:
             help_ = "write all indices in one pair of brackets" if isinstance(node.base, tree.Subscript) else ""
-            return checker.report("E0304", "components of a vector have no names here", node.span, "", help_)
+            if isinstance(node.base, tree.Name) and isinstance(base, Load):
+                indices = ", ".join(i.span.text for i in (*base.indices, *node.indices))
+                help_ = f"read the number from the tensor: `{base.tensor}[{indices}]`"
+            what = "matrix" if len(base.type.shape) == 2 else "vector"
+            return checker.report("E0304", f"components of a {what} cannot be read one by one", node.span, "", help_)
         case _:
             name = node.base.id if isinstance(node.base, tree.Name) else "this"
             message = f"{f'`{name}`' if name != 'this' else name} is {describe(base)}: it has no elements"
@@ -82,7 +86,9 @@ def _tensor(checker: Checker, tensor: TensorValue, node: tree.Subscript) -> Valu
     if len(node.indices) > len(tensor.dims):
         for index in node.indices:
             checker.value(index)
-        message = f"{tensor.name} has {len(tensor.dims)} dimensions and is given {len(node.indices)} indices"
+        n_dims, n_indices = len(tensor.dims), len(node.indices)
+        message = f"{tensor.name} has {_many(n_dims, 'dimension', 'dimensions')}"
+        message += f" and is given {_many(n_indices, 'index', 'indices')}"
         return checker.report("E0304", message, node.span, f"it is {tensor.spelling}")
     for size, index in zip(tensor.dims, node.indices, strict=False):
         value = _index(checker, tensor, size, index)
@@ -91,6 +97,10 @@ def _tensor(checker: Checker, tensor: TensorValue, node: tree.Subscript) -> Valu
     if len(indices) < len(node.indices):
         return POISON
     return _load(checker, tensor, tuple(indices), node, node.base)
+
+
+def _many(n: int, one: str, several: str) -> str:
+    return f"{n or 'no'} {one if n == 1 else several}"
 
 
 def _index(checker: Checker, tensor: TensorValue, size: Expr, node: tree.TreeExpr) -> Expr | Poison:

@@ -25,13 +25,21 @@ from attndsl.ir.types import INT, Kind, Type
 if TYPE_CHECKING:
     from attndsl.frontend.check.expression import Checker
 
+_NUMBER_HELP = {
+    "softmax": "over the keys of a row it is `weight softmax`, without an argument, or `exp(s) / sum`",
+    "total": "a sum over keys is `sum(e)`",
+}
 Rule = Callable[["Checker", tuple[Expr, ...], Span], Expr]
 
 
 def _vector(name: str, value: Expr, argument: int) -> None:
     if len(value.type.shape) != 1:
         message = f"`{name}` takes a vector, and this is {describe(value)}"
-        help_ = "a sum over keys is `sum(e)`" if name == "total" and value.type.is_number else ""
+        help_ = ""
+        if value.type.is_number:
+            help_ = _NUMBER_HELP.get(name, "")
+            if isinstance(value, Index) and value.name in ("q", "k"):
+                help_ = f"`{value.name}` is a position; the vector is `{value.name.upper()}`"
         raise MismatchError("E0301", message, "a vector was expected", help_, argument)
     require_numbers(name, value)
 

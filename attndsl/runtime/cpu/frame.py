@@ -63,7 +63,7 @@ class CallFrame:
         self.scalars = {s.name: _scalar(call.scalars[s.name], s.kind) for s in attention.scalars}
         self.sources = {n: self._source(n) for f in module.functions for n in f.names("tensor")}
         self.prefixes = {n: self._prefix(n) for f in module.functions for n in f.names("prefix")}
-        self.tables: dict[int, tuple[Tensor, int]] = {}
+        self._buffer: Tensor | None = None
 
     def _source(self, name: str) -> TensorSource:
         if name in ("Q", "K", "V"):
@@ -92,6 +92,12 @@ class CallFrame:
                 if isinstance(node, Decay) and node.tensor == name:
                     return len(node.indices)
         raise KeyError(name)
+
+    def buffer(self, count: int) -> Tensor:
+        """Room for numbers that one step of the call computes; the next step has the same room."""
+        if self._buffer is None or self._buffer.numel() < count:
+            self._buffer = torch.empty(count, dtype=self.dtype)
+        return self._buffer[:count]
 
     def gradients(self) -> dict[str, Tensor]:
         """What tapes collected, by input (and `q`, `k`, `v` where they were read as tensors), in compute precision."""

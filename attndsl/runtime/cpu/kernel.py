@@ -25,7 +25,7 @@ from attndsl.runtime.cpu.frame import (
 )
 from attndsl.runtime.cpu.general import general_backward, general_forward, output_backward, output_forward
 from attndsl.runtime.cpu.part import Batch, Selection
-from attndsl.runtime.cpu.rows import NEVER, TileGradients, softmax_backward, softmax_forward
+from attndsl.runtime.cpu.rows import NEVER, SLAB_PAIRS, TileGradients, softmax_backward, softmax_forward
 from attndsl.runtime.cpu.schedule import ScheduleCache
 from attndsl.schedule.plan import Plan
 
@@ -138,7 +138,7 @@ def _cut(batch: Batch, heads: tuple[int, ...], width: int, chunked: bool, tiles:
             part = batch if batch.tiles <= tiles else batch.part(t, min(batch.tiles, t + tiles))
             yield part, (slice(0, B), slice(0, G), slice(0, R))
         return
-    room = max(1, TILE_PAIRS // max(1, batch.pairs * width))
+    room = max(1, TILE_PAIRS // max(1, batch.pairs * width)) if batch.pairs <= SLAB_PAIRS else 1
     r = min(R, room)
     g = min(G, max(1, room // R))
     b = min(B, max(1, room // (R * G)))
