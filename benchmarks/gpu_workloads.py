@@ -295,6 +295,8 @@ def _flex(w: Workload, keep: Keep, quick: bool) -> None:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     assert w.flex is not None
+    # past its limit of recompilations it would run uncompiled
+    torch._dynamo.reset()
     score, mask = w.flex()
     S = w.permuted or w.S
     q, k, v = tensors(w.B, w.H, S, w.D)
