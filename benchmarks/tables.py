@@ -47,7 +47,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     for name, value in row.items():
         if isinstance(value, dict):
             parts = cast(dict[str, Any], value)
-            out |= {f"{name}, {part}": v for part, v in parts.items()}
+            out |= {f"{name}, {part}": v for part, v in parts.items() if not isinstance(v, list)}
         elif not isinstance(value, list):
             out[name] = value
     return out

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from attndsl.codegen.expr_torch import Body, is_host, pair_vectors
 from attndsl.codegen.names import Function
 from attndsl.codegen.templates import render
 from attndsl.ir.attention import Attention
+from attndsl.ir.build import ONE, ZERO
 from attndsl.ir.expr import SCORE, TRUE, Expr, Literal, Load, Op, Value, mentions, number, op, rewrite
+from attndsl.ir.forms import affine
 from attndsl.ir.free import column_only, depends, k_side, q_side, row_only
-
-UNIT = number(1.0)
-ZERO = number(0.0)
+from attndsl.ir.weights import Exponential, WeightForm, weight_form
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class CpuModule:
 
     `mask`, `score`, `weight`, `output` are None where the clause is the default. `slope` and `bias` exist where the
     score is slope * s + bias with neither depending on s; `common` are the parts of the bias that all batches and heads
-    share, its arguments `common0`, ... `logit` gives the exponent that lse sums.
+    share, its arguments `common0`, ... `logit` gives the exponent that lse sums. `sink` exists where the weight is
+    exp(s) / (exp(sink) + sum).
     `may_be_infinite`: a visible score can be -inf. `wide`: a vector per pair must be written out.
     """
 
@@ -33,35 +35,42 @@ class CpuModule:
     common: tuple[Function, ...]
     weight: Function | None
     logit: Function | None
+    sink: Function | None
     output: Function | None
     may_be_infinite: bool
     wide: bool
 
     @property
     def functions(self) -> tuple[Function, ...]:
-        every = (self.mask, self.score, self.slope, *self.common, self.bias, self.weight, self.logit, self.output)
+        every = (self.mask, self.score, self.slope, *self.common, self.bias, self.weight, self.logit, self.sink)
+        every = (*every, self.output)
         return tuple(f for f in every if f is not None)
 
 
 def generate(attention: Attention) -> CpuModule:
     """The module of an attention whose consts are bound."""
     a = attention
-    affine = affine_in_score(a.score) if a.weight is None else None
-    slope = affine[0] if affine is not None and affine[0] != UNIT else None
-    bias = affine[1] if affine is not None and affine[1] != ZERO else None
+    form = weight_form(a)
+    sink = _sink(form)
+    parts = affine(a.score) if a.weight is None or sink is not None else None
+    slope, bias = (None, None) if parts is None else parts
+    slope = None if slope == ONE else ZERO if slope is None and parts is not None else slope
+    bias = None if bias is None else _with_inner_signs(bias)
     shared: list[Expr] = [] if bias is None else shared_parts(bias)
     common = [_function(f"common{i}", "A part of the bias that all heads share.", e) for i, e in enumerate(shared)]
     if bias is not None:
         names = {e: Value(e.type, f"common{i}") for i, e in enumerate(shared)}  # pyright: ignore[reportArgumentType]
         bias = rewrite(bias, names.get)
-    exponent = None if a.weight is None else logit_of(a.weight)
     made = {
         "mask": _function("mask", "Whether q sees k.", None if a.mask == TRUE else a.mask),
         "score": _function("score", "The score from the scaled dot product s.", None if a.score == SCORE else a.score),
         "slope": _function("slope", "What the score multiplies s by.", slope),
         "bias": _function("bias", "What the score adds to that.", bias),
         "weight": _function("weight", "The weight of a pair from its score s.", a.weight, scaled=True),
-        "logit": _function("logit", "The exponent whose exponentials lse sums.", exponent),
+        "logit": _function(
+            "logit", "The exponent whose exponentials lse sums.", None if a.weight is None else form.logit
+        ),
+        "sink": _function("sink", "The logarithm of what the denominator adds to its sum.", sink),
         "output": _function("output", "The output from the weighted sum of values o.", a.output),
     }
     shares = tuple(f for f in common if f is not None)
@@ -101,46 +110,34 @@ def _may_be_infinite(score: Expr) -> bool:
     return mentions(score, test)
 
 
-def _free_of_score(e: Expr) -> bool:
-    return not mentions(e, lambda n: isinstance(n, Value) and n.name == "s")
+def _with_inner_signs(bias: Expr) -> Expr:
+    """The same with the sign of a product on a factor that is not a property of the pair."""
+    return rewrite(bias, lambda e: _inner_sign(e.args[0]) if isinstance(e, Op) and e.op == "neg" else None)
 
 
-def affine_in_score(e: Expr) -> tuple[Expr, Expr] | None:
-    """(slope, bias) with e = slope * s + bias, neither depending on s; None where there are none."""
-    if e == SCORE:
-        return UNIT, ZERO
-    if _free_of_score(e):
-        return ZERO, e
-    if not isinstance(e, Op):
-        return None
-    parts = [affine_in_score(a) for a in e.args]
-    if e.op == "neg" and parts[0] is not None:
-        return _negated(parts[0][0]), _negated(parts[0][1])
-    if e.op in ("add", "sub") and parts[0] is not None and parts[1] is not None:
-        (a, c), (b, d) = parts[0], parts[1]
-        return _joined(e.op, a, b), _joined(e.op, c, d)
-    if e.op == "mul":
-        for x, other in ((0, 1), (1, 0)):
-            part = parts[x]
-            if part is not None and _free_of_score(e.args[other]):
-                return _scaled(part[0], e.args[other]), _scaled(part[1], e.args[other])
-    if e.op == "div" and parts[0] is not None and _free_of_score(e.args[1]):
-        a, c = parts[0]
-        return op("div", a, e.args[1]), ZERO if c == ZERO else op("div", c, e.args[1])
-    return None
-
-
-def _negated(e: Expr) -> Expr:
-    """-e, with the sign on a factor that is not a property of the pair."""
-    if e == ZERO:
-        return e
+def _inner_sign(e: Expr) -> Expr | None:
+    """-e for a product of which one factor is no property of the pair."""
     if isinstance(e, Op) and e.op == "mul":
         a, b = e.args
         if row_only(a) or column_only(a):
-            return op("mul", _negated(a), b)
+            return op("mul", op("neg", a), b)
         if row_only(b) or column_only(b):
-            return op("mul", a, _negated(b))
-    return e.args[0] if isinstance(e, Op) and e.op == "neg" else op("neg", e)
+            return op("mul", a, op("neg", b))
+    return None
+
+
+def _sink(form: WeightForm) -> Expr | None:
+    """x where the weight is exp(s) / (exp(x) + sum)."""
+    if not isinstance(form, Exponential) or form.kind != "sum and constant":
+        return None
+    if form.amplitude is not None or form.logit != SCORE:
+        return None
+    extra = form.extra
+    if isinstance(extra, Op) and extra.op == "exp":
+        return extra.args[0]
+    if isinstance(extra, Literal) and 0.0 < float(extra.value) < math.inf:
+        return number(math.log(float(extra.value)))
+    return None
 
 
 def shared_parts(bias: Expr) -> list[Expr]:
@@ -155,38 +152,3 @@ def shared_parts(bias: Expr) -> list[Expr]:
         else:
             stack.extend(e.children)
     return list(found)
-
-
-def _joined(name: str, a: Expr, b: Expr) -> Expr:
-    if b == ZERO:
-        return a
-    if a == ZERO:
-        return b if name == "add" else _negated(b)
-    return op(name, a, b)
-
-
-def _scaled(e: Expr, by: Expr) -> Expr:
-    return ZERO if e == ZERO else by if e == UNIT else op("mul", e, by)
-
-
-def logit_of(weight: Expr) -> Expr | None:
-    """The sum of the exponents, depending on s, of the weight's exponential factors; None without one."""
-    terms = _exponents(weight)
-    if not terms:
-        return None
-    total = terms[0]
-    for t in terms[1:]:
-        total = op("add", total, t)
-    return total
-
-
-def _exponents(e: Expr) -> list[Expr]:
-    match e:
-        case Op(op="exp"):
-            return [] if _free_of_score(e.args[0]) else [e.args[0]]
-        case Op(op="mul"):
-            return _exponents(e.args[0]) + _exponents(e.args[1])
-        case Op(op="neg" | "div"):
-            return _exponents(e.args[0])
-        case _:
-            return []

@@ -15,7 +15,7 @@ from attndsl.ir.build import ONE, Part
 from attndsl.ir.derivative import derivative
 from attndsl.ir.expr import SCORE, Expr, Op, Value, walk
 from attndsl.ir.free import depends, q_side, row_only, tensors, uniform
-from attndsl.ir.printer import print_expr
+from attndsl.ir.infix import infix
 from attndsl.ir.separate import Terms
 from attndsl.ir.simplify import simplify_expr
 from attndsl.ir.weights import (
@@ -69,7 +69,7 @@ class ScoreForm:
         if self.identity:
             return "the scaled dot product"
         if not self.affine:
-            return "a curve of s; its derivative is " + _short(self.curve)
+            return "a curve of s; its derivative is " + infix(self.curve, 80)
         parts = ["s" if self.slope is None else f"s times {_side(self.slope)}"]
         if self.row is not None:
             parts.append("a term per row (cancels in softmax)" if q_side(self.row) else "a term per head")
@@ -190,8 +190,3 @@ def _side(expr: Expr) -> str:
     if uniform(expr):
         return "a constant" if not depends(expr) else "a factor per head"
     return "a factor per row" if row_only(expr) else "a factor per key" if not q_side(expr) else "a factor per pair"
-
-
-def _short(expr: Expr) -> str:
-    text = " ".join(print_expr(expr).split())
-    return text if len(text) <= 80 else text[:77] + "..."

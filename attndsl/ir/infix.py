@@ -44,65 +44,80 @@ CALLS = {"vsoftmax": "softmax"}
 
 def infix(expr: Expr, most: int = 2000) -> str:
     """The text of an expression; one longer than `most` characters is cut with an ellipsis."""
-    text = _print(expr, 0)
+    text = _Writer(most).text(expr, CONDITIONAL)
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _print(expr: Expr, outer: int) -> str:
-    match expr:
-        case Literal(value=value):
-            text = str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else None
-            text = str(value) if text is None else text
-            return f"({text})" if text.startswith("-") and outer > NEGATE else text
-        case Index(name=name) | Size(name=name) | Value(name=name):
-            return name
-        case ParamRef(name=name, component=component):
-            return name if component is None else f"{name}[{component}]"
-        case Coord(side=side, axis=axis):
-            return f"{side}.{axis}"
-        case Member(side=side, segment=segment):
-            return _wrap(f"{side} in {segment}", 4, outer)
-        case Extent(axis=axis):
-            return f"size({axis})"
-        case Load(tensor=tensor, indices=indices):
-            return f"{tensor}[{_list(indices)}]"
-        case Search(tensor=tensor, value=value, side=side):
-            return f"count({tensor} {'<' if side == 'left' else '<='} {_print(value, 0)})"
-        case Count():
-            return "count"
-        case Reduce(kind=kind, body=body):
-            return f"{kind}({_print(body, 0)})"
-        case Decay(tensor=tensor):
-            return f"decay({tensor})"
-        case Op(op=op, args=args):
-            return _operation(op, args, outer)
-        case _:
-            return repr(expr)
+class _Writer:
+    """Writes each shared subexpression once and no text beyond `most`, so that repeated doubling stays cheap."""
 
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: dict[tuple[Expr, int], str] = {}
 
-def _operation(op: str, args: tuple[Expr, ...], outer: int) -> str:
-    if op in ("to_float", "to_int"):
-        return _print(args[0], outer)
-    if op == "neg":
-        return _wrap(f"-{_print(args[0], NEGATE)}", NEGATE, outer)
-    if op == "not":
-        return _wrap(f"not {_print(args[0], NOT)}", NOT, outer)
-    if op == "select":
-        condition, then, otherwise = (_print(a, CONDITIONAL) for a in args)
-        return _wrap(f"if {condition} then {then} else {otherwise}", CONDITIONAL, outer or 0, strict=outer > 0)
-    if op in BINARY:
-        level, sign = BINARY[op]
-        # Comparisons chain and `^` binds to the right: their own operands need brackets where others do not.
-        left = level + 1 if level in (4, 8) else level
-        right = level if op in ("and", "or", "add", "mul", "pow") else level + 1
-        parts = [_print(args[0], left), *(_print(a, right) for a in args[1:])]
-        joined = f" {sign} ".join(parts) if op != "pow" else "^".join(parts)
-        return _wrap(joined, level, outer)
-    return f"{CALLS.get(op, op)}({_list(args)})"
+    def text(self, expr: Expr, outer: int) -> str:
+        """The text of an operand of something that binds as tightly as `outer`."""
+        key = (expr, outer)
+        if key not in self._known:
+            self._known[key] = self._node(expr, outer)[: self._most + 1]
+        return self._known[key]
 
+    def _node(self, expr: Expr, outer: int) -> str:
+        match expr:
+            case Literal(value=value):
+                text = str(value).lower() if isinstance(value, bool) else str(value)
+                if isinstance(value, float):
+                    text = f"{value:g}"
+                return f"({text})" if text.startswith("-") and outer > NEGATE else text
+            case Index(name=name) | Size(name=name) | Value(name=name):
+                return name
+            case ParamRef(name=name, component=component):
+                return name if component is None else f"{name}[{component}]"
+            case Coord(side=side, axis=axis):
+                return f"{side}.{axis}"
+            case Member(side=side, segment=segment):
+                return _wrap(f"{side} in {segment}", 4, outer)
+            case Extent(axis=axis):
+                return f"size({axis})"
+            case Load(tensor=tensor, indices=()):
+                return tensor
+            case Load(tensor=tensor, indices=indices):
+                return f"{tensor}[{self._list(indices)}]"
+            case Search(tensor=tensor, value=value, side=side):
+                return f"count({tensor} {'<' if side == 'left' else '<='} {self.text(value, 0)})"
+            case Count():
+                return "count"
+            case Reduce(kind=kind, body=body):
+                return f"{kind}({self.text(body, 0)})"
+            case Decay(tensor=tensor):
+                return f"decay({tensor})"
+            case Op(op=op, args=args):
+                return self._operation(op, args, outer)
+            case _:
+                return repr(expr)
 
-def _list(args: tuple[Expr, ...]) -> str:
-    return ", ".join(_print(a, 0) for a in args)
+    def _operation(self, op: str, args: tuple[Expr, ...], outer: int) -> str:
+        if op in ("to_float", "to_int"):
+            return self.text(args[0], outer)
+        if op == "neg":
+            return _wrap(f"-{self.text(args[0], NEGATE)}", NEGATE, outer)
+        if op == "not":
+            return _wrap(f"not {self.text(args[0], NOT)}", NOT, outer)
+        if op == "select":
+            condition, then, otherwise = (self.text(a, CONDITIONAL) for a in args)
+            return _wrap(f"if {condition} then {then} else {otherwise}", CONDITIONAL, outer, strict=outer > 0)
+        if op in BINARY:
+            level, sign = BINARY[op]
+            # Comparisons chain and `^` binds to the right: their own operands need brackets where others do not.
+            left = level + 1 if level in (4, 8) else level
+            right = level if op in ("and", "or", "add", "mul", "pow") else level + 1
+            parts = [self.text(args[0], left), *(self.text(a, right) for a in args[1:])]
+            joined = f" {sign} ".join(parts) if op != "pow" else "^".join(parts)
+            return _wrap(joined, level, outer)
+        return f"{CALLS.get(op, op)}({self._list(args)})"
+
+    def _list(self, args: tuple[Expr, ...]) -> str:
+        return ", ".join(self.text(a, 0) for a in args)
 
 
 def _wrap(text: str, level: int, outer: int, strict: bool = False) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from attndsl.codegen.cpu import logit_of
 from attndsl.ir.attention import Attention
+from attndsl.ir.weights import weight_form
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.call import Call, Kernel
 from attndsl.runtime.checked import check_promises
@@ -46,7 +46,7 @@ class Runner:
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The output in q's dtype and layout, and lse [B, H, Lq] if asked for."""
         attention = self.attention
-        if return_lse and attention.weight is not None and logit_of(attention.weight) is None:
+        if return_lse and not weight_form(attention).has_lse:
             raise ValueError(
                 f"{attention.name}: return_lse needs a weight with an exponential of s, and this one has none"
             )

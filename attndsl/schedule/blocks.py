@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attndsl.ir.evaluate import Env, evaluate
-from attndsl.ir.expr import Expr, Load, walk
+from attndsl.ir.expr import Expr, Load, Op, walk
 from attndsl.schedule.interval import Boxes, bounds
 from attndsl.schedule.plan import Blocks, TileClass
 from attndsl.schedule.tables import Table
@@ -25,6 +25,7 @@ from attndsl.schedule.tables import Table
 Longs = npt.NDArray[np.int64]
 MOST_BOXES = 1 << 21
 MOST_PAIRS = 1 << 24
+USUAL_OPERATIONS = 16
 SAMPLE = 1 << 13
 _CHUNK = 1 << 17
 _COARSEST = 1 << 14
@@ -192,7 +193,9 @@ def _settle(
         _look(mask, rows, columns, tables, row, column, seen, unseen, corners)
     rest = np.flatnonzero(~(seen & unseen))
     pairs = prod(rows.box) * prod(columns.box)
-    affordable = rest[: MOST_PAIRS // pairs]
+    # a mask of many operations is looked at on fewer pairs, so that the time stays bounded
+    effort = max(1, sum(isinstance(node, Op) for node in walk(mask)) // USUAL_OPERATIONS)
+    affordable = rest[: MOST_PAIRS // effort // pairs]
     per_chunk = max(1, _CHUNK // pairs)
     for i in range(0, len(affordable), per_chunk):
         chosen = affordable[i : i + per_chunk]

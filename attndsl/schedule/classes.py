@@ -1,8 +1,8 @@
 """Batches and heads that see the same mask share one schedule.
 
 Whatever in a mask varies with the batch and head alone (a head's window, a document table's row) is evaluated for
-every batch and head; those with equal values form a class. In the mask of a class these values are numbers and
-its tables have one dimension (two for a table read by both positions).
+every batch and head; those with equal values form a class. In the mask of a class these values are numbers, and
+every index of a table that has a fixed value is taken: what is left of the table is read by positions only.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from attndsl.codegen.cpu import affine_in_score, generate
+from attndsl.codegen.cpu import generate
 from attndsl.codegen.expr_torch import Body, mangle
 from attndsl.codegen.whitelist import check_generated
 from attndsl.frontend.compile import compile_text
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import SCORE, Index, Value, number, op
+from attndsl.ir.expr import Index, Value, number, op
 from attndsl.ir.types import FLOAT, INT
 
 Q, K = Index(INT, "q"), Index(INT, "k")
@@ -54,14 +54,18 @@ def test_only_wild_operations_are_strict() -> None:
     assert "strict_multiply(" in wild
 
 
-def test_affine_scores() -> None:
-    d = op("to_float", op("sub", Q, K))
-    assert affine_in_score(SCORE) == (number(1.0), number(0.0))
-    assert affine_in_score(op("sub", SCORE, d)) == (number(1.0), op("neg", d))
-    assert affine_in_score(op("mul", SCORE, d)) == (d, number(0.0))
-    assert affine_in_score(op("add", d, op("neg", SCORE))) == (op("neg", number(1.0)), d)
-    assert affine_in_score(op("tanh", SCORE)) is None
-    assert affine_in_score(op("mul", SCORE, SCORE)) is None
+def test_affine_scores_have_a_slope_and_a_bias() -> None:
+    def parts(text: str) -> tuple[bool, bool]:
+        module = generate(attention("(input t: f32[H]) { score " + text + " }"))
+        return module.slope is not None, module.bias is not None
+
+    assert parts("s") == (False, False)
+    assert parts("s - (q - k)") == (False, True)
+    assert parts("s * (q - k)") == (True, False)
+    assert parts("t[h] - s") == (True, True)
+    assert parts("t[h] * k") == (True, True)
+    assert parts("tanh(s)") == (False, False)
+    assert parts("s * s") == (False, False)
 
 
 def test_heads_share_the_distance_of_alibi() -> None:

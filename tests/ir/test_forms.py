@@ -78,7 +78,7 @@ def test_affine_scores_are_their_parts(score: Expr, seed: int) -> None:
         ("(sub s (pow (to_float (sub q k)) 2.0))",
          "affine: s + a term per row (cancels in softmax) + a term per key + 1 products of a row term and a key term"),
         ("(select (le k 3) (add s (load slope h)) s)", "affine: s + a term per key"),
-        ("(mul 20.0 (tanh (div s 20.0)))", "a curve of s; its derivative is"),
+        ("(mul 20.0 (tanh (div s 20.0)))", "a curve of s; its derivative is (1 - tanh(s / 20)"),
         ("(add s (load slope h))", "affine: s + a term per head"),
     ],
 )  # fmt: skip

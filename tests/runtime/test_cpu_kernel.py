@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from attndsl.runtime.cpu import CpuKernel
+from attndsl.runtime.cpu.support import tanh
 from tests.runtime.cpu_cases import Case
 
 
@@ -35,6 +36,11 @@ CASES = {
         "attention a(input z: f32[H], input g: f32[B, H, Lq]) { mask k <= q weight exp(s) / (exp(z[h]) + sum)"
         " output o * sigmoid(g[b, h, q]) }", inputs={"z": normal(H), "g": normal(B, H, L)}),
     "softmax1": Case("attention a { weight exp(s) / (1 + sum) }"),
+    "sink_q": Case("attention a { mask k < q score s - (q - k) weight exp(s) / (exp(dot(Q, Q) / 8) + sum) }"),
+    "decay_score": Case("attention a(input g: f32[B, H, L] log_decay) { mask k <= q score s + decay(g) }",
+                        inputs={"g": -normal(B, H, L).abs()}),
+    "decay_slope": Case("attention a(input g: f32[B, H, L] log_decay) { mask k <= q score s * decay(g) }",
+                        inputs={"g": -normal(B, H, L).abs()}),
     "relu2": Case("attention a { mask k <= q weight relu(s)^2 / count }"),
     "sigmoid": Case("attention a(scalar bias: float = -0.5) { weight sigmoid(s + bias) }"),
     "cog": Case("attention a { mask k <= q weight sign(s) * exp(abs(s)) / sum(exp(abs(s))) }"),
@@ -191,7 +197,7 @@ def test_gradients_are_the_same_in_every_run() -> None:
 
 
 def test_without_lse_gradients_take_the_fast_path() -> None:
-    for name in ("causal", "window", "alibi", "documents", "duo"):
+    for name in ("causal", "window", "alibi", "documents", "duo", "sink", "softmax1", "sink_q"):
         varied(name, with_lse=False).check()
         varied(name, with_lse=False, dtype=torch.bfloat16).check()
 
@@ -205,3 +211,29 @@ def test_a_kernel_serves_many_lengths() -> None:
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tanh_is_as_accurate_as_that_of_torch(dtype: torch.dtype) -> None:
+    tiny = torch.finfo(dtype).tiny
+    sizes = torch.cat([torch.logspace(-30, 3, 4001, dtype=torch.float64), torch.tensor([tiny, 0.0, torch.inf])])
+    y = torch.cat([sizes, -sizes]).to(dtype)
+    exact = torch.tanh(y.double())
+    error = (tanh(y).double() - exact).abs()
+    assert bool((error <= 4 * torch.finfo(dtype).eps * exact.abs()).all())
+    assert bool(tanh(torch.tensor([torch.nan], dtype=dtype)).isnan().all())
+
+
+def test_rows_in_slabs_are_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attndsl.runtime.cpu.rows.SLAB_PAIRS", 100)
+    monkeypatch.setattr("attndsl.runtime.cpu.kernel.SLAB_PAIRS", 100)
+    for name in ("softcap", "scaled", "decay_score", "branch", "score_inf", "nowhere_derivable"):
+        varied(name).check()
+
+
+@pytest.mark.parametrize("length", [300, 517])
+def test_trimmed_tiles(length: int) -> None:
+    text = "attention a(const w: int = 70) { mask k <= q and (q - k < w or k < 5) }"
+    for tile in ((64, 64), (128, 128), (48, 32)):
+        Case(text, shape=(1, 2, 1, length, length, 8, 8), tile=tile, with_lse=False).check()
+        Case(text, shape=(1, 2, 1, length, length, 8, 8), tile=tile, exact_plan=False).check()

@@ -134,6 +134,15 @@ def test_a_mask_without_structure_stays_small() -> None:
     assert plan.nbytes < 2**20 and peak < 256 * 2**20
 
 
+def test_a_mask_of_many_operations_is_looked_at_less() -> None:
+    parts = " or ".join(f"(q - k) % {i} == 0 and q % {i + 1} > k % 3" for i in range(2, 60))
+    function = attndsl.load(f"attention a {{ mask {parts} }}")
+    start = time.process_time()
+    plan = function.plan(L=65536, tile=(128, 128))
+    assert time.process_time() - start < 6
+    assert plan.visited == plan.total and not plan.exact
+
+
 def _area(plan: Plan) -> int:
     """Pairs in all visited boxes."""
     return sum(

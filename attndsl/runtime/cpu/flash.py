@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attndsl.codegen.names import Function
 from attndsl.runtime.cpu.frame import CallFrame, TileFrame
 from attndsl.runtime.cpu.part import Batch
-from attndsl.runtime.cpu.rows import NEVER, TileGradients
+from attndsl.runtime.cpu.rows import NEVER, Recording, TileGradients
 
 
 def _forward_op() -> Any:
@@ -63,6 +64,36 @@ def flash_forward(tile: TileFrame, scale: float) -> tuple[Tensor, Tensor]:
     found = [_forward_op()(q[at], k[at], v[at], 0.0, False, attn_mask=_at(added, at), scale=scale) for at in _calls(q)]
     out, lse = (_united(q, list(parts)) for parts in zip(*found, strict=True))
     return _back(tile, out), _mark_dead(_back(tile, lse), added, tile)
+
+
+def sink_forward(tile: TileFrame, out: Tensor, lse: Tensor) -> Tensor:
+    """The weighted sum with exp(sink) in the denominator, from that without: like a key of value 0."""
+    function = tile.call.module.sink
+    if function is None:
+        return out
+    return out.to(lse.dtype) * torch.sigmoid(lse.unsqueeze(-1) - _sink(tile, function, lse))
+
+
+def sink_backward(tile: TileFrame, grad: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """lse with the sink, from which `flash_backward` gives the gradients of q, k, v, and the gradient of the row's Q
+    where the sink read it; other gradients of the sink are collected."""
+    function = tile.call.module.sink
+    if function is None:
+        return lse, {}
+    recording = Recording.start(tile, torch.zeros(()))
+    with torch.enable_grad():
+        sink = tile.run(function)
+    at = sink.detach().to(lse.dtype).expand(*lse.shape, 1).squeeze(-1)
+    share = torch.sigmoid(at - lse)
+    along = (grad.to(lse.dtype) * out.to(lse.dtype)).sum(-1)
+    by_row = -(share * along).unsqueeze(-1)
+    _, vectors = recording.pull([sink], [by_row.sum_to_size(sink.shape).to(sink.dtype)])
+    tile.own.clear()
+    return torch.where(lse == NEVER, NEVER, torch.logaddexp(lse, at)), vectors
+
+
+def _sink(tile: TileFrame, function: Function, like: Tensor) -> Tensor:
+    return tile.run(function).to(like.dtype)
 
 
 def _tensors(tile: TileFrame) -> tuple[Tensor, Tensor, Tensor]:

@@ -72,7 +72,7 @@ class CpuKernel:
     def uses_flash(self, call: Call) -> bool:
         """Whether torch's flash kernel runs the tiles of this call."""
         m = self.module
-        plain = m.weight is None and m.slope is None and (m.score is None or m.bias is not None)
+        plain = (m.weight is None or m.sink is not None) and m.slope is None and (m.score is None or m.bias is not None)
         return plain and call.q.shape[-1] == call.v.shape[-1] and flash.available(call.q.dtype)
 
     def forward(
@@ -96,11 +96,11 @@ class CpuKernel:
         """Gradients by name (`q`, `k`, `v`, float inputs) for those in `needs`, in their tensors' shapes and dtypes."""
         return _Backward(self, call, plan, saved, grad_out, grad_lse, needs).result()
 
-    def steps(self, frame: CallFrame, plan: Plan, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Step]:
+    def steps(self, frame: CallFrame, plan: Plan, by_flash: bool, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Step]:
         """Head class by head class, and in each its batches of row tiles."""
         call = frame.call
         B, H = call.q.shape[:2]
-        for entry in self._schedules.get(plan, call, self.uses_flash(call)):
+        for entry in self._schedules.get(plan, call, by_flash):
             chosen = Selection.of(entry.heads, B, H, call.k.shape[1])
             yield Step(chosen, HeadTensors.of(chosen, q, k, v), lambda e=entry: e.batches(frame))
 
@@ -171,7 +171,9 @@ class _Forward:
         call = self.call
         if self.out.numel() or (self.lse is not None and self.lse.numel()):
             dtype = call.q.dtype if self.flash else self.frame.dtype
-            for step in self.kernel.steps(self.frame, self.plan, call.q, call.k.to(dtype), call.v.to(dtype)):
+            for step in self.kernel.steps(
+                self.frame, self.plan, self.flash, call.q, call.k.to(dtype), call.v.to(dtype)
+            ):
                 self._step(step)
         saved = [x for x in ((self.raw if self.keep_raw else self.out), self.lse) if x is not None] if self.save else []
         return self.out, self.lse if self.asked else None, tuple(saved)
@@ -195,6 +197,7 @@ class _Forward:
             e = None
         elif self.flash:
             o, e = flash.flash_forward(tile, scale)
+            o = flash.sink_forward(tile, o, e)
         elif module.weight is None:
             o, e = softmax_forward(tile, scale, self.need_lse)
         else:
@@ -242,6 +245,7 @@ class _Backward:
         self.flash = (
             kernel.uses_flash(call) and grad_lse is None and not bias_reads & wanted and flash.accurate(self.lse)
         )
+        self.flash = self.flash and (module.sink is None or call.q.dtype in (torch.float32, torch.float64))
         shape = (*call.q.shape[:3], call.v.shape[-1])
         self.grad_out = torch.zeros(shape, dtype=call.q.dtype) if grad_out is None else grad_out
         self.grad_lse = None if grad_lse is None else grad_lse.to(self.frame.dtype)
@@ -251,7 +255,9 @@ class _Backward:
         call = self.call
         if self.grad_out.numel() or prod(call.q.shape[:3]):
             dtype = call.q.dtype if self.flash else self.frame.dtype
-            for step in self.kernel.steps(self.frame, self.plan, call.q, call.k.to(dtype), call.v.to(dtype)):
+            for step in self.kernel.steps(
+                self.frame, self.plan, self.flash, call.q, call.k.to(dtype), call.v.to(dtype)
+            ):
                 self._step(step)
         found = self.frame.gradients()
         for name, total in zip("qkv", self.totals, strict=True):
@@ -300,6 +306,9 @@ class _Backward:
         if self.flash:
             assert raw is not None and lse is not None
             dtype = self.call.q.dtype
+            lse, more = flash.sink_backward(tile, grad_out, raw, lse)
+            if "Q" in more:
+                vectors["Q"] = vectors["Q"] + more["Q"] if "Q" in vectors else more["Q"]
             grads = flash.flash_backward(tile, scale, grad_out.to(dtype), raw.to(dtype), lse)
         else:
             rule = softmax_backward if module.weight is None else general_backward

@@ -51,13 +51,15 @@ def _refined(tiles: Sequence[RowTile], frame: CallFrame) -> Iterator[RowTile]:
     seen, whole, ranges = _evaluated(tiles, frame)
     count = seen.shape[1]
     first, last = _ends(seen)
-    alive = seen.any(1)
+    alive: Bools = np.any(seen, axis=1)
     spare = np.minimum(-(last - first) % MULTIPLE, count - (last - first))
     ahead = np.minimum(spare, first)
     first, last = first - ahead, last + spare - ahead
     at = np.arange(count)
     bad = ~whole & (at >= first[:, None]) & (at < last[:, None])
-    found = [(lo, *_ends(bad[:, lo:hi]), bad[:, lo:hi].any(1)) for lo, hi in ranges]
+    found: list[tuple[int, Ints, Ints, Bools]] = [
+        (lo, *_ends(bad[:, lo:hi]), np.any(bad[:, lo:hi], axis=1)) for lo, hi in ranges
+    ]
     for i, tile in enumerate(tiles):
         if not alive[i]:
             yield RowTile(tile.rows, Take(0, 0), ())
