@@ -142,13 +142,13 @@ class AttentionFunction:
         return build(self.simplified, problem, boxes)
 
     def source(self, backend: str = "cpu") -> str:
-        """The generated kernels of a backend, readable. ValueError for a backend that this version has not."""
-        from attndsl.runtime.dispatch import check_backend
+        """The generated kernels of a backend, readable; for `triton` those of bf16 heads of 128.
 
-        check_backend(self.__name__, backend)
-        from attndsl.codegen.cpu import generate
+        ValueError for a backend that this version has not, or that cannot run this attention.
+        """
+        from attndsl.runtime.dispatch import check_backend, source_of
 
-        return generate(self.simplified).source
+        return source_of(self.simplified, check_backend(self.__name__, backend))
 
     def with_consts(self, **consts: object) -> AttentionFunction:
         """A copy with other values of these consts. Raises TypeError and ValueError for names and values that do not

@@ -109,7 +109,8 @@ def without(arguments: dict[str, Any], name: str) -> dict[str, Any]:
         (WINDOW, swa(grid=(2, 4)), ValueError, "declares no grid"),
         (WINDOW, swa(backend="cuda"), ValueError, "backend must be 'cpu', 'triton' or 'cutlass', got 'cuda'"),
         (WINDOW, swa(backend="tritn"), ValueError, "did you mean 'triton'"),
-        (WINDOW, swa(backend="triton"), ValueError, "backend 'triton' has no kernels in this version; backend 'cpu'"),
+        (WINDOW, swa(backend="cutlass"), ValueError, "backend 'cutlass' has no kernels in this version; backend 'cpu'"),
+        (WINDOW, swa(backend="triton"), ValueError, "backend 'triton' runs cuda tensors, but 'q' is on cpu"),
         (WINDOW, swa(backend="cutlass"), ValueError, "backend 'cutlass' has no kernels"),
         # inputs
         (WINDOW, swa(slope=1.0), TypeError, r"input 'slope' must be a tensor \(input slope: f32\[H\]\), got float 1.0"),

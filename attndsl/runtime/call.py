@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attndsl.schedule.plan import Plan
+    from attndsl.schedule.tiling import Tiling
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,11 @@ class Call:
 
 
 class Kernel(Protocol):
-    """A compiled attention of one backend. Neither method may change its arguments; gradient mode is off in both."""
+    """A compiled attention of one backend. No method may change its arguments; gradient mode is off in all."""
+
+    def tiling(self, call: Call) -> Tiling | None:
+        """The boxes that plans for this call are made of; None leaves them to the cost model."""
+        ...
 
     def forward(
         self, call: Call, plan: Plan, need_lse: bool, save: bool

@@ -27,10 +27,10 @@ class PlanCache:
         self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, problem: Problem, build: Callable[[Problem], Plan]) -> Plan:
-        """The plan of a problem, built if it is not known. A plan makes parts of itself later, so it is built on copies
-        of tables and offsets that share no memory with a tensor."""
-        key = self._key(problem)
+    def get(self, problem: Problem, build: Callable[[Problem], Plan], tiling: Hashable = None) -> Plan:
+        """The plan of a problem under a tiling, built if it is not known. A plan makes parts of itself later, so it is
+        built on copies of tables and offsets that share no memory with a tensor."""
+        key = (tiling, self._key(problem))
         with self._lock:
             plan = self._plans.get(key)
             if plan is not None:

@@ -17,6 +17,7 @@ from attndsl.runtime.operator import attend
 from attndsl.runtime.plans import PlanCache
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
+from attndsl.schedule.tiling import Tiling
 
 
 class Runner:
@@ -56,7 +57,8 @@ class Runner:
         )
         if checked:
             check_promises(attention, call)
-        out, lse = attend(self.kernel(name), call, self.plan(call), return_lse)
+        kernel = self.kernel(name)
+        out, lse = attend(kernel, call, self.plan(call, kernel.tiling(call)), return_lse)
         if layout == "bshd":
             out = out.transpose(1, 2)
         return out if lse is None else (out, lse)
@@ -67,7 +69,7 @@ class Runner:
             self._kernels[backend] = kernel_of(self.simplified, backend)
         return self._kernels[backend]
 
-    def plan(self, call: Call) -> Plan:
+    def plan(self, call: Call, tiling: Tiling | None = None) -> Plan:
         """The plan of a call, from the recent ones if its problem is among them. ValueError for a `decay` whose mask
         does not imply k <= q."""
         from attndsl.schedule.build import build
@@ -75,6 +77,6 @@ class Runner:
 
         def checked(problem: Problem) -> Plan:
             check_decay(self.simplified, problem)
-            return build(self.simplified, problem)
+            return build(self.simplified, problem, None if tiling is None else tiling.tile(self.simplified, problem))
 
-        return self._plans.get(call.problem, checked)
+        return self._plans.get(call.problem, checked, tiling)

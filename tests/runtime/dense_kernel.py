@@ -20,6 +20,9 @@ class DenseKernel:
         self.needs: frozenset[str] = frozenset()
         self.dtypes: set[torch.dtype] = set()
 
+    def tiling(self, call: Call) -> None:
+        """Boxes do not matter."""
+
     def forward(
         self, call: Call, plan: Plan, need_lse: bool, save: bool
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:

@@ -54,6 +54,9 @@ class CpuKernel:
         """The generated module."""
         return self.module.source
 
+    def tiling(self, call: Call) -> None:
+        """The cost model's boxes."""
+
     @cached_property
     def has_lse(self) -> bool:
         """Whether the weight has an exponential to take the logarithm of."""

@@ -1,0 +1,357 @@
+"""Expressions as Triton statements.
+
+Ints are int32, floats fp32. A value of the row is a tensor [BM, 1], one of the key [1, BN], one of the pair
+[BM, BN], anything else a scalar. What does not vary with the key is hoisted out of the loops over keys; structurally
+equal subexpressions are computed once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from attndsl.codegen.expr_torch import mangle
+from attndsl.ir.expr import (
+    Coord,
+    Expr,
+    Extent,
+    Index,
+    Literal,
+    Load,
+    Op,
+    ParamRef,
+    Search,
+    Size,
+    Value,
+    walk,
+)
+from attndsl.ir.free import k_side, q_side
+from attndsl.ir.types import Kind
+
+INFIX = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==",
+    "ne": "!=", "and": "&", "or": "|",
+}  # fmt: skip
+LIBRARY = {
+    "abs": "tl.abs", "min": "tl.minimum", "max": "tl.maximum", "exp": "tl.exp", "log": "tl.log", "sqrt": "tl.sqrt",
+    "sin": "tl.sin", "cos": "tl.cos", "erf": "tl.erf", "select": "tl.where", "sigmoid": "tl.sigmoid",
+}  # fmt: skip
+HELPERS = {
+    "tanh": "tanh", "sign": "sign", "elu": "elu", "silu": "silu", "gelu": "gelu", "softplus": "softplus",
+    "bitlen": "bitlen", "ispow2": "ispow2", "pow": "power", "floordiv": "floordiv", "mod": "modulo",
+}  # fmt: skip
+"""Operations that become calls of functions written into the module."""
+NEEDS = {"silu": (), "gelu": (), "modulo": ("floordiv",)}
+LINE = 88
+
+
+class UnsupportedError(ValueError):
+    """A feature that this backend does not have; the text names it."""
+
+
+class Level(IntEnum):
+    """What a value varies with."""
+
+    UNIFORM = 0
+    ROW = 1
+    COLUMN = 2
+    PAIR = 3
+
+
+def level(node: Expr) -> Level:
+    """What an expression varies with."""
+    return Level(int(q_side(node)) + 2 * int(k_side(node)))
+
+
+@dataclass(frozen=True)
+class Text:
+    """The code of a value; an atom needs no parentheses."""
+
+    code: str
+    atom: bool = True
+
+    @property
+    def operand(self) -> str:
+        return self.code if self.atom else f"({self.code})"
+
+
+@dataclass
+class Scope:
+    """Statements in one place of the kernel, and the values that they compute."""
+
+    prefix: str
+    lines: list[str] = field(default_factory=list[str])
+    known: dict[Expr, Text] = field(default_factory=dict[Expr, Text])
+
+    def name(self, code: str) -> Text:
+        made = f"{self.prefix}{len(self.lines)}"
+        self.lines.append(f"{made} = {code}")
+        return Text(made)
+
+
+@dataclass
+class Reads:
+    """What the kernel must be given beside q, k and v: arguments in order of first use, and helper functions.
+
+    `ranks` maps inputs (and const arrays) to their number of dimensions. Offsets within them are int32 unless `wide`.
+    """
+
+    ranks: Mapping[str, int]
+    wide: bool = False
+    sizes: dict[str, None] = field(default_factory=dict[str, None])
+    extents: dict[tuple[str, str, str], None] = field(default_factory=dict[tuple[str, str, str], None])
+    scalars: dict[str, Kind] = field(default_factory=dict[str, Kind])
+    inputs: dict[str, None] = field(default_factory=dict[str, None])
+    helpers: dict[str, None] = field(default_factory=dict[str, None])
+
+    def helper(self, name: str) -> str:
+        for other in NEEDS.get(name, ()):
+            self.helpers[other] = None
+        self.helpers[name] = None
+        return name
+
+
+@dataclass
+class Printer:
+    """Prints expressions into `inner`; values that do not vary with the key go to `outer`, if there is one.
+
+    `leaves` maps leaf nodes to the names that the kernel gives them; `used` collects those that were needed.
+    `component` is the index vector [1, width] of components in an epilogue, where vectors are allowed.
+    """
+
+    reads: Reads
+    leaves: Mapping[Expr, str]
+    inner: Scope
+    outer: Scope | None = None
+    component: tuple[str, str] | None = None
+    used: set[Expr] = field(default_factory=set[Expr])
+    uses: Counter[Expr] = field(default_factory=Counter[Expr])
+    crossing: set[Expr] = field(default_factory=set[Expr])
+
+    def print(self, root: Expr) -> str:
+        """The code of a value, after its statements."""
+        nodes = list(walk(root))
+        for node in nodes:
+            self.uses.update(node.children)
+            self.crossing.update(c for c in node.children if level(c) <= Level.ROW < level(node))
+        if level(root) <= Level.ROW:
+            self.crossing.add(root)
+        for node in nodes:
+            self._visit(node)
+        return self._at(node=root).code
+
+    def _at(self, node: Expr) -> Text:
+        if self.outer is not None and node in self.outer.known:
+            return self.outer.known[node]
+        return self.inner.known[node]
+
+    def _scope(self, node: Expr) -> Scope:
+        return self.outer if self.outer is not None and level(node) <= Level.ROW else self.inner
+
+    def _visit(self, node: Expr) -> None:
+        scope = self._scope(node)
+        if node in self.leaves:
+            self.used.add(node)
+        if node in scope.known:
+            known = scope.known[node]
+            if node in self.crossing and not _simple(known.code):
+                scope.known[node] = scope.name(known.code)
+            return
+        text = self._text(node)
+        hoisted = self.outer is not None and node in self.crossing
+        again = self.uses[node] > 1 or len(text.code) > LINE or hoisted
+        scope.known[node] = scope.name(text.code) if again and not _simple(text.code) else text
+
+    def _text(self, node: Expr) -> Text:
+        if node in self.leaves:
+            return Text(self.leaves[node])
+        match node:
+            case Literal(value=value):
+                return _literal(value)
+            case Size(name=name):
+                self.reads.sizes[name] = None
+                return Text(size_name(name))
+            case Extent(side=side, segment=segment, axis=axis):
+                self.reads.extents[side, segment, axis] = None
+                return Text(extent_name(side, segment, axis))
+            case ParamRef(name=name, component=None):
+                self.reads.scalars[name] = node.type.kind
+                text = scalar_name(name)
+                return Text(f"({text} != 0)") if node.type.kind is Kind.BOOL else Text(text)
+            case Load():
+                return self._load(node)
+            case Op():
+                return self._op(node)
+            case Search():
+                raise UnsupportedError("a search in a sorted table")
+            case Value(name=name):
+                raise UnsupportedError(f"`{name}` outside its clause")
+            case Coord() | Index():
+                raise UnsupportedError(f"{type(node).__name__.lower()} of the other side here")
+            case _:
+                raise UnsupportedError(_WORDS.get(type(node).__name__, type(node).__name__.lower()))
+
+    # Reads
+
+    def _load(self, node: Load) -> Text:
+        if node.tensor in ("Q", "K", "V"):
+            raise UnsupportedError(f"the vector {node.tensor} in an expression")
+        rank, given = self.reads.ranks[node.tensor], len(node.indices)
+        if rank - given > (1 if self.component else 0):
+            raise UnsupportedError(f"vectors read from `{node.tensor}`")
+        self.reads.inputs[node.tensor] = None
+        name = input_name(node.tensor)
+        base: list[str] = []
+        offset: list[str] = []
+        inside: list[str] = []
+        narrow = "" if self.reads.wide else ".to(tl.int32)"
+        for i, index in enumerate(node.indices):
+            at = self._at(index)
+            if level(index) is Level.UNIFORM:
+                base.append(f"{at.operand} * {name}_s{i}")
+            else:
+                offset.append(f"{at.operand} * {name}_s{i}{narrow}")
+            if not _within(index):
+                inside += [f"({at.operand} >= 0)", f"({at.operand} < {name}_n{i})"]
+        if rank > given and self.component:
+            offset.append(f"{self.component[0]} * {name}_s{given}{narrow}")
+            inside.append(self.component[1])
+        where = f", mask={' & '.join(inside)}, other=0" if inside else ""
+        whole = f" + ({' + '.join(offset)})" if len(offset) > 1 else f" + {offset[0]}" if offset else ""
+        read = f"tl.load({' + '.join([name, *base])}{whole}{where})"
+        kind = node.type.kind
+        if kind is Kind.BOOL:
+            return Text(f"({read} != 0)")
+        return Text(f"{read}.to({'tl.int32' if kind is Kind.INT else 'tl.float32'})")
+
+    # Operations
+
+    def _op(self, node: Op) -> Text:
+        if node.type.shape and not self.component:
+            raise UnsupportedError(f"vectors (`{node.op}`)")
+        args = [self._at(a) for a in node.args]
+        codes = [a.code for a in args]
+        match node.op:
+            case "neg":
+                return Text(f"-{args[0].operand}", False)
+            case "not":
+                return Text(f"{args[0].operand} == 0", False)
+            case "to_float":
+                return Text(f"{args[0].operand}.to(tl.float32)")
+            case "to_int":
+                return Text(f"{args[0].operand}.to(tl.int32)")
+            case "floor" | "ceil":
+                return Text(f"tl.{node.op}({codes[0]}).to(tl.int32)")
+            case "relu":
+                return Text(f"tl.maximum({codes[0]}, {'0.0' if node.type.kind is Kind.FLOAT else '0'})")
+            case "pow":
+                return self._power(node, args)
+            case "floordiv" | "mod":
+                return self._division(node, args)
+            case "div" if isinstance(node.args[1], Literal) and float(node.args[1].value) != 0.0:
+                return Text(f"{args[0].operand} * {1.0 / float(node.args[1].value)!r}", False)
+            case "bitlen" | "ispow2" | "sign":
+                return Text(f"{self.reads.helper(node.op)}({codes[0]})")
+            case name if name in INFIX:
+                return Text(f"{args[0].operand} {INFIX[name]} {args[1].operand}", False)
+            case name if name in LIBRARY:
+                return Text(f"{LIBRARY[name]}({', '.join(codes)})")
+            case name if name in HELPERS:
+                return Text(f"{self.reads.helper(HELPERS[name])}({', '.join(codes)})")
+            case name:
+                raise UnsupportedError(f"`{name}`")
+
+    def _power(self, node: Op, args: list[Text]) -> Text:
+        exponent = node.args[1]
+        while isinstance(exponent, Op) and exponent.op == "to_float":
+            exponent = exponent.args[0]
+        if isinstance(exponent, Literal) and float(exponent.value) in (1.0, 2.0, 3.0, 4.0):
+            base = args[0]
+            if not base.code.isidentifier():
+                scope = self._scope(node)
+                base = scope.known[node.args[0]] = scope.name(base.code)
+            return Text(" * ".join([base.code] * int(exponent.value)), False)
+        if node.type.kind is Kind.INT:
+            raise UnsupportedError("integer powers above 4")
+        return Text(f"{self.reads.helper('power')}({args[0].code}, {args[1].code})")
+
+    def _division(self, node: Op, args: list[Text]) -> Text:
+        by = node.args[1]
+        number = int(by.value) if isinstance(by, Literal) else 0
+        if number > 0 and number & (number - 1) == 0:
+            # an arithmetic shift and a mask floor
+            text = f">> {number.bit_length() - 1}" if node.op == "floordiv" else f"& {number - 1}"
+            return Text(f"{args[0].operand} {text}", False)
+        if _positive(by) and nonnegative(node.args[0]):
+            return Text(f"{args[0].operand} {'//' if node.op == 'floordiv' else '%'} {args[1].operand}", False)
+        return Text(f"{self.reads.helper(HELPERS[node.op])}({args[0].code}, {args[1].code})")
+
+
+_WORDS = {
+    "Decay": "a decay", "Reduce": "a reduction here", "Count": "`count` here", "Member": "membership of a segment here",
+}  # fmt: skip
+
+
+def nonnegative(node: Expr) -> bool:
+    """Whether a value is never negative on visible pairs."""
+    match node:
+        case Literal(value=value):
+            return value >= 0
+        case Index(name=name):
+            return name != "q"
+        case Size() | Extent():
+            return True
+        case Op(op="add" | "mul" | "floordiv" | "min", args=args):
+            return all(map(nonnegative, args))
+        case Op(op="mod", args=(_, by)):
+            return _positive(by)
+        case Op(op="max", args=args):
+            return any(map(nonnegative, args))
+        case Op(op="abs"):
+            return True
+        case _:
+            return False
+
+
+def _positive(node: Expr) -> bool:
+    return (isinstance(node, Literal) and node.value > 0) or isinstance(node, Extent)
+
+
+def _within(index: Expr) -> bool:
+    """Whether an index is inside by what it is."""
+    return isinstance(index, Index) and index.name in ("b", "h", "hkv")
+
+
+def _simple(code: str) -> bool:
+    return code.isidentifier() or code.replace(".", "", 1).isdigit()
+
+
+def _literal(value: bool | int | float) -> Text:
+    if isinstance(value, bool):
+        return Text(repr(value))
+    if value in (float("inf"), float("-inf")):
+        return Text('float("inf")') if value > 0 else Text('-float("inf")', False)
+    text = repr(value)
+    return Text(text, not text.startswith("-"))
+
+
+def size_name(name: str) -> str:
+    """The argument that holds a size."""
+    return f"size_{mangle(name)}"
+
+
+def extent_name(side: str, segment: str, axis: str) -> str:
+    """The argument that holds the extent of an axis."""
+    return f"n_{side}_{mangle(segment)}_{mangle(axis)}"
+
+
+def scalar_name(name: str) -> str:
+    """The argument that holds a scalar."""
+    return f"scalar_{mangle(name)}"
+
+
+def input_name(name: str) -> str:
+    """The argument that points to an input; `_s0`, ... are its strides and `_n0`, ... its extents."""
+    return f"in_{mangle(name)}"

@@ -1,0 +1,333 @@
+"""Triton code: one module per attention and form, with one forward kernel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from attndsl.codegen.cpu import title
+from attndsl.codegen.expr_triton import (
+    Level,
+    Printer,
+    Reads,
+    Scope,
+    UnsupportedError,
+    extent_name,
+    input_name,
+    level,
+    scalar_name,
+    size_name,
+)
+from attndsl.codegen.templates import render
+from attndsl.codegen.triton_arguments import Argument, standard_arguments
+from attndsl.codegen.triton_form import Form, Part, parts, typical_forms
+from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
+from attndsl.codegen.triton_sides import PieceCode, local_meaning, piece_code, row_code
+from attndsl.codegen.triton_weight import rule_of, vector_free
+from attndsl.ir.attention import Attention, Const, Input
+from attndsl.ir.expr import SCORE, TRUE, Count, Expr, Index, Op, ParamRef, Reduce, Value, number, op, rewrite
+from attndsl.ir.free import q_side
+from attndsl.ir.passes.softmax import substitute
+from attndsl.ir.types import FLOAT, INT, Kind, Type
+
+VALUE_O = Value(FLOAT, "o")
+
+
+@dataclass(frozen=True)
+class TritonModule:
+    """A generated module: its text, and the arguments of its kernel `forward` in order."""
+
+    source: str
+    arguments: tuple[Argument, ...]
+
+
+@dataclass
+class LoopCode:
+    """The statements of one loop's body and the values it needs."""
+
+    mask_lines: list[str] = field(default_factory=list[str])
+    visible: str = ""
+    lines: list[str] = field(default_factory=list[str])
+    exponent: str = ""
+    numerator: str = ""
+    sums: list[str] = field(default_factory=list[str])
+    columns: bool = False
+    position: bool = False
+
+
+@dataclass
+class EndCode:
+    """What is done with a row once all its keys were visited."""
+
+    lines: list[str]
+    values: list[str]
+    output_lines: list[str]
+    outputs: list[str]
+    lse_lines: list[str]
+    lse: str
+
+
+def generate(attention: Attention, form: Form) -> TritonModule:
+    """The module of an attention (consts bound, simplified) for a form. UnsupportedError names a missing feature."""
+    return _Generator(attention, form).module()
+
+
+def supported(attention: Attention) -> None:
+    """ValueError that names what this backend does not have, and the one that does."""
+    try:
+        for form in typical_forms(attention):
+            generate(attention, form)
+    except UnsupportedError as error:
+        raise unsupported(attention, error) from error
+
+
+def unsupported(attention: Attention, error: UnsupportedError) -> ValueError:
+    """What to tell the user."""
+    return ValueError(f"{attention.name}: backend 'triton' does not have {error}; backend 'cpu' does")
+
+
+def typical_source(attention: Attention) -> str:
+    """The kernels of a likely call, readable. ValueError where the backend cannot run the attention."""
+    supported(attention)
+    return "\n\n".join(generate(attention, form).source for form in typical_forms(attention))
+
+
+class _Generator:
+    def __init__(self, attention: Attention, form: Form) -> None:
+        vector_free(attention)
+        self.attention, self.form = attention, form
+        self.rule = rule_of(attention)
+        self.reads = Reads(_ranks(attention), form.wide)
+        self.hoisted = Scope("r")
+        self.exponent = self._exponent()
+        self.rows = row_code(form, self.reads)
+        self.exp = "tl.exp2" if form.low_precision else "tl.exp"
+
+    def _exponent(self) -> Exponent | None:
+        if self.rule.logit is None:
+            return None
+        cancels = self.rule.over == "sum"
+        return exponent(
+            self.attention.score, self.rule.logit, low_precision=self.form.low_precision, cancels=cancels
+        )  # fmt: skip
+
+    def module(self) -> TritonModule:
+        form = self.form
+        pieces = [self._piece(i) for i in range(len(form.pieces))]
+        end = self._end()
+        arguments = self._arguments()
+        text = render(
+            "triton/forward.py.j2",
+            title=title(self.attention),
+            helpers=self.reads.helpers,
+            fast_tanh=form.dtype == "bf16" and not form.interpreted,
+            numbers=[a.name for a in arguments if a.role != "constexpr" and not a.type.startswith("*")],
+            arguments=arguments,
+            hoisted=self.hoisted.lines,
+            q=self.rows,
+            pieces=pieces,
+            rule=self.rule,
+            plain=self.exponent is not None and self.exponent.plain,
+            end=end,
+            exp=self.exp,
+            scale="scale_log2" if form.low_precision else "scale",
+            has_output=self.attention.output is not None,
+            d_parts=_limited(parts(form.D), form.D),
+            v_parts=_limited(parts(form.Dv), form.Dv),
+            D=form.D,
+            Dv=form.Dv,
+            tma=form.tma,
+            aligned=form.stride_unit if form.stride_unit > 1 else 0,
+            negative=form.negative,
+            batch_offset=form.batch_offset,
+            precision=', input_precision="ieee"' if form.dtype == "fp32" else "",
+        )
+        return TritonModule(_tidy(text), arguments)
+
+    # Loops
+
+    def _piece(self, index: int) -> PieceCode:
+        local = local_meaning(self.attention, self.form, index)
+        code = piece_code(self.form, index, self.reads)
+        leaves = {**self.rows.leaves, **code.leaves, SCORE: "s", SCALE: "scale"}
+        code.full = self._loop(local, leaves, code, masked=False)
+        code.partial = self._loop(local, leaves, code, masked=True)
+        return code
+
+    def _loop(self, local: Any, leaves: Mapping[Expr, str], piece: PieceCode, *, masked: bool) -> LoopCode:
+        loop = LoopCode()
+        scope = Scope("c")
+        printer = Printer(self.reads, leaves, scope, self.hoisted)
+        if masked:
+            mask = local(self.attention.mask)
+            loop.visible = piece.inside if mask == TRUE else f"{piece.inside} & ({printer.print(mask)})"
+            loop.mask_lines, scope.lines = scope.lines, []
+            scope.prefix = "x"
+        shape = f"[BM, {piece.size}]"
+
+        def pair(e: Expr) -> str:
+            text = printer.print(local(e))
+            return text if level(local(e)) is Level.PAIR else f"tl.zeros({shape}, tl.float32) + ({text})"
+
+        rule = self.rule
+        if self.exponent is not None:
+            if not self.exponent.plain:
+                loop.exponent = pair(self.exponent.value)
+            if rule.numerator is not None:
+                loop.numerator = printer.print(local(self._of_raw(rule.numerator)))
+        else:
+            assert rule.numerator is not None
+            loop.numerator = pair(self._of_raw(rule.numerator))
+            loop.sums = [pair(self._of_raw(r.body)) for r in rule.sums]
+        loop.lines = scope.lines
+        used = printer.used & piece.leaves.keys()
+        loop.columns, loop.position = bool(used), Index(INT, "k") in used
+        return loop
+
+    def _of_raw(self, e: Expr) -> Expr:
+        return gathered(of_raw(substitute(e, SCORE, self.attention.score)))
+
+    # The end of a row
+
+    def _end(self) -> EndCode:
+        form = self.form
+        local = local_meaning(self.attention, form, None)
+        leaves = {**self.rows.leaves, SCALE: "scale"}
+        scope = Scope("y")
+        printer = Printer(self.reads, leaves, scope)
+        factor = self._factor(printer, local, scope)
+        values = [f"acc{p.index}" + (f" * {factor}[:, None]" if factor else "") for p in parts(form.Dv)]
+        lines, scope.lines = scope.lines, []
+        scope.prefix = "z"
+        outputs = [self._output(part, printer, local, scope) for part in parts(form.Dv)]
+        output_lines, scope.lines = scope.lines, []
+        lse = "(m + tl.log2(l)) * 0.6931471805599453" if self.form.low_precision else "m + tl.log(l)"
+        scope.prefix = "t"
+        if self.exponent is not None and self.exponent.dropped is not None:
+            dropped = local(gathered(self.exponent.dropped))
+            text = printer.print(dropped)
+            lse += f" + tl.reshape({text}, [BM])" if q_side(dropped) else f" + {text}"
+        return EndCode(lines, values, output_lines, outputs, scope.lines, lse)
+
+    def _factor(self, printer: Printer, local: Any, scope: Scope) -> str:
+        """What the accumulated rows are multiplied by, a vector [BM]; empty for one."""
+        rule = self.rule
+        if rule.over == "sum":
+            return scope.name("tl.where(l == 0.0, 0.0, 1.0 / tl.where(l == 0.0, 1.0, l))").code
+        if rule.over == "none":
+            return "" if rule.logit is None else scope.name(f"{self.exp}(m)").code
+        if rule.over == "sum and constant":
+            assert rule.extra is not None
+            extra = _exponent_of(local(rule.extra), LOG2E if self.form.low_precision else 1.0)
+            text = printer.print(extra)
+            sink = scope.name(f"tl.reshape({text}, [BM])" if q_side(extra) else f"({text})").code
+            top = scope.name(f"tl.maximum(m, {sink})").code
+            share = scope.name(f"{self.exp}(m - {top})").code
+            total = scope.name(f"l * {share} + {self.exp}({sink} - {top})").code
+            return scope.name(f"tl.where({total} == 0.0, 0.0, {share} / tl.where({total} == 0.0, 1.0, {total}))").code
+        assert rule.denominator is not None
+        names: dict[Expr, str] = {}
+
+        def replaced(node: Expr) -> Expr | None:
+            if isinstance(node, Count):
+                leaf = ParamRef(INT, "@count")
+                names[leaf] = "count"
+                return leaf
+            if isinstance(node, Reduce):
+                i = rule.sums.index(node)
+                leaf = ParamRef(FLOAT, f"@sum{i}")
+                names[leaf] = f"sum{i}" if node.kind == "sum" else f"(sum{i} / tl.maximum(count, 1).to(tl.float32))"
+                return leaf
+            return None
+
+        bottom = local(rewrite(rule.denominator, replaced))
+        if q_side(bottom):
+            names = {e: f"({t})[:, None]" for e, t in names.items()}
+        inner = Printer(self.reads, {**printer.leaves, **names}, scope)
+        text = inner.print(bottom)
+        total = scope.name(
+            f"tl.reshape({text}, [BM])" if q_side(bottom) else f"{text} + tl.zeros([BM], tl.float32)"
+        ).code
+        return scope.name(f"tl.where({total} == 0.0, 0.0, 1.0 / tl.where({total} == 0.0, 1.0, {total}))").code
+
+    def _output(self, part: Part, printer: Printer, local: Any, scope: Scope) -> str:
+        i = part.index
+        if self.attention.output is None:
+            return f"o{i}"
+        leaves = {**printer.leaves, VALUE_O: f"o{i}", Value(Type(Kind.FLOAT, ("Dv",)), "o"): f"o{i}"}
+        own = Scope(f"z{i}_")
+        inner = Printer(
+            self.reads, leaves, own, component=(f"e{i}[None, :]", f"(e{i} < {self.form.Dv})[None, :]")
+        )  # fmt: skip
+        text = inner.print(local(self.attention.output))
+        scope.lines += own.lines
+        return f"tl.zeros([BM, {part.width}], tl.float32) + ({text})"
+
+    # Arguments
+
+    def _arguments(self) -> tuple[Argument, ...]:
+        reads, form = self.reads, self.form
+        found = standard_arguments(form, logit=self.rule.logit is not None)
+        for name in reads.sizes:
+            found.append(Argument(size_name(name), "i32", "size", (name,)))
+        for side, segment, axis in reads.extents:
+            found.append(Argument(extent_name(side, segment, axis), "i32", "extent", (side, segment, axis)))
+        for name, kind in reads.scalars.items():
+            type_ = "fp32" if kind is Kind.FLOAT else "i32"
+            found.append(Argument(scalar_name(name), type_, "scalar", (name,)))
+        for name in reads.inputs:
+            text = input_name(name)
+            found.append(Argument(text, "*input", "input", (name,)))
+            for i in range(reads.ranks[name]):
+                found.append(Argument(f"{text}_s{i}", "i64", "input stride", (name, i)))
+                found.append(Argument(f"{text}_n{i}", "i32", "input size", (name, i)))
+        assert len({a.name for a in found}) == len(found)
+        constants = ["BM"]
+        if self.rows.boxes and len(self.rows.axes) > 1:
+            constants += self.rows.boxes
+        for i in range(len(form.pieces)):
+            constants += [c for c in piece_code(form, i, reads).constants if c not in constants]
+        if self.rule.logit is not None:
+            constants.append("LSE")
+        return (*found, *(Argument(c, "constexpr", "constexpr", (c,)) for c in constants))
+
+
+@dataclass(frozen=True)
+class _LimitedPart:
+    index: int
+    start: int
+    width: int
+    ragged: bool
+    limit: int
+
+
+def _limited(found: tuple[Part, ...], limit: int) -> list[_LimitedPart]:
+    return [_LimitedPart(p.index, p.start, p.width, p.ragged, limit) for p in found]
+
+
+def _ranks(attention: Attention) -> dict[str, int]:
+    ranks: dict[str, int] = {}
+    for p in attention.params:
+        if isinstance(p, Input):
+            ranks[p.name] = len(p.shape)
+        elif isinstance(p, Const) and isinstance(p.default, tuple):
+            ranks[p.name] = 1
+    return ranks
+
+
+def _exponent_of(e: Expr, unit: float) -> Expr:
+    """The logarithm of a positive row expression in some unit; of an exponential without overflow."""
+    if isinstance(e, Op) and e.op == "exp":
+        return op("mul", e.args[0], number(unit))
+    return op("mul", op("log", op("max", e, number(0.0))), number(unit))
+
+
+def _tidy(text: str) -> str:
+    text = "\n".join(line.rstrip() for line in text.splitlines())
+    head, kernel = text.split("@triton.jit(do_not_specialize", 1)
+    head = re.sub(r"\n{3,}", "\n\n\n", head)
+    kernel = re.sub(r"\n{2,}( *(?!#)\S)", r"\n\1", kernel)
+    kernel = re.sub(r"\n{3,}", "\n\n", kernel)
+    return head + "@triton.jit(do_not_specialize" + kernel.rstrip() + "\n"

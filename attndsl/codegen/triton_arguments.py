@@ -1,0 +1,61 @@
+"""The arguments of a kernel, and what a launcher passes for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attndsl.codegen.triton_form import Form
+
+
+@dataclass(frozen=True)
+class Argument:
+    """`type` as Triton spells it; `*qkv`, `*input` take the element type of their tensor. `role` and `key` say what
+    it is: a `tensor`, `table`, `stride`, `number` of the call, `size`, `extent`, `scalar`, `input` or `constexpr`."""
+
+    name: str
+    type: str
+    role: str
+    key: tuple[str | int, ...] = ()
+
+    @property
+    def annotation(self) -> str:
+        """How the kernel's text declares it."""
+        if self.type == "constexpr":
+            return "tl.constexpr"
+        return "" if self.type.startswith("*") else f'"{self.type}"'
+
+
+def suffix(form: Form, index: int) -> str:
+    """What the names of a piece end in: nothing where there is one."""
+    return "" if len(form.pieces) == 1 else str(index)
+
+
+def standard_arguments(form: Form, *, logit: bool) -> list[Argument]:
+    """Those that every kernel of a form has."""
+    tensors = ["q", *(("k", "v") if form.pieces else ()), "out"]
+    found = [Argument(t, "*qkv", "tensor", (t,)) for t in tensors]
+    if logit:
+        found.append(Argument("lse", "*fp32", "tensor", ("lse",)))
+    found += [Argument(t, "*i32", "table", (t, -1)) for t in ("order", "rows")]
+    for i in range(len(form.pieces)):
+        end = suffix(form, i)
+        found += [Argument(t + end, "*i32", "table", (t, i)) for t in ("bounds", "boxes", "classes")]
+    if form.batch_offset:
+        found.append(Argument("offsets", "*i32", "tensor", ("offsets",)))
+    for t in tensors[:-1]:
+        found += [Argument(f"{t}_s{axis}", "i64", "stride", (t, n)) for n, axis in enumerate("bhl")]
+    numbers = ["B", "H", "Hkv", "Lq", "Lk", "tiles", "section", "q_start"]
+    found += [Argument(n, "i32", "number", (n, -1)) for n in numbers]
+    if not form.batch_offset:
+        found.append(Argument("q_offset", "i32", "number", ("q_offset", -1)))
+    for i, piece in enumerate(form.pieces):
+        end = suffix(form, i)
+        found += [Argument(n + end, "i32", "number", (n, i)) for n in ("k_start", "class_sb", "class_sh")]
+        found += [
+            Argument(f"split{end}_{a}", "i32", "number", (f"split_k{a}", i))
+            for a, split in enumerate(piece.side.split)
+            if split
+        ]
+    found += [Argument(f"split_q_{a}", "i32", "number", (f"split_q{a}", -1)) for a, s in enumerate(form.q.split) if s]
+    found.append(Argument("scale", "fp32", "number", ("scale", -1)))
+    return found

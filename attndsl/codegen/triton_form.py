@@ -1,0 +1,100 @@
+"""What a Triton kernel is generated for: the shape of the plan, element type and head sizes, but no length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal as Lit
+
+from attndsl.ir.attention import Attention, Segment
+
+Dtype = Lit["fp16", "bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class SideForm:
+    """A segment's axes (none of extent 1 by construction) and which of them are split into residue classes."""
+
+    segment: str
+    axes: tuple[str, ...]
+    split: tuple[bool, ...]
+
+    @property
+    def any_split(self) -> bool:
+        return any(self.split)
+
+
+@dataclass(frozen=True)
+class PieceForm:
+    """How the boxes of a k segment are listed: one by one (`flat`), or as runs along the only axis."""
+
+    side: SideForm
+    flat: bool
+
+
+@dataclass(frozen=True)
+class Form:
+    """A kernel: the rows of one q segment against the pieces of their k segments.
+
+    `on_grid`: axes are those of the attention's grids; otherwise positions are linear and coordinates follow from
+    them. `tma`: k and v (q on a line) are loaded as boxes by tensor descriptors, otherwise by pointers. `aligned`:
+    addresses and strides of q, k and v are multiples of 16 bytes. `wide`: an input has 2^31 elements or more.
+    `batch_offset`: `q_offset` is a tensor. `negative`: the scale is below zero.
+    """
+
+    dtype: Dtype
+    D: int
+    Dv: int
+    q: SideForm
+    pieces: tuple[PieceForm, ...]
+    on_grid: bool = False
+    tma: bool = False
+    aligned: bool = False
+    wide: bool = False
+    batch_offset: bool = False
+    negative: bool = False
+    interpreted: bool = False
+
+    @property
+    def stride_unit(self) -> int:
+        """Elements that strides are counted in."""
+        return (8 if self.low_precision else 4) if self.aligned or self.tma else 1
+
+    @property
+    def low_precision(self) -> bool:
+        return self.dtype != "fp32"
+
+
+def typical_forms(attention: Attention) -> tuple[Form, ...]:
+    """The forms that a call of this attention most likely needs: bf16, heads of 128, tensors that TMA can load."""
+    if attention.q_space is None or attention.k_space is None:
+        line = SideForm("", ("0",), (False,))
+        return (Form("bf16", 128, 128, line, (PieceForm(line, False),), tma=True, aligned=True),)
+    columns = [_side(s) for s in attention.k_space.segments]
+    pieces = tuple(PieceForm(s, len(s.axes) > 1) for s in columns)
+    rows = [_side(s) for s in attention.q_space.segments]
+    return tuple(Form("bf16", 128, 128, r, pieces, on_grid=True, tma=True, aligned=True) for r in rows)
+
+
+def _side(segment: Segment) -> SideForm:
+    return SideForm(segment.name, segment.axes, (False,) * len(segment.axes))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Components [start, start + width) of a head; `ragged` where the head ends inside."""
+
+    index: int
+    start: int
+    width: int
+    ragged: bool
+
+
+def parts(size: int) -> tuple[Part, ...]:
+    """A head size as powers of two of at least 16: 96 is 64 + 32, 40 is 32 + 16."""
+    left, start = -(-size // 16) * 16, 0
+    found: list[Part] = []
+    while left:
+        width = 1 << (left.bit_length() - 1)
+        found.append(Part(len(found), start, width, start + width > size))
+        start, left = start + width, left - width
+    return tuple(found)

@@ -1,0 +1,227 @@
+"""The two sides of a kernel: names and positions of a tile's rows, and of a box's keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from attndsl.codegen.expr_triton import Reads, extent_name
+from attndsl.codegen.triton_arguments import suffix
+from attndsl.codegen.triton_form import Form, SideForm
+from attndsl.codegen.triton_score import TILE_FIRST_ROW, TILE_ORIGIN
+from attndsl.ir.attention import Attention, Segment
+from attndsl.ir.expr import FALSE, TRUE, Coord, Expr, Extent, Index, Member, Side, integer, op, rewrite
+from attndsl.ir.simplify import simplify_expr
+from attndsl.ir.types import INT
+
+
+@dataclass
+class RowCode:
+    """How a tile finds its rows. `leaves` names q-side nodes."""
+
+    axes: tuple[str, ...]
+    split: bool
+    boxes: list[str]
+    extents: list[str]
+    lines: list[str]
+    leaves: dict[Expr, str]
+
+
+@dataclass
+class PieceCode:
+    """How the boxes of a k segment are found, and their loops."""
+
+    suffix: str
+    title: str
+    flat: bool
+    axes: tuple[str, ...]
+    names: list[str]
+    starts: list[str]
+    origins: list[str]
+    locals: list[str]
+    loads: list[str]
+    boxes: list[str]
+    size: str
+    entry: int
+    extents: list[str]
+    strides: list[str]
+    position: str
+    inside: str
+    leaves: dict[Expr, str]
+    constants: list[str]
+    full: Any = None
+    partial: Any = None
+
+
+def row_code(form: Form, reads: Reads) -> RowCode:
+    """The rows of a tile."""
+    side = form.q
+    count = len(side.axes)
+    width = 3 if side.any_split else 2
+    extents = [_extent("q", side, a, form, reads) for a in side.axes]
+    names = [_coordinate("q", a) for a in side.axes]
+    lines: list[str] = []
+    for i in range(count):
+        at = f"rows + tile * {width * count}"
+        lines.append(f"row_{i} = tl.load({at} + {i})")
+        lines.append(f"stop_{i} = tl.load({at} + {count + i})")
+        if side.any_split:
+            lines.append(f"residue_{i} = tl.load({at} + {2 * count + i})")
+    boxes = ["BM"] if count == 1 else [f"BM_{i}" for i in range(count)]
+    if count > 1:
+        lines.append("local = tl.arange(0, BM)")
+    locals_ = _locals("local", boxes)
+    if count == 1:
+        locals_ = ["tl.arange(0, BM)"]
+    inside: list[str] = []
+    for i, name in enumerate(names):
+        lines.append(f"c_{i} = (row_{i} + {locals_[i]})[:, None]")
+        inside.append(f"(c_{i} < stop_{i})")
+        origin = f"residue_{i} + split_q_{i} * " if side.split[i] else ""
+        lines.append(f"{name} = {origin}c_{i}")
+    lines.append(f"row_inside = {' & '.join(inside)}")
+    first = [(f"residue_{i} + split_q_{i} * row_{i}" if side.split[i] else f"row_{i}") for i in range(count)]
+    lines.append(f"row = q_start + {_linear(names, extents)}")
+    lines.append("q_at = row + q_offset")
+    lines.append(f"first_row = q_start + {_linear([f'({f})' if ' ' in f else f for f in first], extents)}")
+    leaves: dict[Expr, str] = {
+        Index(INT, "row"): "row",
+        Index(INT, "q"): "q_at",
+        Index(INT, "b"): "b",
+        Index(INT, "h"): "h",
+        Index(INT, "hkv"): "hkv",
+        TILE_FIRST_ROW: "first_row",
+        TILE_ORIGIN: "(first_row + q_offset)",
+    }
+    if form.on_grid:
+        leaves.update({Coord(INT, "q", side.segment, a): n for a, n in zip(side.axes, names, strict=True)})
+    return RowCode(side.axes, side.any_split, boxes, extents, lines, leaves)
+
+
+def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
+    """The boxes of a k segment."""
+    piece = form.pieces[index]
+    side, end = piece.side, suffix(form, index)
+    count = len(side.axes)
+    extents = [_extent("k", side, a, form, reads) for a in side.axes]
+    names = [_coordinate("k", a) for a in side.axes]
+    boxes = [f"BN{end}"] if count == 1 else [f"BN{end}_{i}" for i in range(count)]
+    size = f"BN{end}" if count == 1 else "BN" + end
+    starts = ["start"] if count == 1 else [f"start_{i}" for i in range(count)]
+    width = count if piece.flat else 2
+    at = f"boxes{end} + {'i' if piece.flat else 'run'} * {width + (count if side.any_split else 0)}"
+    loads = [f"{s} = tl.load({at} + {i})" for i, s in enumerate(starts)] if piece.flat else []
+    origins: list[str] = []
+    for i in range(count):
+        if side.any_split:
+            loads.append(f"residue_k{i} = tl.load({at} + {width + i})")
+        origins.append(f"residue_k{i} + split{end}_{i} * " if side.split[i] else "")
+    inside = " & ".join(f"({n} >= 0) & ({n} < {e})" for n, e in zip(names, extents, strict=True))
+    strides: list[str] = []
+    for i in range(count):
+        inner = " * ".join(extents[i + 1 :])
+        strides.append(f"{inner} * " if inner else "")
+    position = f"k_start{end} + {_linear(names, extents)}"
+    leaves: dict[Expr, str] = {Index(INT, "k"): "k_at"}
+    if form.on_grid:
+        leaves.update({Coord(INT, "k", side.segment, a): n for a, n in zip(side.axes, names, strict=True)})
+    title = f"Keys of segment {side.segment}." if side.segment and len(form.pieces) > 1 else ""
+    constants = [size, *(boxes if count > 1 else [])]
+    return PieceCode(
+        end, title, piece.flat, side.axes, names, starts, origins, _locals("column", boxes), loads, boxes, size,
+        width + (count if side.any_split else 0), extents, strides, position, inside, leaves, constants,
+    )  # fmt: skip
+
+
+def _coordinate(side: str, axis: str) -> str:
+    from attndsl.codegen.expr_torch import mangle
+
+    return f"{side}c_{mangle(axis)}"
+
+
+def _extent(side: Side, form_side: SideForm, axis: str, form: Form, reads: Reads) -> str:
+    if not form.on_grid or axis.isdigit():
+        return "Lq" if side == "q" else "Lk"
+    reads.extents[side, form_side.segment, axis] = None
+    return extent_name(side, form_side.segment, axis)
+
+
+def _locals(name: str, boxes: Sequence[str]) -> list[str]:
+    """Row-major coordinates within a box."""
+    found: list[str] = []
+    for i, box in enumerate(boxes):
+        inner = " * ".join(boxes[i + 1 :])
+        text = f"{name} // ({inner})" if inner else name
+        found.append(f"{text} % {box}" if i and inner else f"{name} % {box}" if i else text)
+    return found
+
+
+def _linear(names: Sequence[str], extents: Sequence[str]) -> str:
+    text = names[0]
+    for name, extent in zip(names[1:], extents[1:], strict=True):
+        text = f"({text}) * {extent} + {name}" if " " in text else f"{text} * {extent} + {name}"
+    return text
+
+
+def local_meaning(attention: Attention, form: Form, index: int | None) -> Callable[[Expr], Expr]:
+    """Expressions as they read between the form's q segment and a k segment (None: after the last key)."""
+    k_segment = None if index is None else form.pieces[index].side.segment
+
+    def rule(node: Expr) -> Expr | None:
+        match node:
+            case Member(side=side, segment=segment):
+                if form.on_grid:
+                    own = form.q.segment if side == "q" else k_segment
+                    return TRUE if own == segment else FALSE
+                return _inside(attention, side, segment)
+            case Coord(side=side, segment=segment, axis=axis):
+                if form.on_grid:
+                    own = form.q.segment if side == "q" else k_segment
+                    return None if own == segment else integer(-1)
+                return _coordinate_of(attention, side, segment, axis)
+            case _:
+                return None
+
+    def local(e: Expr) -> Expr:
+        changed = rewrite(e, rule)
+        return e if changed is e else simplify_expr(changed)
+
+    return local
+
+
+def _segments(attention: Attention, side: Side) -> tuple[Segment, ...]:
+    space = attention.q_space if side == "q" else attention.k_space
+    assert space is not None
+    return space.segments
+
+
+def _length(side: Side, segment: Segment) -> Expr:
+    extents: list[Expr] = [Extent(INT, side, segment.name, a) for a in segment.axes]
+    return reduce(lambda a, b: op("mul", a, b), extents)
+
+
+def _relative(attention: Attention, side: Side, segment: str) -> tuple[Expr, Segment]:
+    """The position within a segment, which may lie outside it, and the segment."""
+    position: Expr = Index(INT, "q" if side == "q" else "k")
+    for s in _segments(attention, side):
+        if s.name == segment:
+            return position, s
+        position = op("sub", position, _length(side, s))
+    raise KeyError(segment)
+
+
+def _inside(attention: Attention, side: Side, segment: str) -> Expr:
+    position, found = _relative(attention, side, segment)
+    return op("and", op("ge", position, integer(0)), op("lt", position, _length(side, found)))
+
+
+def _coordinate_of(attention: Attention, side: Side, segment: str, axis: str) -> Expr:
+    position, found = _relative(attention, side, segment)
+    i = found.axes.index(axis)
+    for a in found.axes[:i:-1]:
+        position = op("floordiv", position, Extent(INT, side, segment, a))
+    if i:
+        position = op("mod", position, Extent(INT, side, segment, axis))
+    return op("select", _inside(attention, side, segment), position, integer(-1))

@@ -1,0 +1,70 @@
+"""How a weight is accumulated over the tiles of a row, and what a row does at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from attndsl.codegen.expr_triton import UnsupportedError
+from attndsl.ir.attention import Attention
+from attndsl.ir.expr import SCORE, Count, Expr, Op, Reduce, mentions, walk
+from attndsl.ir.forms import Elementwise, Exponential, FeatureMap, Normalised, Softmax, weight_form
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`logit` exists for exponentials, whose running maximum is subtracted; `numerator` is the factor beside it (None:
+    one) or the whole weight. `over` says what the sum of values is divided by: `sum` of the exponentials, that and
+    `extra`, the row expression `denominator` of `sums` and `count`, or nothing."""
+
+    logit: Expr | None
+    numerator: Expr | None
+    over: str
+    extra: Expr | None = None
+    denominator: Expr | None = None
+    sums: tuple[Reduce, ...] = field(default=())
+    counts: bool = False
+
+
+def rule_of(attention: Attention) -> Rule:
+    """The rule of an attention's weight. UnsupportedError names what is missing."""
+    match weight_form(attention):
+        case Softmax(logit=logit):
+            return Rule(logit, None, "sum")
+        case Exponential(amplitude=amplitude, logit=logit, kind=kind, extra=extra) if kind != "other":
+            _plain(amplitude)
+            return Rule(logit, amplitude, kind, extra)
+        case Exponential():
+            raise UnsupportedError("an exponential weight over a reduction other than its own sum")
+        case Elementwise(value=value):
+            return Rule(None, value, "none")
+        case Normalised(numerator=numerator, denominator=denominator):
+            return _normalised(numerator, denominator)
+        case FeatureMap():
+            raise UnsupportedError("a weight that is a dot product of features (linear attention)")
+        case _:
+            raise UnsupportedError("a weight with reductions in its numerator")
+
+
+def _normalised(numerator: Expr, denominator: Expr) -> Rule:
+    sums = [n for n in walk(denominator) if isinstance(n, Reduce)]
+    for r in sums:
+        _plain(r.body)
+        if r.type.shape:
+            raise UnsupportedError("a sum of vectors in a weight")
+    if mentions(denominator, lambda n: n == SCORE and not sums):
+        raise UnsupportedError("a denominator that varies with the key")
+    counts = any(isinstance(n, Count) or (isinstance(n, Reduce) and n.kind == "mean") for n in walk(denominator))
+    return Rule(None, numerator, "row", None, denominator, tuple(dict.fromkeys(sums)), counts)
+
+
+def _plain(e: Expr | None) -> None:
+    if e is not None and mentions(e, lambda n: isinstance(n, Reduce | Count)):
+        raise UnsupportedError("nested reductions in a weight")
+
+
+def vector_free(attention: Attention) -> None:
+    """UnsupportedError where an expression of pairs reads vectors of q and k."""
+    for e in (attention.mask, attention.score, attention.weight):
+        for n in walk(e) if e is not None else ():
+            if isinstance(n, Op) and n.op == "dot":
+                raise UnsupportedError("a dot product of vectors other than `s`")

@@ -1,0 +1,181 @@
+"""One launch: the value of every argument of a kernel."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attndsl.codegen.triton import TritonModule
+from attndsl.codegen.triton_arguments import Argument
+from attndsl.codegen.triton_form import Form
+from attndsl.ir.attention import Const
+from attndsl.runtime.call import Call
+from attndsl.runtime.triton.config import Config, stages_that_fit
+from attndsl.runtime.triton.modules import load_module
+from attndsl.runtime.triton.tables import LaunchTables
+
+SHARED_SECTION = 24 << 20
+"""Bytes of keys and values of the heads that run side by side."""
+SHARED_MEMORY = {8: 163 << 10, 9: 227 << 10, 10: 227 << 10, 12: 99 << 10}
+
+
+def interpreting() -> bool:
+    """Whether Triton runs kernels in Python, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A call's launch over one q segment."""
+
+    call: Call
+    form: Form
+    module: TritonModule
+    tables: LaunchTables
+    views: Mapping[tuple[str, int], Tensor]
+    config: Config
+    out: Tensor
+    lse: Tensor
+    need_lse: bool
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        found = {"q": self.call.q, "k": self.call.k, "v": self.call.v, "out": self.out, "lse": self.lse}
+        if isinstance(self.call.q_offset, Tensor):
+            found["offsets"] = self.call.q_offset.to(torch.int32)
+        return found
+
+    @cached_property
+    def inputs(self) -> dict[str, Tensor]:
+        names = {a.key[0] for a in self.module.arguments if a.role.startswith("input")}
+        return {str(n): self._input(str(n)) for n in names}
+
+    def _input(self, name: str) -> Tensor:
+        if name in self.call.inputs:
+            tensor = self.call.inputs[name]
+        else:
+            const = self.call.attention.param(name)
+            assert isinstance(const, Const)
+            tensor = torch.tensor(const.default, device=self.call.q.device)
+        if tensor.dtype is torch.bool:
+            return tensor.view(torch.uint8)
+        if tensor.dtype is torch.float64 or (interpreting() and tensor.dtype is torch.bfloat16):
+            return tensor.float()
+        return tensor
+
+    def value(self, a: Argument) -> Any:
+        """What is passed for an argument."""
+        match a.role:
+            case "tensor":
+                return self.tensors[str(a.key[0])]
+            case "table":
+                return self.views[str(a.key[0]), int(a.key[1])]
+            case "stride":
+                return self.tensors[str(a.key[0])].stride(int(a.key[1])) // self.form.stride_unit
+            case "number":
+                return self._number(str(a.key[0]), int(a.key[1]))
+            case "size":
+                return self.call.sizes[str(a.key[0])]
+            case "extent":
+                return self._extent(*map(str, a.key))
+            case "scalar":
+                value = self.call.scalars[str(a.key[0])]
+                return float(value) if a.type == "fp32" else int(value)
+            case "input":
+                return self.inputs[str(a.key[0])]
+            case "input stride":
+                return self.inputs[str(a.key[0])].stride(int(a.key[1]))
+            case "input size":
+                return self.inputs[str(a.key[0])].shape[int(a.key[1])]
+            case _:
+                return constants(self.form, self.tables, self.need_lse)[str(a.key[0])]
+
+    def _extent(self, side: str, segment: str, axis: str) -> int:
+        attention = self.call.attention
+        space = attention.q_space if side == "q" else attention.k_space
+        assert space is not None
+        axes = next(s.axes for s in space.segments if s.name == segment)
+        extents = self.call.q_extents if side == "q" else self.call.k_extents
+        return extents[segment][axes.index(axis)]
+
+    def _number(self, name: str, piece: int) -> float | int:
+        call, tables = self.call, self.tables
+        if name in call.sizes:
+            return call.sizes[name]
+        match name:
+            case "tiles":
+                return tables.tiles
+            case "section":
+                return self.section
+            case "q_start":
+                return tables.start
+            case "k_start":
+                return tables.pieces[piece].start
+            case "q_offset":
+                assert isinstance(call.q_offset, int)
+                return call.q_offset
+            case "class_sb" | "class_sh":
+                batches, heads = tables.pieces[piece].class_of.shape
+                return (heads if batches > 1 else 0) if name == "class_sb" else int(heads > 1)
+            case "scale":
+                # a scale of zero would make 0 * inf of a masked score
+                return max(abs(call.scale), 1e-30)
+            case _:
+                axis = int(name[7:])
+                return tables.splits[axis] if name[6] == "q" else tables.pieces[piece].splits[axis]
+
+    @property
+    def section(self) -> int:
+        """Heads that run side by side: as many as share the cache, whole groups of those with the same keys."""
+        call = self.call
+        B, H, Hkv = (call.sizes[n] for n in ("B", "H", "Hkv"))
+        each = call.sizes["Lk"] * (call.sizes["D"] + call.sizes["Dv"]) * call.k.element_size()
+        groups = max(1, SHARED_SECTION // max(each, 1))
+        return max(1, min(B * H, groups * (H // max(Hkv, 1))))
+
+
+def constants(form: Form, tables: LaunchTables, need_lse: bool) -> dict[str, Any]:
+    """The compile-time constants of a kernel by name."""
+    found: dict[str, Any] = {"BM": prod(tables.box), "LSE": need_lse}
+    found |= {f"BM_{i}": n for i, n in enumerate(tables.box)}
+    for i, piece in enumerate(tables.pieces):
+        end = "" if len(tables.pieces) == 1 else str(i)
+        found[f"BN{end}"] = prod(piece.box)
+        found |= {f"BN{end}_{a}": n for a, n in enumerate(piece.box)}
+    return found
+
+
+def launch(it: Launch) -> None:
+    """Run the kernel on the current stream of the call's device."""
+    import triton
+
+    module = load_module(it.module.source)
+    values = [it.value(a) for a in it.module.arguments]
+    B, H = it.call.sizes["B"], it.call.sizes["H"]
+    grid = (it.tables.tiles * B * H,)
+    q = it.call.q
+    if q.device.type != "cuda":
+        module.forward[grid](*values)
+        return
+    limit = SHARED_MEMORY.get(torch.cuda.get_device_capability(q.device)[0], 99 << 10)
+    columns = max((prod(p.box) for p in it.tables.pieces), default=16)
+    stages = stages_that_fit(
+        it.config, q.element_size(), q.shape[-1], it.call.v.shape[-1], prod(it.tables.box), columns, limit
+    )
+
+    def scratch(size: int, alignment: int, stream: int | None) -> Tensor:
+        return torch.empty(size, dtype=torch.int8, device=q.device)
+
+    with torch.cuda.device(q.device):
+        # a context variable: other threads do not have it
+        triton.set_allocator(scratch)
+        module.forward[grid](*values, num_warps=it.config.warps, num_stages=stages)

@@ -1,0 +1,264 @@
+"""A plan as the tables that a kernel reads: rows of tiles, and for every tile its FULL and PARTIAL boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attndsl.codegen.expr_triton import UnsupportedError
+from attndsl.codegen.triton_form import PieceForm, SideForm
+from attndsl.schedule.plan import AxisRanges, Blocks, Layout, Piece, Plan, Product, Source, TileClass
+
+Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+PARTIAL_COST = 1.3
+RUN_LENGTH = 4
+"""Runs of fewer boxes than this on average are listed box by box."""
+
+
+@dataclass(frozen=True)
+class PieceTables:
+    """`bounds` [classes, tiles, 3]: where a tile's FULL boxes begin, its PARTIAL ones begin, and they end in `boxes`
+    [n, first... | first count, residues...]; `class_of` [1|B, 1|H]."""
+
+    form: PieceForm
+    box: tuple[int, ...]
+    start: int
+    splits: tuple[int, ...]
+    bounds: Ints
+    boxes: Ints
+    class_of: Ints
+
+
+@dataclass(frozen=True)
+class LaunchTables:
+    """One kernel launch: the tiles of a q segment. `rows` [tiles, start... stop... (residue...)], `order` the tiles,
+    longest first."""
+
+    q: SideForm
+    box: tuple[int, ...]
+    start: int
+    splits: tuple[int, ...]
+    rows: Ints
+    order: Ints
+    pieces: tuple[PieceTables, ...]
+    on_grid: bool
+
+    @property
+    def tiles(self) -> int:
+        return len(self.order)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that go to the device."""
+        own = self.rows.nbytes + self.order.nbytes
+        return own + sum(p.bounds.nbytes + p.boxes.nbytes + p.class_of.nbytes for p in self.pieces)
+
+
+@dataclass(frozen=True)
+class QSegment:
+    """A segment of the rows: its name, first position and length."""
+
+    name: str
+    start: int
+    length: int
+
+
+def launches(plan: Plan, segments: Sequence[QSegment], rows_per_tile: int, on_grid: bool) -> tuple[LaunchTables, ...]:
+    """The launches of a forward pass. A segment that sees no key gets tiles of `rows_per_tile` rows without boxes."""
+    by_segment: dict[str, list[Piece]] = {}
+    for piece in plan.forward.pieces:
+        by_segment.setdefault(piece.rows.segment, []).append(piece)
+    found: list[LaunchTables] = []
+    for s in segments:
+        if s.length == 0:
+            continue
+        pieces = by_segment.get(s.name)
+        found.append(_bare(s, rows_per_tile) if pieces is None else _launch(pieces, on_grid))
+    return tuple(found)
+
+
+def _bare(segment: QSegment, box: int) -> LaunchTables:
+    start = np.arange(0, segment.length, box, dtype=np.int32)
+    rows = np.stack([start, np.minimum(start + box, segment.length)], axis=1).astype(np.int32)
+    order = np.arange(len(rows), dtype=np.int32)
+    side = SideForm("", ("0",), (False,))
+    return LaunchTables(side, (box,), segment.start, (1,), rows, order, (), False)
+
+
+def _launch(pieces: Sequence[Piece], on_grid: bool) -> LaunchTables:
+    first = pieces[0]
+    keep = _real(first.rows)
+    splits = tuple(first.rows.axes[i].split for i in keep)
+    rows = _rows(first, keep)
+    cost = np.zeros(len(rows))
+    made: list[PieceTables] = []
+    for piece in pieces:
+        own = _real(piece.rows)
+        if not np.array_equal(_rows(piece, own), rows):
+            raise UnsupportedError("residue classes that differ between segments of keys")
+        tables, share = _piece(piece)
+        made.append(tables)
+        cost += share
+    side = SideForm(first.rows.segment, tuple(first.rows.axes[i].name for i in keep), tuple(s > 1 for s in splits))
+    box = tuple(first.rows.axes[i].box for i in keep)
+    order = np.argsort(-cost, kind="stable").astype(np.int32)
+    return LaunchTables(side, box, first.rows.start, splits, rows, order, tuple(made), on_grid)
+
+
+def _real(layout: Layout) -> list[int]:
+    """Axes that are not there only to match the other side's."""
+    return [i for i, a in enumerate(layout.axes) if not a.name.startswith("#")]
+
+
+def _rows(piece: Piece, keep: Sequence[int]) -> Ints:
+    """[tiles, start... stop... (residue...)] of the real axes."""
+    axes = [_tiles_of_axis(piece, i) for i in range(len(piece.rows.axes))]
+    counts = [len(a[0]) for a in axes]
+    at = np.unravel_index(np.arange(prod(counts)), counts)
+    columns = [axes[i][0][at[i]] for i in keep] + [axes[i][1][at[i]] for i in keep]
+    if any(piece.rows.axes[i].split > 1 for i in keep):
+        columns += [axes[i][2][at[i]] for i in keep]
+    return np.stack(columns, axis=1).astype(np.int32)
+
+
+def _tiles_of_axis(piece: Piece, i: int) -> tuple[Longs, Longs, Longs]:
+    """Start, stop and residue of the row tiles of an axis."""
+    for source in piece.sources:
+        if isinstance(source, Product):
+            a = source.axes[i]
+            return a.row_start.astype(np.int64), a.row_stop.astype(np.int64), np.asarray(a.row_residue, np.int64)
+    axis = piece.rows.axes[i]
+    start = np.arange(0, axis.extent, axis.box, dtype=np.int64)
+    return start, np.minimum(start + axis.box, axis.extent), np.zeros_like(start)
+
+
+def _piece(piece: Piece) -> tuple[PieceTables, npt.NDArray[np.float64]]:
+    keep = _real(piece.cols)
+    layout = [piece.cols.axes[i] for i in keep]
+    splits = tuple(a.split for a in layout)
+    tiles = len(_rows(piece, _real(piece.rows)))
+    flat = len(layout) > 1 or _short_runs(piece.sources)
+    lists = [_entries(s, piece, tiles, flat) for s in piece.sources]
+    bounds = np.zeros((len(lists), tiles, 3), np.int64)
+    boxes: list[Longs] = []
+    cost = np.zeros(tiles)
+    done = 0
+    for i, found in enumerate(lists):
+        order = np.lexsort((~found.full, found.tile))
+        counts = np.bincount(found.tile, minlength=tiles)
+        full = np.bincount(found.tile[found.full], minlength=tiles)
+        begin = done + np.cumsum(counts) - counts
+        bounds[i] = np.stack([begin, begin + full, begin + counts], axis=1)
+        done += len(found.tile)
+        columns = [found.first[order][:, keep]]
+        if not flat:
+            columns.append(found.count[order][:, None])
+        if max(splits) > 1:
+            columns.append(found.residue[order][:, keep])
+        boxes.append(np.concatenate(columns, axis=1))
+        weight = found.count * np.where(found.full, 1.0, PARTIAL_COST)
+        cost += np.bincount(found.tile, weights=weight, minlength=tiles) / len(lists)
+    side = SideForm(piece.cols.segment, tuple(a.name for a in layout), tuple(s > 1 for s in splits))
+    tables = PieceTables(
+        PieceForm(side, flat), tuple(a.box for a in layout), piece.cols.start, splits,
+        bounds.astype(np.int32), np.concatenate(boxes).astype(np.int32), piece.class_of.astype(np.int32),
+    )  # fmt: skip
+    return tables, cost * prod(a.box for a in layout)
+
+
+def _short_runs(sources: Sequence[Source]) -> bool:
+    runs = sum(len(s.count) if isinstance(s, Blocks) else len(s.axes[-1].count) for s in sources)
+    boxes = sum(int(s.count.sum()) if isinstance(s, Blocks) else int(s.axes[-1].count.sum()) for s in sources)
+    return boxes < RUN_LENGTH * runs
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Runs of boxes along the last axis (single boxes where flat), in no order: [n], [n, axes]."""
+
+    tile: Longs
+    first: Longs
+    residue: Longs
+    count: Longs
+    full: npt.NDArray[np.bool_]
+
+
+def _entries(source: Source, piece: Piece, tiles: int, flat: bool) -> _Entries:
+    steps = [a.box for a in piece.cols.axes]
+    if isinstance(source, Blocks):
+        tile = np.repeat(np.arange(tiles), np.diff(source.indptr))
+        first = np.asarray(source.first, np.int64).reshape(len(tile), len(steps))
+        found = _Entries(
+            tile, first, np.zeros_like(first), source.count.astype(np.int64), source.kind == TileClass.FULL
+        )  # fmt: skip
+        return _boxes(found, steps[-1]) if flat else found
+    whole: _Entries | None = None
+    for axis, step in zip(source.axes, steps, strict=True):
+        own = _axis_entries(axis)
+        own = _boxes(own, step) if flat else own
+        whole = own if whole is None else _crossed(whole, own, axis.tiles)
+    assert whole is not None
+    if source.masked:
+        whole = _Entries(whole.tile, whole.first, whole.residue, whole.count, np.zeros(len(whole.tile), np.bool_))
+    return whole
+
+
+def _axis_entries(axis: AxisRanges) -> _Entries:
+    tile = np.repeat(np.arange(axis.tiles), np.diff(axis.indptr))
+    residue = np.broadcast_to(np.asarray(axis.residue, np.int64), axis.first.shape)
+    return _Entries(
+        tile, axis.first.astype(np.int64)[:, None], residue[:, None], axis.count.astype(np.int64),
+        axis.kind == TileClass.FULL,
+    )  # fmt: skip
+
+
+def _boxes(runs: _Entries, step: int) -> _Entries:
+    """Every box as an entry."""
+    source = np.repeat(np.arange(len(runs.count)), runs.count)
+    nth = np.arange(len(source)) - np.repeat(np.cumsum(runs.count) - runs.count, runs.count)
+    first = runs.first[source].copy()
+    first[:, -1] += nth * step
+    ones = np.ones(len(source), np.int64)
+    return _Entries(runs.tile[source], first, runs.residue[source], ones, runs.full[source])
+
+
+def _crossed(a: _Entries, b: _Entries, tiles_b: int) -> _Entries:
+    """Entries of the product of two axes: every pair of tiles, every pair of their entries."""
+    tiles_a = int(a.tile.max(initial=-1)) + 1
+    n_a, n_b = np.bincount(a.tile, minlength=tiles_a), np.bincount(b.tile, minlength=tiles_b)
+    start_a, start_b = np.cumsum(n_a) - n_a, np.cumsum(n_b) - n_b
+    pair_a, pair_b = (x.ravel() for x in np.meshgrid(np.arange(tiles_a), np.arange(tiles_b), indexing="ij"))
+    counts = n_a[pair_a] * n_b[pair_b]
+    pair = np.repeat(np.arange(len(counts)), counts)
+    nth = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts)
+    at_a = start_a[pair_a[pair]] + nth // n_b[pair_b[pair]]
+    at_b = start_b[pair_b[pair]] + nth % n_b[pair_b[pair]]
+    return _Entries(
+        pair_a[pair] * tiles_b + pair_b[pair],
+        np.concatenate([a.first[at_a], b.first[at_b]], axis=1),
+        np.concatenate([a.residue[at_a], b.residue[at_b]], axis=1),
+        a.count[at_a] * b.count[at_b],
+        a.full[at_a] & b.full[at_b],
+    )
+
+
+def joined(tables: LaunchTables) -> tuple[npt.NDArray[Any], dict[tuple[str, int], tuple[int, int]]]:
+    """All tables in one array, each at a multiple of 32 elements, and where: (table, piece) to (start, stop)."""
+    parts: dict[tuple[str, int], Ints] = {("order", -1): tables.order, ("rows", -1): tables.rows}
+    for i, p in enumerate(tables.pieces):
+        parts |= {("bounds", i): p.bounds, ("boxes", i): p.boxes, ("classes", i): p.class_of}
+    places: dict[tuple[str, int], tuple[int, int]] = {}
+    at = 0
+    for key, part in parts.items():
+        places[key] = (at, at + part.size)
+        at += -(-max(part.size, 1) // 32) * 32
+    whole = np.zeros(at, np.int32)
+    for key, part in parts.items():
+        whole[slice(*places[key])] = part.ravel()
+    return whole, places

@@ -1,0 +1,149 @@
+"""Specs of every kind at small odd sizes, for checks of a backend against the dense definition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Make = Callable[[torch.Generator], Tensor]
+
+
+def _none() -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A spec and one call of it. `inputs` make tensors on the CPU; `lse` where the weight has an exponential."""
+
+    name: str
+    text: str
+    Lq: int = 197
+    Lk: int | None = None
+    B: int = 1
+    H: int = 2
+    Hkv: int | None = None
+    D: int = 64
+    Dv: int | None = None
+    consts: Mapping[str, Any] = field(default_factory=_none)
+    scalars: Mapping[str, Any] = field(default_factory=_none)
+    inputs: Mapping[str, Make] = field(default_factory=_none)
+    grid: Any = None
+    q_offset: int | str | tuple[int, ...] = 0
+    scale: float | None = None
+    lse: bool = True
+
+    def tensors(self, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v on the CPU."""
+        g = torch.Generator().manual_seed(seed)
+        Hkv, Lk, Dv = self.Hkv or self.H, self.Lk or self.Lq, self.Dv or self.D
+        shapes = [(self.B, self.H, self.Lq, self.D), (self.B, Hkv, Lk, self.D), (self.B, Hkv, Lk, Dv)]
+        q, k, v = (torch.randn(s, generator=g).to(dtype) for s in shapes)
+        return q, k, v
+
+    def made(self, seed: int = 1) -> dict[str, Tensor]:
+        """The inputs, on the CPU."""
+        g = torch.Generator().manual_seed(seed)
+        return {n: f(g) for n, f in self.inputs.items()}
+
+    def offset(self, device: str = "cpu") -> int | str | Tensor:
+        """`q_offset` as a call takes it."""
+        if isinstance(self.q_offset, tuple):
+            return torch.tensor(self.q_offset, dtype=torch.int32, device=device)
+        return self.q_offset
+
+
+def normal(*shape: int, size: float = 1.0) -> Make:
+    return lambda g: torch.randn(shape, generator=g) * size
+
+
+def ints(top: int, *shape: int, ordered: bool = False) -> Make:
+    def make(g: torch.Generator) -> Tensor:
+        found = torch.randint(0, top, shape, generator=g, dtype=torch.int32)
+        return found.sort(-1).values if ordered else found
+
+    return make
+
+
+def flags(*shape: int) -> Make:
+    return lambda g: torch.rand(shape, generator=g) < 0.5
+
+
+GNA = """use masks (neighborhood)
+attention gna(const window: int[3], const stride: int[3] = 1, const dilation: int[3] = 1,
+              const causal: bool[3] = false) {
+    grid video(t, y, x)
+    mask all(neighborhood(q.video, k.video, size(video), window, stride, dilation, causal))
+}"""
+NA2D = """use masks (neighborhood)
+attention na2d(const window: int[2]) { grid map(y, x)
+    mask all(neighborhood(q.map, k.map, size(map), window, 1, 1, false)) }"""
+JOINT = """fn near(i, j, w) = abs(i - j) <= w // 2
+attention joint(const window: int[3]) { grid text(m) ++ video(t, y, x)
+    mask not (q in video and k in video) or all(near(q.video, k.video, window)) }"""
+ALIBI = "attention alibi(input slope: f32[H]) { score s - slope[h] * (q - k) mask k <= q }"
+SLOPE: dict[str, Make] = {"slope": lambda g: torch.tensor([0.5, 0.0625])}
+WINDOW = "attention window(const w: int = 40) { mask k <= q and q - k < w }"
+COSINE_GATE = """attention sink_gated(input z: f32[H], input g: f32[B, H, Lq]) {
+    mask k <= q and (q - k < 40 or k < 4) weight exp(s) / (exp(z[h]) + sum) output o * sigmoid(g[b, h, q]) }"""
+
+CASES = (
+    Case("dense", "attention dense {}", Lq=131, Lk=197, B=2, H=4, Hkv=2),
+    Case("dense 40", "attention dense {}", D=40, Dv=24),
+    Case("dense 96", "attention dense {}", D=96, Lq=129),
+    Case("dense 80 112", "attention dense {}", D=80, Dv=112, Lq=129),
+    Case("dense 256", "attention dense {}", D=256, Lq=129),
+    Case("causal", "attention causal { mask k <= q }", B=2, H=4, Hkv=1),
+    Case("causal 128", "attention causal { mask k <= q }", D=128, Lq=389),
+    Case("window", WINDOW, Lq=389),
+    Case("window end", WINDOW, Lq=70, Lk=197, q_offset="end"),
+    Case("window offsets", WINDOW, Lq=70, Lk=197, B=2, q_offset=(3, 111)),
+    Case("window 7, negative scale", WINDOW, consts={"w": 7}, scale=-0.2),
+    Case("scale zero", WINDOW, scale=0.0),
+    Case("bidirectional", "attention local { mask abs(q - k) <= 20 }"),
+    Case("prefix", "attention prefix(scalar n: int) { mask k <= q or k < n }", scalars={"n": 50}),
+    Case("dead rows", "attention dead { mask q < 40 and k > q }"),
+    Case("no key", "attention none { mask k > q + 1000 output o + 1 }"),
+    Case("alibi", ALIBI, inputs=SLOPE, Lq=389),
+    Case("alibi far", ALIBI, inputs=SLOPE, Lq=70, q_offset=3_000),
+    Case("softcap", "attention softcap { score 50 * tanh(s / 50) mask k <= q }"),
+    Case("bias", "attention bias(input t: f32[H, Lq, Lk]) { score s + t[h, q, k] }", inputs={"t": normal(2, 197, 197)}),
+    Case("row and key bias", "attention ab(input a: f32[H, L], input c: f32[H, L]) { score s + a[h, q] * 2 + c[h, k] }",
+         inputs={"a": normal(2, 197), "c": normal(2, 197)}),
+    Case("documents", "attention docs(input doc: i32[B, L] sorted) { mask doc[b, q] == doc[b, k] and k <= q }",
+         B=2, inputs={"doc": ints(5, 2, 197, ordered=True)}),
+    Case("same label", "attention labels(input d: i32[L]) { mask d[q] == d[k] }", inputs={"d": ints(3, 197)}),
+    Case("duo", "attention duo(input full: bool[H]) { mask k <= q and (full[h] or k < 8 or q - k < 40) }", H=4,
+         inputs={"full": flags(4)}),
+    Case("sink and gate", COSINE_GATE, inputs={"z": normal(2), "g": normal(1, 2, 197)}),
+    Case("vector gate", "attention gain(input g: f32[H, Dv]) { output o * g[h] }", inputs={"g": normal(2, 64)}),
+    Case("relu2", "attention relu2 { mask k <= q weight relu(s)^2 / count }", lse=False),
+    Case("sigmoid", "attention sig(scalar c: float) { mask k <= q weight sigmoid(s + c) }", scalars={"c": -1.5},
+         lse=False),
+    Case("cog", "attention cog { mask k <= q weight sign(s) * exp(abs(s)) / sum(exp(abs(s))) }"),
+    Case("exponential", "attention expo { mask k <= q weight exp(s - 4) }"),
+    Case("normalised", "attention relu1 { mask k <= q weight relu(s) / (sum(relu(s)) + 1) }", lse=False),
+    Case("dilated", "attention dilated { mask k <= q and (q - k) % 4 == 0 }", Lq=389),
+    Case("blocks", "attention blocks { mask (q // 32 * 7 + k // 32 * 5) % 3 == 0 }", Lq=389),
+    Case("powers of two", "attention power { mask k <= q and (ispow2(q - k) or q == k) score s - bitlen(q - k) }"),
+    Case("gna", GNA, Lq=270, grid=(5, 6, 9), consts={"window": (3, 4, 5), "stride": (1, 2, 2)}),
+    Case("gna dilated", GNA, Lq=270, grid=(5, 6, 9), consts={"window": (3, 3, 3), "dilation": (1, 2, 2)}),
+    Case("gna causal", GNA, Lq=270, grid=(5, 6, 9), consts={"window": (3, 3, 3), "causal": (True, False, False)}),
+    Case("na2d", NA2D, Lq=23 * 17, grid=(23, 17), consts={"window": (7, 7)}),
+    Case("grid terms",
+         "attention g { grid m(y, x) mask abs(q.y - k.y) <= 2 score s + 0.1 * (q.x - k.x) output o + q.y }",
+         Lq=135, grid=(9, 15)),
+    Case("joint", JOINT, Lq=140, grid={"text": (20,), "video": (4, 5, 6)}, consts={"window": (3, 3, 3)}),
+    Case("pooled keys", "attention pooled { grid q (y, x) grid k (v, u) "
+         "mask abs(q.y // 2 - k.v) <= 1 and abs(q.x // 2 - k.u) <= 2 }",
+         Lq=96, Lk=24, grid={"q": (8, 12), "k": (4, 6)}),
+    Case("blind segment", "attention blind { grid aa(m) ++ bb(n) mask q in aa and k in aa output o + 1 }", Lq=53,
+         grid={"aa": (33,), "bb": (20,)}),
+    Case("grid with offset", "attention moved { grid m(y, x) mask abs(q.y - k.y) <= 1 }", Lq=30, Lk=80, grid=(8, 10),
+         q_offset=25),
+    Case("one row", WINDOW, Lq=1, Lk=197, q_offset="end"),
+)  # fmt: skip

@@ -1,0 +1,79 @@
+"""Every variant of the kernel compiles for GPUs that are not there, within budgets."""
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import pytest
+
+from attndsl.runtime.triton.config import choose
+from attndsl.runtime.triton.launch import SHARED_MEMORY
+from benchmarks.cases import GNA, JOINT
+from tests.runtime.triton.compiling import compile_spec
+
+pytest.importorskip("triton")
+
+CAUSAL = "attention causal { mask k <= q }"
+WINDOW = "attention window { mask k <= q and q - k < 300 }"
+ALIBI = "attention alibi(input slope: f32[H]) { score s - slope[h] * (q - k) mask k <= q }"
+SOFTCAP = "attention softcap { score 50 * tanh(s / 50) mask k <= q }"
+SINK = "attention sink(input z: f32[H]) { mask k <= q weight exp(s) / (exp(z[h]) + sum) }"
+RELU = "attention relu2 { mask k <= q weight relu(s)^2 / count }"
+DOCUMENTS = "attention docs(input doc: i32[B, L] sorted) { mask doc[b, q] == doc[b, k] and k <= q }"
+
+VARIANTS = [
+    ("causal 128", CAUSAL, {"D": 128}, 0),
+    ("causal 64", CAUSAL, {"D": 64}, 0),
+    ("causal 256", CAUSAL, {"D": 256}, 0),
+    ("causal 96", CAUSAL, {"D": 96}, 0),
+    ("causal 80, values of 48", CAUSAL, {"D": 80, "Dv": 48}, 0),
+    ("causal fp16", CAUSAL, {"D": 128, "dtype": "fp16"}, 0),
+    ("causal by pointers", CAUSAL, {"D": 128, "tma": False}, 16),
+    ("window, boxes one by one", WINDOW, {"D": 128}, 0),
+    ("alibi", ALIBI, {"D": 128, "inputs": {"slope": "fp32"}}, 0),
+    ("softcap", SOFTCAP, {"D": 128}, 0),
+    ("sink", SINK, {"D": 128, "inputs": {"z": "fp32"}}, 0),
+    ("relu2", RELU, {"D": 128, "lse": False}, 0),
+    ("documents", DOCUMENTS, {"D": 64, "inputs": {"doc": "i32"}}, 32),
+    ("neighborhood", GNA, {"D": 128, "grid": (16, 32, 32), "consts": {"window": (5, 9, 9)}}, 0),
+    ("dilated", GNA, {"D": 64, "grid": (16, 32, 32), "consts": {"window": (5, 5, 5), "dilation": (2, 2, 2)}}, 0),
+    ("two segments", JOINT,
+     {"D": 128, "grid": {"text": (200,), "video": (8, 32, 32)}, "consts": {"window": (5, 9, 9)}}, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "how", "spills"), VARIANTS, ids=[v[0] for v in VARIANTS])
+def test_hopper_within_budgets(name: str, text: str, how: dict, spills: int) -> None:  # type: ignore[type-arg]
+    for built in compile_spec(text, capability=90, **how):
+        assert built.registers <= 255
+        assert built.spills <= spills
+        assert built.shared <= SHARED_MEMORY[9]
+        assert built.ttgir.count("warp_group_dot ") > 0
+        by_tma = how.get("tma", True) and "dilation" not in how.get("consts", {})
+        assert ("async_tma_copy" in built.ttgir) == by_tma
+
+
+@pytest.mark.parametrize(("capability", "spills"), [(80, 64), (100, 160)])
+@pytest.mark.parametrize(("name", "text", "how"), [v[:3] for v in VARIANTS[:9:4]], ids=[v[0] for v in VARIANTS[:9:4]])
+def test_other_generations(name: str, text: str, how: dict, capability: int, spills: int) -> None:  # type: ignore[type-arg]
+    for built in compile_spec(text, capability=capability, **how):
+        assert built.spills <= spills
+        assert built.shared <= SHARED_MEMORY[capability // 10]
+
+
+def test_full_boxes_have_no_mask_code() -> None:
+    """The first loop has no comparison of positions, the second one does."""
+    import attndsl
+
+    source = attndsl.load(CAUSAL).source(backend="triton")
+    full, partial = source.split("for run in range(begin, middle)")[1].split("for run in range(middle, end)")
+    assert "visible" not in full
+    assert "visible" in partial
+
+
+def test_configurations_fit_the_hardware() -> None:
+    for dtype in ("bf16", "fp32"):
+        for head in (16, 64, 128, 256):
+            for capability in (80, 90, 100):
+                config = choose(dtype, head, head, capability)
+                assert config.rows % 16 == 0
+                assert config.columns % 16 == 0

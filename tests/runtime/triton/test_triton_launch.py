@@ -1,0 +1,121 @@
+"""What a launch passes: one compilation for all lengths, errors that name the feature."""
+# pyright: reportUnknownMemberType=false, reportMissingImports=false
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import attndsl
+from attndsl.runtime.binding import bind_call
+from attndsl.runtime.call import Call
+from attndsl.runtime.triton import kernel as kernel_module
+from attndsl.runtime.triton.kernel import TritonKernel
+from attndsl.runtime.triton.launch import Launch
+from attndsl.runtime.triton.modules import load_module
+from attndsl.schedule.build import build
+from attndsl.schedule.plan import Plan
+
+pytest.importorskip("triton")
+
+SPEC = """attention spec(input slope: f32[H], scalar c: float, scalar w: int) {
+    score s - c * slope[h] * (q - k) mask k <= q and q - k < w }"""
+
+
+class NoGpu:
+    """Enough of a driver to compile for an H100."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Launches compile instead of running; the number of variants that the kernel has after each."""
+    from triton.runtime import driver
+
+    counts: list[int] = []
+
+    def warm(it: Launch) -> None:
+        forward = load_module(it.module.source).forward
+        values = [it.value(a) for a in it.module.arguments]
+        forward.warmup(*values, grid=(1,), num_warps=it.config.warps, num_stages=2)
+        counts.append(len(forward.device_caches[0][0]))
+
+    monkeypatch.setattr(kernel_module, "launch", warm)
+    monkeypatch.setattr(driver, "_active", NoGpu())
+    yield counts
+
+
+def planned(f: attndsl.AttentionFunction, kernel: TritonKernel, call: Call) -> Plan:
+    return build(f.simplified, call.problem, kernel.tiling(call).tile(f.simplified, call.problem))
+
+
+def test_lengths_batches_and_scalars_never_compile_again(compiled: list[int]) -> None:
+    f = attndsl.load(SPEC)
+    kernel = TritonKernel(f.simplified)
+    for i, length in enumerate((1, 16, 17, 100, 128, 129, 1000, 1024, 4096, 5000)):
+        for batch in (1, 2):
+            q = torch.randn(batch, 2, length, 64, dtype=torch.bfloat16)
+            given = {"slope": torch.ones(2), "c": float(i), "w": 300 + i}
+            call = bind_call(f.attention, f.simplified, q, q, q, given)
+            kernel.forward(call, planned(f, kernel, call), True, False)
+    assert compiled == [1] * 20
+
+
+def test_tables_are_uploaded_once(compiled: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    f = attndsl.load(SPEC)
+    kernel = TritonKernel(f.simplified)
+    q = torch.randn(1, 2, 300, 64, dtype=torch.bfloat16)
+    call = bind_call(f.attention, f.simplified, q, q, q, {"slope": torch.ones(2), "c": 1.0, "w": 9})
+    plan = planned(f, kernel, call)
+    kernel.forward(call, plan, False, False)
+    monkeypatch.setattr(kernel_module, "launches", None)
+    kernel.forward(call, plan, False, False)
+    assert len(compiled) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("attention linear { mask k <= q weight dot(Q, K) }", "a dot product of vectors other than `s`"),
+        ("attention cosine { score s / (norm(Q) * norm(K)) }", "the vector Q in an expression"),
+        ("attention two { weight exp(s) / max(sum, 1) }", "a reduction other than its own sum"),
+        ("attention arc { score acos(s) }", "`acos`"),
+    ],
+)
+def test_a_missing_feature_is_named(text: str, words: str) -> None:
+    f = attndsl.load(text)
+    with pytest.raises(ValueError, match="backend 'triton' does not have") as error:
+        f.source(backend="triton")
+    assert words in str(error.value)
+    assert "backend 'cpu'" in str(error.value)
+
+
+def test_backward_says_who_can() -> None:
+    kernel = TritonKernel(attndsl.load("attention dense {}").simplified)
+    with pytest.raises(NotImplementedError, match="no backward pass in this version; backend 'cpu'"):
+        kernel.backward(None, None, (), None, None, frozenset())  # type: ignore[arg-type]
+
+
+def test_only_narrow_floats_and_heads(compiled: list[int]) -> None:
+    f = attndsl.load("attention dense {}")
+    kernel = TritonKernel(f.simplified)
+    wide = torch.randn(1, 1, 8, 264, dtype=torch.bfloat16)
+    double = torch.randn(1, 1, 8, 16, dtype=torch.float64)
+    for q, words in ((wide, "at most 256 components"), (double, "fp16, bf16 and fp32")):
+        call = bind_call(f.attention, f.simplified, q, q, q, {})
+        with pytest.raises(ValueError, match=words):
+            kernel.tiling(call)
+    assert compiled == []

@@ -1,0 +1,106 @@
+"""Tables visit exactly the boxes of the plan."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+
+import attndsl
+from attndsl.runtime.triton.tables import PieceTables, QSegment, joined, launches
+from attndsl.schedule.build import build
+from attndsl.schedule.plan import Piece, Plan, runs
+from attndsl.schedule.tiling import Tiling
+from benchmarks.cases import GNA, JOINT, NA2D
+
+LINE = [
+    ("attention dense {}", 200),
+    ("attention causal { mask k <= q }", 333),
+    ("attention window { mask k <= q and q - k < 40 }", 333),
+    ("attention dilated { mask k <= q and (q - k) % 4 == 0 }", 333),
+    ("attention blocks { mask (q // 32 * 7 + k // 32 * 5) % 3 == 0 }", 333),
+    ("attention ends { mask k < 20 or k > 300 or abs(q - k) < 9 }", 333),
+]
+
+
+def expected(plan: Plan, piece: Piece, tile: int, kind: int) -> set[tuple[int, ...]]:
+    """(kind, first..., residue...) of every box of a row tile."""
+    del plan
+    steps = [a.box for a in piece.cols.axes]
+    found: set[tuple[int, ...]] = set()
+    for run in runs(piece.sources[kind], piece, tile):
+        for at in np.ndindex(*run.count):
+            first = tuple(f + i * s for f, i, s in zip(run.first, at, steps, strict=True))
+            found.add((int(run.kind), *first, *run.residue))
+    return found
+
+
+def listed(tables: PieceTables, piece: Piece, tile: int, kind: int) -> list[tuple[int, ...]]:
+    begin, middle, end = (int(x) for x in tables.bounds[kind, tile])
+    axes = len(tables.box)
+    real = [i for i, a in enumerate(piece.cols.axes) if not a.name.startswith("#")]
+    found: list[tuple[int, ...]] = []
+    for i in range(begin, end):
+        entry = [int(x) for x in tables.boxes[i]]
+        count = 1 if tables.form.flat else entry[1]
+        rest = entry[axes:] if tables.form.flat else entry[2:]
+        for n in range(count):
+            first, residue = [0] * len(piece.cols.axes), [0] * len(piece.cols.axes)
+            for j, a in enumerate(real):
+                first[a] = entry[j] + (n * tables.box[j] if not tables.form.flat else 0)
+                residue[a] = rest[j] if rest else 0
+            found.append((2 if i < middle else 1, *first, *residue))
+    return found
+
+
+def compare(text: str, consts: dict[str, Any], **sizes: Any) -> None:
+    f = attndsl.load(text, **consts)
+    problem = f.problem(**sizes)
+    plan = build(f.simplified, problem, Tiling(32, 32).tile(f.simplified, problem))
+    names = list(problem.q_extents) or [""]
+    segments = [QSegment(n, 0, prod(problem.q_extents.get(n, (problem.sizes["Lq"],)))) for n in names]
+    for segment, tables in zip(segments, launches(plan, segments, 32, bool(problem.q_extents)), strict=True):
+        pieces = [p for p in plan.forward.pieces if p.rows.segment == segment.name]
+        assert len(pieces) == len(tables.pieces)
+        assert sorted(tables.order) == list(range(tables.tiles))
+        for piece, own in zip(pieces, tables.pieces, strict=True):
+            for kind in range(len(piece.sources)):
+                for tile in range(tables.tiles):
+                    boxes = listed(own, piece, tile, kind)
+                    assert len(boxes) == len(set(boxes))
+                    assert set(boxes) == expected(plan, piece, tile, kind)
+        whole, places = joined(tables)
+        for key, (start, stop) in places.items():
+            assert start % 32 == 0
+            assert stop <= len(whole), key
+
+
+@pytest.mark.parametrize(("text", "length"), LINE)
+def test_a_line(text: str, length: int) -> None:
+    compare(text, {}, L=length)
+
+
+def test_grids() -> None:
+    compare(GNA, {"window": (3, 4, 5), "stride": (1, 2, 2)}, grid=(5, 6, 9))
+    compare(GNA, {"window": (3, 3, 3), "dilation": (1, 2, 2)}, grid=(5, 6, 9))
+    compare(NA2D, {"window": (7, 7)}, grid=(23, 17))
+    compare(JOINT, {"window": (3, 3, 3)}, grid={"text": (20,), "video": (4, 5, 6)})
+
+
+def test_long_tiles_come_first() -> None:
+    f = attndsl.load("attention causal { mask k <= q }")
+    problem = f.problem(L=500)
+    plan = build(f.simplified, problem, (32, 32))
+    (tables,) = launches(plan, [QSegment("", 0, 500)], 32, False)
+    assert list(tables.order) == list(range(15, -1, -1))
+
+
+def test_rows_without_keys_get_tiles() -> None:
+    f = attndsl.load("attention none { mask k > q + 1000 }")
+    problem = f.problem(L=100)
+    plan = build(f.simplified, problem, (32, 32))
+    (tables,) = launches(plan, [QSegment("", 0, 100)], 32, False)
+    assert tables.pieces == ()
+    assert tables.rows.tolist() == [[0, 32], [32, 64], [64, 96], [96, 100]]
