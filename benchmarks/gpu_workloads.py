@@ -296,7 +296,7 @@ def _flex(w: Workload, keep: Keep, quick: bool) -> None:
 
     assert w.flex is not None
     # past its limit of recompilations it would run uncompiled
-    torch._dynamo.reset()
+    torch.compiler.reset()
     score, mask = w.flex()
     S = w.permuted or w.S
     q, k, v = tensors(w.B, w.H, S, w.D)

@@ -2,7 +2,8 @@
 
 `<!-- table: NAME -->` ... `<!-- end -->` in a markdown file is filled from the newest file of
 `benchmarks/results/NAME/*.json`: an object with `rows`, a list of objects whose entries are the columns; an entry that
-is an object is a column for each of its keys, one that is a list (raw samples) is left out. Other entries of the whole
+is an object is a column for each of its keys, one that is a list (raw samples) is left out. Rows with a system (`sys`)
+are set beside each other, a line a workload; rows with medians by name have a line a peer. Other entries of the whole
 that are text or numbers stand below the table. `--check` writes nothing and exits 1 where a table is not up to date.
 """
 
@@ -34,12 +35,49 @@ def table(name: str) -> str:
     if not files:
         return "No results are committed yet.\n"
     data: dict[str, Any] = json.loads(files[-1].read_text())
-    rows = [_flat(row) for row in data["rows"]]
+    first = data["rows"][0]
+    shape = _beside_peers if "sys" in first else _per_peer if "median_ms" in first else _flattened
+    rows = shape(data["rows"])
     columns = list(dict.fromkeys(c for row in rows for c in row))
     lines = ["| " + " | ".join(c.replace("_", " ") for c in columns) + " |", "|" + " --- |" * len(columns)]
     lines += ["| " + " | ".join(_cell(row.get(c)) for c in columns) + " |" for row in rows]
-    facts = [f"{k.replace('_', ' ')}: {_cell(v)}" for k, v in data.items() if isinstance(v, (str, int, float))]
+    known = {k: v for k, v in _flat(data).items() if isinstance(v, (str, int, float))}
+    facts = [f"{k.replace('_', ' ')}: {_cell(v)}" for k, v in known.items()]
     return "\n".join([*lines, "", "; ".join(facts), ""]) if facts else "\n".join([*lines, ""])
+
+
+def _flattened(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [_flat(row) for row in rows]
+
+
+def _per_peer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a problem and peer: medians of both and how much faster ours is."""
+    return [
+        {
+            "problem": row["name"],
+            "ours ms": row["median_ms"]["ours"],
+            "peer": peer,
+            "peer ms": row["median_ms"][peer],
+            "faster by": ratio,
+        }
+        for row in rows
+        for peer, ratio in row["ours_is_faster_by"].items()
+    ]
+
+
+def _beside_peers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a workload and pass: our time, the peers' and how much faster ours is; refusals stand as a dash."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        if row["sys"].startswith("attndsl-config") or not isinstance(row["ms"], int | float):
+            continue
+        line = found.setdefault((row["wl"], row["pas"]), {"workload": row["wl"], "pass": row["pas"]})
+        line["ours ms" if row["sys"].startswith("attndsl") else f"{row['sys']} ms"] = row["ms"]
+    for line in found.values():
+        peers = [v for n, v in line.items() if n.endswith(" ms") and n != "ours ms"]
+        if peers and "ours ms" in line:
+            line["faster by"] = min(peers) / line["ours ms"]
+    return list(found.values())
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

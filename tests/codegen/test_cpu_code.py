@@ -96,3 +96,27 @@ def test_generated_modules_pass_the_whitelist() -> None:
 def test_values_are_arguments() -> None:
     body = Body("x").add(op("mul", Value(FLOAT, "s"), number(2.0)))
     assert list(body.arguments) == ["s"]
+
+
+def test_every_strict_operation_has_its_function() -> None:
+    from attndsl.codegen.expr_torch import STRICT
+    from attndsl.runtime.cpu.support import FUNCTIONS
+
+    spelled = {"pow": "power", "div": "divide", "mul": "multiply"}
+    assert {f"strict_{spelled.get(name, name)}" for name in STRICT} <= FUNCTIONS.keys()
+
+
+def test_atan2_in_a_score_runs_with_gradients() -> None:
+    import torch
+
+    import attndsl
+    from attndsl.reference import reference
+
+    f = attndsl.load("attention a { mask k <= q score atan2(s, q - k + 1) }")
+    q, k, v = (torch.randn(1, 2, 9, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    out = f(q, k, v)
+    exact, _ = reference(f.attention, q, k, v)
+    torch.testing.assert_close(out, exact)
+    found = torch.autograd.grad(out.sin().sum(), (q, k, v))
+    for a, b in zip(found, torch.autograd.grad(exact.sin().sum(), (q, k, v)), strict=True):
+        torch.testing.assert_close(a, b)

@@ -261,7 +261,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "component_softmax": lambda x: torch.softmax(x, -1),
     "strict_divide": _strict(torch.true_divide), "strict_power": _strict(torch.pow),
     "strict_multiply": _strict(torch.mul), "strict_exp": _strict(torch.exp), "strict_log": _strict(torch.log),
-    "strict_sqrt": _strict(torch.sqrt), "strict_acos": _strict(torch.acos),
+    "strict_sqrt": _strict(torch.sqrt), "strict_acos": _strict(torch.acos), "strict_atan2": _strict(torch.atan2),
 }  # fmt: skip
 """What generated code may call, besides what knows the precision of the call: `to_float` and `gap`."""
 

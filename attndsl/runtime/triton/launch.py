@@ -178,4 +178,21 @@ def launch(it: Launch) -> None:
     with torch.cuda.device(q.device):
         # a context variable: other threads do not have it
         triton.set_allocator(scratch)
-        module.forward[grid](*values, num_warps=it.config.warps, num_stages=stages)
+        _run(module.forward[grid], values, it.config.warps, stages)
+
+
+def _run(kernel: Any, values: list[Any], warps: int, stages: int) -> None:
+    """Run a kernel with as many stages as fit.
+
+    What mask code and tables take of shared memory is known to the compiler alone: where its count is above the
+    limit, one stage less is compiled, and one stage that does not fit is an error.
+    """
+    from triton.runtime.errors import OutOfResources
+
+    for fewer in range(stages, 0, -1):
+        try:
+            kernel(*values, num_warps=warps, num_stages=fewer)
+            return
+        except OutOfResources:
+            if fewer == 1:
+                raise
