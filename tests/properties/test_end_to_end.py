@@ -81,7 +81,7 @@ def compiled(spec: Spec, with_lse: bool) -> Results:
         arguments["q_offset"] = spec.offset()
     q, k, v = (_laid_out(t[n], spec.layout) for n in NEEDS)
     arguments["layout"] = "bshd" if spec.layout == "bshd" else "bhsd"
-    with patch.object(attndsl.schedule.build, "build", lambda a, p: build(a, p, spec.tile)):
+    with patch.object(attndsl.schedule.build, "build", lambda a, p, _tile=None: build(a, p, spec.tile)):
         found = function(q, k, v, scale=spec.scale, return_lse=with_lse, **arguments)
     out, lse = found if with_lse else (found, None)
     out = out.transpose(1, 2) if spec.layout == "bshd" else out
