@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal as Lit
 
-_FORCED: ContextVar[Config | None] = ContextVar("attndsl_triton_config", default=None)
+Pass = Lit["forward", "dq", "dkdv", "decode"]
+"""What is tuned apart. In `dkdv` rows are keys and columns queries."""
+
+_FORCED: ContextVar[Mapping[Pass, Config]] = ContextVar("attndsl_triton_config", default=MappingProxyType({}))
 
 
 @dataclass(frozen=True)
 class Config:
-    """Rows and columns of a tile, warps of a program, stages of the loops' pipelines."""
+    """Rows and columns of a tile, warps of a program, stages of the loops' pipelines, and whether the compiler
+    specialises warps for loads (one loop over all boxes instead of one for FULL and one for PARTIAL boxes)."""
 
     rows: int
     columns: int
     warps: int
     stages: int
+    specialize: bool = False
 
 
 @contextmanager
-def configured(config: Config) -> Generator[None]:
-    """Calls made within use this configuration."""
-    token = _FORCED.set(config)
+def configured(forward: Config | None = None, **others: Config) -> Generator[None]:
+    """Calls made within use these configurations, by pass: `configured(forward, dq=...)`."""
+    given: dict[Pass, Config] = {} if forward is None else {"forward": forward}
+    for name, config in others.items():
+        if name not in ("dq", "dkdv", "decode"):
+            raise TypeError(f"there is no pass {name!r} (forward, dq, dkdv, decode)")
+        given[name] = config
+    token = _FORCED.set({**_FORCED.get(), **given})
     try:
         yield
     finally:
         _FORCED.reset(token)
 
 
-def choose(dtype: str, D: int, Dv: int, capability: int = 90) -> Config:
-    """The configuration for an element type (`fp16`, `bf16`, `fp32`), head sizes and compute capability (times ten)."""
-    forced = _FORCED.get()
+def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Config:
+    """The configuration of a pass for an element type (`fp16`, `bf16`, `fp32`), head sizes and compute capability
+    (times ten)."""
+    forced = _FORCED.get().get(step)
     if forced is not None:
         return forced
     head = max(D, Dv)

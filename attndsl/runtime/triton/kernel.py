@@ -98,7 +98,7 @@ class TritonKernel:
         if call.q.device.type == "cuda":
             major, minor = torch.cuda.get_device_capability(call.q.device)
             capability = major * 10 + minor
-        return choose(name, call.q.shape[-1], call.v.shape[-1], capability)
+        return choose("forward", name, call.q.shape[-1], call.v.shape[-1], capability)
 
     def _dtype(self, call: Call) -> Dtype:
         if call.q.dtype not in _DTYPES:

@@ -33,7 +33,7 @@ def compile_spec(
     """Every launch of a call of these sizes, compiled."""
     f = attndsl.load(text, **(consts or {}))
     Dv = Dv or D
-    config = config or choose(dtype, D, Dv, capability)
+    config = config or choose("forward", dtype, D, Dv, capability)
     problem.setdefault("L", 1000)
     if "grid" in problem:
         problem.pop("L")

@@ -74,6 +74,6 @@ def test_configurations_fit_the_hardware() -> None:
     for dtype in ("bf16", "fp32"):
         for head in (16, 64, 128, 256):
             for capability in (80, 90, 100):
-                config = choose(dtype, head, head, capability)
+                config = choose("forward", dtype, head, head, capability)
                 assert config.rows % 16 == 0
                 assert config.columns % 16 == 0
