@@ -21,10 +21,11 @@ from attndsl.codegen.expr_triton import (
     size_name,
 )
 from attndsl.codegen.templates import render
-from attndsl.codegen.triton_arguments import Argument, standard_arguments
+from attndsl.codegen.triton_arguments import Argument, standard_arguments, value_arguments
 from attndsl.codegen.triton_form import Form, Part, parts, typical_forms
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
 from attndsl.codegen.triton_sides import PieceCode, local_meaning, piece_code, row_code
+from attndsl.codegen.triton_slots import Slot
 from attndsl.codegen.triton_weight import rule_of, vector_free
 from attndsl.ir.attention import Attention, Const, Input
 from attndsl.ir.expr import SCORE, TRUE, Count, Expr, Index, Op, ParamRef, Reduce, Value, number, op, rewrite
@@ -37,10 +38,13 @@ VALUE_O = Value(FLOAT, "o")
 
 @dataclass(frozen=True)
 class TritonModule:
-    """A generated module: its text, and the arguments of its kernel `forward` in order."""
+    """A generated module: its text, the arguments of its kernel `name` in order, and the gradients of inputs that it
+    sums."""
 
     source: str
     arguments: tuple[Argument, ...]
+    name: str = "forward"
+    slots: tuple[Slot, ...] = ()
 
 
 @dataclass
@@ -99,7 +103,7 @@ class _Generator:
         vector_free(attention)
         self.attention, self.form = attention, form
         self.rule = rule_of(attention)
-        self.reads = Reads(_ranks(attention), form.wide)
+        self.reads = Reads(input_ranks(attention), form.wide)
         self.hoisted = Scope("r")
         self.exponent = self._exponent()
         self.rows = row_code(form, self.reads)
@@ -134,8 +138,8 @@ class _Generator:
             exp=self.exp,
             scale="scale_log2" if form.low_precision else "scale",
             has_output=self.attention.output is not None,
-            d_parts=_limited(parts(form.D), form.D),
-            v_parts=_limited(parts(form.Dv), form.Dv),
+            d_parts=limited(parts(form.D), form.D),
+            v_parts=limited(parts(form.Dv), form.Dv),
             D=form.D,
             Dv=form.Dv,
             tma=form.tma,
@@ -144,7 +148,7 @@ class _Generator:
             batch_offset=form.batch_offset,
             precision=', input_precision="ieee"' if form.dtype == "fp32" else "",
         )
-        return TritonModule(_tidy(text), arguments)
+        return TritonModule(tidy(text), arguments)
 
     # Loops
 
@@ -269,20 +273,9 @@ class _Generator:
 
     def _arguments(self) -> tuple[Argument, ...]:
         reads, form = self.reads, self.form
-        found = standard_arguments(form, logit=self.rule.logit is not None)
-        for name in reads.sizes:
-            found.append(Argument(size_name(name), "i32", "size", (name,)))
-        for side, segment, axis in reads.extents:
-            found.append(Argument(extent_name(side, segment, axis), "i32", "extent", (side, segment, axis)))
-        for name, kind in reads.scalars.items():
-            type_ = "fp32" if kind is Kind.FLOAT else "i32"
-            found.append(Argument(scalar_name(name), type_, "scalar", (name,)))
-        for name in reads.inputs:
-            text = input_name(name)
-            found.append(Argument(text, "*input", "input", (name,)))
-            for i in range(reads.ranks[name]):
-                found.append(Argument(f"{text}_s{i}", "i64", "input stride", (name, i)))
-                found.append(Argument(f"{text}_n{i}", "i32", "input size", (name, i)))
+        saved = [t for t, there in (("raw", self.attention.output is not None), ("sums", self.rule.over == "row")) if there]
+        found = standard_arguments(form, logit=self.rule.logit is not None, saved=saved)
+        found += value_arguments(reads)
         assert len({a.name for a in found}) == len(found)
         constants = ["BM"]
         if self.rows.boxes and len(self.rows.axes) > 1:
@@ -291,11 +284,15 @@ class _Generator:
             constants += [c for c in piece_code(form, i, reads).constants if c not in constants]
         if self.rule.logit is not None:
             constants.append("LSE")
+        if saved:
+            constants.append("SAVE")
         return (*found, *(Argument(c, "constexpr", "constexpr", (c,)) for c in constants))
 
 
 @dataclass(frozen=True)
-class _LimitedPart:
+class LimitedPart:
+    """A part and where its head ends."""
+
     index: int
     start: int
     width: int
@@ -303,11 +300,13 @@ class _LimitedPart:
     limit: int
 
 
-def _limited(found: tuple[Part, ...], limit: int) -> list[_LimitedPart]:
-    return [_LimitedPart(p.index, p.start, p.width, p.ragged, limit) for p in found]
+def limited(found: tuple[Part, ...], limit: int) -> list[LimitedPart]:
+    """Parts as templates take them."""
+    return [LimitedPart(p.index, p.start, p.width, p.ragged, limit) for p in found]
 
 
-def _ranks(attention: Attention) -> dict[str, int]:
+def input_ranks(attention: Attention) -> dict[str, int]:
+    """Dimensions of the inputs and const arrays."""
     ranks: dict[str, int] = {}
     for p in attention.params:
         if isinstance(p, Input):
@@ -324,7 +323,8 @@ def _exponent_of(e: Expr, unit: float) -> Expr:
     return op("mul", op("log", op("max", e, number(0.0))), number(unit))
 
 
-def _tidy(text: str) -> str:
+def tidy(text: str) -> str:
+    """Generated text with the blank lines of a person's."""
     text = "\n".join(line.rstrip() for line in text.splitlines())
     head, kernel = text.split("@triton.jit(do_not_specialize", 1)
     head = re.sub(r"\n{3,}", "\n\n\n", head)

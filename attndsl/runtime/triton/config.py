@@ -61,8 +61,11 @@ def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Con
     return Config(128, 64, 8, 2)
 
 
-def stages_that_fit(config: Config, element: int, D: int, Dv: int, rows: int, columns: int, limit: int) -> int:
-    """At most the configuration's stages: as many as shared memory of `limit` bytes holds."""
-    fixed = rows * D * element
+def stages_that_fit(
+    config: Config, element: int, D: int, Dv: int, rows: int, columns: int, limit: int, *, backward: bool = False
+) -> int:
+    """At most the configuration's stages: as many as shared memory of `limit` bytes holds. A forward tile keeps its
+    queries there, a backward one two tensors of its rows."""
+    fixed = rows * (D + Dv if backward else D) * element
     each = columns * (D + Dv) * element
     return max(1, min(config.stages, (limit - fixed) // max(each, 1)))

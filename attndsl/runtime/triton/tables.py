@@ -69,10 +69,13 @@ class QSegment:
     length: int
 
 
-def launches(plan: Plan, segments: Sequence[QSegment], rows_per_tile: int, on_grid: bool) -> tuple[LaunchTables, ...]:
-    """The launches of a forward pass. A segment that sees no key gets tiles of `rows_per_tile` rows without boxes."""
+def launches(
+    plan: Plan, segments: Sequence[QSegment], rows_per_tile: int, on_grid: bool, *, turned: bool = False
+) -> tuple[LaunchTables, ...]:
+    """The launches of a forward pass, or with `turned` of the sweep whose rows are keys (`segments` are those of k). A
+    segment that sees nothing gets tiles of `rows_per_tile` rows without boxes."""
     by_segment: dict[str, list[Piece]] = {}
-    for piece in plan.forward.pieces:
+    for piece in (plan.dkdv if turned else plan.forward).pieces:
         by_segment.setdefault(piece.rows.segment, []).append(piece)
     found: list[LaunchTables] = []
     for s in segments:
