@@ -14,11 +14,7 @@ from attndsl.codegen.expr_triton import (
     Reads,
     Scope,
     UnsupportedError,
-    extent_name,
-    input_name,
     level,
-    scalar_name,
-    size_name,
 )
 from attndsl.codegen.templates import render
 from attndsl.codegen.triton_arguments import Argument, standard_arguments, value_arguments
@@ -273,7 +269,9 @@ class _Generator:
 
     def _arguments(self) -> tuple[Argument, ...]:
         reads, form = self.reads, self.form
-        saved = [t for t, there in (("raw", self.attention.output is not None), ("sums", self.rule.over == "row")) if there]
+        saved = [
+            t for t, there in (("raw", self.attention.output is not None), ("sums", self.rule.over == "row")) if there
+        ]
         found = standard_arguments(form, logit=self.rule.logit is not None, saved=saved)
         found += value_arguments(reads)
         assert len({a.name for a in found}) == len(found)

@@ -80,9 +80,7 @@ def numbers(form: Form, strided: Sequence[str]) -> list[Argument]:
 
 def value_arguments(reads: Reads) -> list[Argument]:
     """What expressions read: sizes, extents, scalars, inputs with their strides and extents."""
-    found: list[Argument] = []
-    for name in reads.sizes:
-        found.append(Argument(size_name(name), "i32", "size", (name,)))
+    found = [Argument(size_name(name), "i32", "size", (name,)) for name in reads.sizes]
     for side, segment, axis in reads.extents:
         found.append(Argument(extent_name(side, segment, axis), "i32", "extent", (side, segment, axis)))
     for name, kind in reads.scalars.items():

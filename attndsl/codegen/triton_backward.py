@@ -18,7 +18,7 @@ from attndsl.codegen.triton_slots import Slot, Slots, element_of, scope_lines
 from attndsl.codegen.triton_weight import Rule, rule_of, vector_free
 from attndsl.ir.attention import Attention
 from attndsl.ir.build import ONE
-from attndsl.ir.expr import SCORE, TRUE, Expr, Index, number, op
+from attndsl.ir.expr import SCORE, TRUE, Expr, Index, Load, number, op
 from attndsl.ir.passes.softmax import substitute
 from attndsl.ir.types import INT
 
@@ -261,6 +261,7 @@ class _Sweep:
                 scope = Scope(f"u{slot.number}_")
                 printer = Printer(self.reads, self.rows.leaves, scope, turned=self.turned)
                 load = local(slot.load)
+                assert isinstance(load, Load)
                 code.at, code.inside = element_of(load, printer, self.reads)
                 code.text = "\n".join(scope.lines)
             found[slot.number] = code

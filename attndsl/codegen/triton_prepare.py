@@ -194,7 +194,9 @@ class _Prepare:
         if not slot.direct:
             scope = Scope(f"w{slot.number}_" + ("" if part is None else f"{part.index}_"))
             printer = Printer(self.reads, self.leaves, scope)
-            component = ("", "") if part is None else (f"e{part.index}[None, :]", f"(e{part.index} < {self.form.Dv})[None, :]")
+            component = (
+                ("", "") if part is None else (f"e{part.index}[None, :]", f"(e{part.index} < {self.form.Dv})[None, :]")
+            )
             at, inside = element_of(slot.load, printer, self.reads, *component)
             lines = scope.lines
         name = slot.name if part is None else f"{slot.name}_{part.index}"

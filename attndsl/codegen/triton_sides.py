@@ -130,7 +130,11 @@ def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
         leaves = {Index(INT, "row"): at, Index(INT, "q"): f"({at} + q_offset)"}
     if form.on_grid:
         leaves.update({Coord(INT, other, side.segment, a): n for a, n in zip(side.axes, names, strict=True)})
-    title = f"{'Queries' if form.turned else 'Keys'} of segment {side.segment}." if side.segment and len(form.pieces) > 1 else ""
+    title = (
+        f"{'Queries' if form.turned else 'Keys'} of segment {side.segment}."
+        if side.segment and len(form.pieces) > 1
+        else ""
+    )
     constants = [size, *(boxes if count > 1 else [])]
     return PieceCode(
         end, title, piece.flat, side.axes, names, starts, origins, _locals("column", boxes), loads, boxes, size,

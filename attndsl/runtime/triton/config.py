@@ -49,6 +49,8 @@ def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Con
     if forced is not None:
         return forced
     head = max(D, Dv)
+    if step in ("dq", "dkdv"):
+        return _backward(step, dtype, head, capability)
     if dtype == "fp32":
         # no tensor cores without tf32: small tiles of scalar products
         return Config(32, 32, 4, 1)
@@ -59,6 +61,19 @@ def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Con
     if head <= 128:
         return Config(128, 128, 8, 3)
     return Config(128, 64, 8, 2)
+
+
+def _backward(step: Pass, dtype: str, head: int, capability: int) -> Config:
+    """Two accumulators of keys, or one of queries, and two tiles of pairs live in registers."""
+    if dtype == "fp32":
+        return Config(32, 32, 4, 1)
+    if capability < 90:
+        return Config(64, 64, 4, 2) if head <= 64 else Config(64, 64, 8, 2) if head <= 128 else Config(64, 32, 8, 1)
+    if head <= 64:
+        return Config(128, 64, 8, 3)
+    if head <= 128:
+        return Config(128, 64, 8, 2) if step == "dkdv" else Config(128, 64, 8, 3)
+    return Config(64, 64, 8, 1) if step == "dq" else Config(64, 32, 8, 1)
 
 
 def stages_that_fit(

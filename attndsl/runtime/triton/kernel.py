@@ -3,46 +3,32 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import prod
-from threading import Lock
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.triton import TritonModule, generate, unsupported
-from attndsl.codegen.triton_form import Dtype, Form
+from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.config import Config, choose
-from attndsl.runtime.triton.launch import Launch, interpreting, launch
-from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
+from attndsl.runtime.triton.backward import Backward
+from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.launch import Launch, launch
+from attndsl.runtime.triton.sweeps import Sweeps, config_of, exact, form_of
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
-_DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
-
-
-@dataclass(frozen=True)
-class OnDevice:
-    """A launch's tables and their copy on a device."""
-
-    tables: LaunchTables
-    views: Mapping[tuple[str, int], Tensor]
-
 
 class TritonKernel:
-    """Forward on CUDA tensors (under `TRITON_INTERPRET=1` on CPU tensors)."""
+    """Forward and backward on CUDA tensors (under `TRITON_INTERPRET=1` on CPU tensors)."""
 
     def __init__(self, attention: Attention) -> None:
         self.attention = attention
         self._modules: dict[Form, TritonModule] = {}
-        self._on_device: dict[tuple[int, torch.device], tuple[OnDevice, ...]] = {}
-        self._lock = Lock()
+        self._backward = Backward(attention)
+        self._sweeps = Sweeps(attention)
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
@@ -61,20 +47,32 @@ class TritonKernel:
     def forward(
         self, call: Call, plan: Plan, need_lse: bool, save: bool
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
-        """As `Kernel.forward`. ValueError names a feature that this backend does not have."""
+        """As `Kernel.forward`. ValueError names a feature that this backend does not have.
+
+        What is saved: the output before its clause, lse where the weight has an exponential, the sums in the
+        denominator where there are any."""
         dtype = call.q.dtype
-        if interpreting() and dtype == torch.bfloat16:
-            # the interpreter's bf16 arithmetic is wrong; every bf16 number is an fp32 one
-            call = call.with_tensors(call.q.float(), call.k.float(), call.v.float(), call.inputs)
+        call = exact(call)
         B, H, Lq, _ = call.q.shape
         out = torch.empty((B, H, Lq, call.v.shape[-1]), dtype=call.q.dtype, device=call.q.device)
         lse = torch.empty((B, H, Lq), dtype=torch.float32, device=call.q.device)
+        given = {"out": out, "lse": lse}
+        if save:
+            given |= self._backward.kept(call, out)
+        else:
+            given |= dict.fromkeys(("raw", "sums"), out)
+        flags = {"LSE": need_lse or save, "SAVE": save}
         if out.numel() or lse.numel():
-            for found in self._tables(call, plan):
-                form = self._form(call, found.tables)
+            for found in self._sweeps.of(call, plan, self._config(call).rows):
+                form = form_of(self.attention, call, found.tables)
                 module = self.module(form)
-                launch(Launch(call, form, module, found.tables, found.views, self._config(call), out, lse, need_lse))
-        return out.to(dtype), lse if need_lse else None, ()
+                launch(Launch(call, form, module, found.tables, found.views, self._config(call), given, flags))
+        result = out.to(dtype)
+        if not save:
+            return result, lse if need_lse else None, ()
+        raw = given.get("raw", result)
+        saved = (raw, *([lse] if self._backward.rule.logit is not None else []))
+        return result, lse if need_lse else None, (*saved, *([given["sums"]] if "sums" in given else []))
 
     def backward(
         self,
@@ -85,95 +83,11 @@ class TritonKernel:
         grad_lse: Tensor | None,
         needs: frozenset[str],
     ) -> Mapping[str, Tensor]:
-        """Not in this version."""
-        raise NotImplementedError(
-            f"{self.attention.name}: backend 'triton' has no backward pass in this version; backend 'cpu' has one"
-        )
-
-    # How a call is run
+        """As `Kernel.backward`. ValueError names a feature that this backend does not have."""
+        try:
+            return self._backward.run(call, plan, saved, grad_out, grad_lse, needs)
+        except UnsupportedError as error:
+            raise unsupported(self.attention, error) from error
 
     def _config(self, call: Call) -> Config:
-        name = self._dtype(call)
-        capability = 90
-        if call.q.device.type == "cuda":
-            major, minor = torch.cuda.get_device_capability(call.q.device)
-            capability = major * 10 + minor
-        return choose("forward", name, call.q.shape[-1], call.v.shape[-1], capability)
-
-    def _dtype(self, call: Call) -> Dtype:
-        if call.q.dtype not in _DTYPES:
-            raise ValueError(
-                f"{self.attention.name}: backend 'triton' runs fp16, bf16 and fp32, got {call.q.dtype}; "
-                "backend 'cpu' runs it on CPU tensors"
-            )
-        if max(call.q.shape[-1], call.v.shape[-1]) > 256:
-            raise ValueError(
-                f"{self.attention.name}: backend 'triton' has heads of at most 256 components; "
-                "backend 'cpu' has no limit"
-            )
-        return _DTYPES[call.q.dtype]
-
-    def _form(self, call: Call, tables: LaunchTables) -> Form:
-        pieces = tuple(p.form for p in tables.pieces)
-        aligned = _aligned(call)
-        tma = aligned and bool(pieces) and not any(p.side.any_split for p in pieces) and _has_tma(call)
-        wide = any(t.numel() and sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) >= 2**31
-                   for t in call.inputs.values())  # fmt: skip
-        return Form(
-            self._dtype(call), call.q.shape[-1], call.v.shape[-1], tables.q, pieces,
-            on_grid=tables.on_grid, tma=tma, aligned=aligned, wide=wide, batch_offset=isinstance(call.q_offset, Tensor),
-            negative=call.scale < 0, interpreted=interpreting(),
-        )  # fmt: skip
-
-    def _tables(self, call: Call, plan: Plan) -> tuple[OnDevice, ...]:
-        key = id(plan), call.q.device
-        with self._lock:
-            found = self._on_device.get(key)
-        if found is None:
-            on_grid = self.attention.q_space is not None and not _moved(call)
-            made = launches(plan, self._segments(call, on_grid), self._config(call).rows, on_grid)
-            found = tuple(_uploaded(t, call.q.device) for t in made)
-            with self._lock:
-                self._on_device[key] = found
-            weakref.finalize(plan, self._on_device.pop, key, None)
-        return found
-
-    def _segments(self, call: Call, on_grid: bool) -> list[QSegment]:
-        if not on_grid:
-            return [QSegment("", 0, call.sizes["Lq"])]
-        space = self.attention.q_space
-        assert space is not None
-        found: list[QSegment] = []
-        start = 0
-        for s in space.segments:
-            length = prod(call.q_extents[s.name])
-            found.append(QSegment(s.name, start, length))
-            start += length
-        return found
-
-
-def _moved(call: Call) -> bool:
-    return isinstance(call.q_offset, Tensor) or call.q_offset != 0
-
-
-def _uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:
-    whole, places = joined(tables)
-    on_device: Any = torch.from_numpy(whole).to(device)
-    return OnDevice(tables, {key: on_device[a:b] for key, (a, b) in places.items()})
-
-
-def _has_tma(call: Call) -> bool:
-    """Whether tensor descriptors can load k and v and store the output on this device."""
-    if call.q.device.type == "cuda" and torch.cuda.get_device_capability(call.q.device)[0] < 9:
-        return False
-    return call.v.shape[-1] * call.q.element_size() % 16 == 0
-
-
-def _aligned(call: Call) -> bool:
-    """Whether addresses and strides of q, k and v are multiples of 16 bytes."""
-    for t in (call.q, call.k, call.v):
-        if not t.numel() or t.data_ptr() % 16 or t.stride(-1) != 1 or t.stride(2) <= 0:
-            return False
-        if any(s * t.element_size() % 16 for s in t.stride()[:-1]):
-            return False
-    return True
+        return config_of(self.attention, call, "forward")
