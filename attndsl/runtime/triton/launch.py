@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -19,6 +19,7 @@ from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Const
 from attndsl.runtime.call import Call
+from attndsl.runtime.triton.compiled import compiling
 from attndsl.runtime.triton.config import Config, stages_that_fit
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.tables import LaunchTables
@@ -178,10 +179,10 @@ def launch(it: Launch) -> None:
     with torch.cuda.device(q.device):
         # a context variable: other threads do not have it
         triton.set_allocator(scratch)
-        _run(module.forward[grid], values, it.config.warps, stages)
+        _run(module.forward[grid], values, it.config.warps, stages, module.forward.device_caches.clear)
 
 
-def _run(kernel: Any, values: list[Any], warps: int, stages: int) -> None:
+def _run(kernel: Any, values: list[Any], warps: int, stages: int, forget: Callable[[], None]) -> None:
     """Run a kernel with as many stages as fit.
 
     What mask code and tables take of shared memory is known to the compiler alone: where its count is above the
@@ -191,7 +192,7 @@ def _run(kernel: Any, values: list[Any], warps: int, stages: int) -> None:
 
     for fewer in range(stages, 0, -1):
         try:
-            kernel(*values, num_warps=warps, num_stages=fewer)
+            compiling(lambda fewer=fewer: kernel(*values, num_warps=warps, num_stages=fewer), forget)
             return
         except OutOfResources:
             if fewer == 1:
