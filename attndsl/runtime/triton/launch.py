@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -21,6 +21,7 @@ from attndsl.ir.attention import Const
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.compiled import compiling
 from attndsl.runtime.triton.config import Config, stages_that_fit
+from attndsl.runtime.triton.failures import Attempt, reported, run_time_attempt, words_of
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.tables import LaunchTables
 
@@ -179,10 +180,10 @@ def launch(it: Launch) -> None:
     with torch.cuda.device(q.device):
         # a context variable: other threads do not have it
         triton.set_allocator(scratch)
-        _run(module.forward[grid], values, it.config.warps, stages, module.forward.device_caches.clear)
+        _run(it, module.forward[grid], values, stages, (prod(it.tables.box), columns))
 
 
-def _run(kernel: Any, values: list[Any], warps: int, stages: int, forget: Callable[[], None]) -> None:
+def _run(it: Launch, kernel: Any, grid: tuple[int, ...], values: list[Any], stages: int, tile: tuple[int, int]) -> None:
     """Run a kernel with as many stages as fit.
 
     What mask code and tables take of shared memory is known to the compiler alone: where its count is above the
@@ -191,9 +192,25 @@ def _run(kernel: Any, values: list[Any], warps: int, stages: int, forget: Callab
     from triton.runtime.errors import OutOfResources
 
     for fewer in range(stages, 0, -1):
-        try:
-            compiling(lambda fewer=fewer: kernel(*values, num_warps=warps, num_stages=fewer), forget)
-            return
-        except OutOfResources:
-            if fewer == 1:
-                raise
+        with reported(lambda fewer=fewer: _attempt(it, values, fewer, tile)):
+            try:
+                options = {"num_warps": it.config.warps, "num_stages": fewer}
+                compiling(lambda options=options: kernel(*values, **options), lambda: _forget(it.module))
+                return
+            except OutOfResources:
+                if fewer == 1:
+                    raise
+
+
+def _forget(module: TritonModule) -> None:
+    """Drop what Triton compiled or loaded of a module."""
+    load_module(module.source).forward.device_caches.clear()
+
+
+def _attempt(it: Launch, values: list[Any], stages: int, tile: tuple[int, int]) -> Attempt:
+    """What Triton was asked to compile, for the report of a failure."""
+    major, minor = torch.cuda.get_device_capability(it.call.q.device)
+    return run_time_attempt(
+        it.call.attention, it.module, "forward", values, it.config.warps, stages, major * 10 + minor,
+        words_of(it.form, *tile),
+    )  # fmt: skip
