@@ -183,7 +183,7 @@ def launch(it: Launch) -> None:
         _run(it, module.forward[grid], values, stages, (prod(it.tables.box), columns))
 
 
-def _run(it: Launch, kernel: Any, grid: tuple[int, ...], values: list[Any], stages: int, tile: tuple[int, int]) -> None:
+def _run(it: Launch, kernel: Any, values: list[Any], stages: int, tile: tuple[int, int]) -> None:
     """Run a kernel with as many stages as fit.
 
     What mask code and tables take of shared memory is known to the compiler alone: where its count is above the
