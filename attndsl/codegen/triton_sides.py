@@ -47,6 +47,8 @@ class PieceCode:
     entry: int
     extents: list[str]
     strides: list[str]
+    start: str
+    at: str
     position: str
     inside: str
     leaves: dict[Expr, str]
@@ -131,7 +133,8 @@ def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
     constants = [size, *(boxes if count > 1 else [])]
     return PieceCode(
         end, title, piece.flat, side.axes, names, starts, origins, _locals("column", boxes), loads, boxes, size,
-        width + (count if side.any_split else 0), extents, strides, position, inside, leaves, constants,
+        width + (count if side.any_split else 0), extents, strides, f"k_start{end}", "k_at", position, inside, leaves,
+        constants,
     )  # fmt: skip
 
 

@@ -1,0 +1,124 @@
+"""From an attention and the sizes of a call to the kernels that it launches, without a tensor or a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from attndsl.codegen.expr_triton import UnsupportedError
+from attndsl.codegen.triton import TritonModule, generate, unsupported
+from attndsl.codegen.triton_form import Dtype, Form
+from attndsl.ir.attention import Attention, Const, Input
+from attndsl.runtime.triton.config import Config, Pass, choose, stages_that_fit
+from attndsl.runtime.triton.cross import Compiled, cross_compile
+from attndsl.runtime.triton.launch import SHARED_MEMORY, constants
+from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
+from attndsl.schedule.build import build
+from attndsl.schedule.plan import Plan
+from attndsl.schedule.problem import Problem
+from attndsl.schedule.tiling import Tiling
+
+ELEMENTS = {
+    "f16": "fp16", "bf16": "bf16", "f32": "fp32", "f64": "fp32", "bool": "u8",
+    "i8": "i8", "i16": "i16", "i32": "i32", "i64": "i64",
+}  # fmt: skip
+"""Declared element types as Triton spells them; fp64 inputs are read as fp32."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """One launch of a call: its kernel's code, constants and options, and the tables it reads.
+
+    `config` is the configuration that was chosen, `stages` how many of its stages shared memory holds.
+    """
+
+    step: Pass
+    form: Form
+    module: TritonModule
+    tables: LaunchTables
+    constants: Mapping[str, Any]
+    config: Config
+    stages: int
+    capability: int
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of a tile."""
+        return prod(self.tables.box), max((prod(p.box) for p in self.tables.pieces), default=0)
+
+    @property
+    def name(self) -> str:
+        """Pass, segment, tile and options: `forward_video_128x64_w8_s3`."""
+        rows, columns = self.tile
+        parts = [self.step, *([self.form.q.segment] if self.form.q.segment else [])]
+        return "_".join([*parts, f"{rows}x{columns}", f"w{self.config.warps}", f"s{self.stages}"])
+
+
+def lower(
+    attention: Attention,
+    problem: Problem,
+    dtype: Dtype,
+    *,
+    capability: int = 90,
+    config: Config | None = None,
+    tma: bool = True,
+    lse: bool = True,
+) -> tuple[Plan, tuple[Lowered, ...]]:
+    """The plan of a call of `attention` (consts bound, simplified) and its launches, in order.
+
+    Tensors are taken to be aligned to 16 bytes where their rows are; `tma` allows tensor descriptors where the
+    capability has them. ValueError names a feature that the backend does not have.
+    """
+    D, Dv = problem.sizes["D"], problem.sizes["Dv"]
+    config = config or choose("forward", dtype, D, Dv, capability)
+    plan = build(attention, problem, Tiling(config.rows, config.columns).tile(attention, problem))
+    on_grid = attention.q_space is not None and isinstance(problem.q_offset, int) and problem.q_offset == 0
+    found: list[Lowered] = []
+    element = 4 if dtype == "fp32" else 2
+    try:
+        for tables in launches(plan, q_segments(problem, on_grid), config.rows, on_grid):
+            pieces = tuple(p.form for p in tables.pieces)
+            boxes = tma and capability >= 90 and bool(pieces) and not any(p.side.any_split for p in pieces)
+            form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=boxes and Dv * element % 16 == 0,
+                        aligned=D * element % 16 == 0 and Dv * element % 16 == 0,
+                        batch_offset=not isinstance(problem.q_offset, int))  # fmt: skip
+            rows, columns = prod(tables.box), max((prod(p.box) for p in tables.pieces), default=16)
+            stages = stages_that_fit(config, element, D, Dv, rows, columns, SHARED_MEMORY[capability // 10])
+            module = generate(attention, form)
+            values = constants(form, tables, lse)
+            found.append(Lowered("forward", form, module, tables, values, config, stages, capability))
+    except UnsupportedError as error:
+        raise unsupported(attention, error) from error
+    return plan, tuple(found)
+
+
+def q_segments(problem: Problem, on_grid: bool) -> list[QSegment]:
+    """The segments of the rows of a call."""
+    if not on_grid:
+        return [QSegment("", 0, problem.sizes["Lq"])]
+    found: list[QSegment] = []
+    start = 0
+    for name, extents in problem.q_extents.items():
+        found.append(QSegment(name, start, prod(extents)))
+        start += prod(extents)
+    return found
+
+
+def elements(attention: Attention) -> dict[str, str]:
+    """The element type of every input and const array as Triton spells it, as they are declared."""
+    found = {p.name: ELEMENTS[p.dtype] for p in attention.params if isinstance(p, Input)}
+    for p in attention.params:
+        if isinstance(p, Const) and isinstance(p.default, tuple):
+            first = p.default[0]
+            found[p.name] = "u8" if isinstance(first, bool) else "i64" if isinstance(first, int) else "fp32"
+    return found
+
+
+def compile_lowered(it: Lowered, inputs: Mapping[str, str]) -> Compiled:
+    """The machine code of a launch's kernel. `inputs` gives element types as `elements` does."""
+    return cross_compile(
+        it.module, it.constants, dtype=it.form.dtype, inputs=inputs, warps=it.config.warps, stages=it.stages,
+        capability=it.capability,
+    )  # fmt: skip
