@@ -1,13 +1,14 @@
 """A weight as a dot product of features times a decay: the parts that a scan over the sequence needs.
 
-`feature_weight` takes apart `dot(phi(Q), psi(K)) * decay / denominator`. What of it depends on the query alone is folded
-into the query's features, what depends on the key alone into the key's, and what is left of a pair must be a decay: a
-number to the power of `q - k`, `decay(g)`, or `decay(g)` per channel. Formulas: Katharopoulos et al., Transformers are
-RNNs, 2020; Sun et al., RetNet, 2023; Yang et al., Gated linear attention, 2024.
+`feature_weight` takes apart `dot(phi(Q), psi(K)) * decay / denominator`. What depends on the query alone is folded into
+the query's features, what depends on the key alone into the key's, and what is left of a pair must be a decay: a number
+to the power of `q - k`, `decay(g)`, or `decay(g)` per channel. Formulas: Katharopoulos et al., Transformers are RNNs,
+2020; Sun et al., RetNet, 2023; Yang et al., Gated linear attention, 2024.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 
@@ -26,13 +27,15 @@ from attndsl.ir.expr import (
     Value,
     integer,
     mentions,
+    number,
     op,
+    rewrite,
     walk,
 )
-from attndsl.ir.free import column_only, depends, k_side, q_side, row_only, tensors, uniform
+from attndsl.ir.free import column_only, depends, k_side, q_side, row_only, uniform
 from attndsl.ir.separate import product
 from attndsl.ir.simplify import simplify_expr
-from attndsl.ir.types import INT, Kind
+from attndsl.ir.types import INT
 from attndsl.ir.weights import factors
 
 _Q, _K = Index(INT, "q"), Index(INT, "k")
@@ -45,8 +48,8 @@ class ScanDecay:
 
     `base` and `log` are numbers of a head (they depend on `b`, `h`, `hkv` and scalars at most): the decay is
     base^(q - k) * exp(log * (q - k)). `absolute` says that it is |q - k| instead. A base of 0 or below means what the
-    power means: 0^0 is 1. `token` are numbers per position, exp of the sum of g over k < j <= q; `channel` the same with
-    one g for each feature.
+    power means: 0^0 is 1. `token` are numbers per position, exp of the sum of g over k < j <= q; `channel` the same
+    with one g for each feature.
     """
 
     base: Part = None
@@ -201,8 +204,6 @@ def extent_of(vector: Expr, attention: Attention) -> Expr | None:
 
 def at_row(expr: Expr) -> Expr:
     """An expression of the key's position as one of the query's."""
-    from attndsl.ir.expr import rewrite
-
     return rewrite(expr, lambda n: _Q if n == _K else None)
 
 
@@ -321,6 +322,8 @@ def _linear(e: Expr, absolute: bool) -> _Linear | None:
         return (ONE, None, None) if not absolute else None
     if e == _K:
         return (None, ONE, None) if not absolute else None
+    if not absolute and isinstance(e, Op) and e.op == "sub" and set(e.args) == {_Q, _K}:
+        return None, None, ONE if e.args[0] == _Q else number(-1.0)
     if not isinstance(e, Op):
         return None
     args = e.args
@@ -334,7 +337,7 @@ def _linear(e: Expr, absolute: bool) -> _Linear | None:
             return _linear(args[0], absolute)
         case "neg":
             found = _linear(args[0], absolute)
-            return None if found is None else _map(found, build.neg)
+            return None if found is None else _times(found, number(-1.0), build.mul)
         case "add" | "sub":
             a, b = (_linear(x, absolute) for x in args)
             if a is None or b is None:
@@ -345,20 +348,17 @@ def _linear(e: Expr, absolute: bool) -> _Linear | None:
         case "mul":
             for factor, other in (args, args[::-1]):
                 if uniform(factor) and (found := _linear(other, absolute)) is not None:
-                    by = build.to_float(factor)
-                    return _map(found, lambda p, by=by: build.mul(by, p))
+                    return _times(found, build.to_float(factor), build.mul)
             return None
         case "div" if uniform(args[1]):
             found = _linear(args[0], absolute)
-            by = build.to_float(args[1])
-            return None if found is None else _map(found, lambda p: build.div(p, by))
+            return None if found is None else _times(found, build.to_float(args[1]), build.div)
         case _:
             return None
 
 
-def _map(found: _Linear, rule: object) -> _Linear:
-    assert callable(rule)
-    a, b, c = (None if p is None else rule(p) for p in found)
+def _times(found: _Linear, by: Expr, rule: Callable[[Part, Expr], Part]) -> _Linear:
+    a, b, c = (rule(p, by) for p in found)
     return a, b, c
 
 
@@ -388,6 +388,8 @@ def _normaliser(whole: Expr, own: Features, numerator: Part) -> Normaliser | str
         if isinstance(inner, str):
             return f"of what its denominator sums: {inner}"
         found = (inner.query, inner.key, inner.decay)
+    if found[0] is None and found[2].channel:
+        return "its denominator sums a vector that decays by channel"
     if found[2] != own.decay:
         return "its numerator and its denominator decay differently"
     return Normaliser(whole, node, found[0], found[1], False)
@@ -414,9 +416,3 @@ def _reduces(expr: Expr) -> bool:
 def counts(expr: Expr) -> bool:
     """Whether the number of visible keys is read, by `count` or by a mean."""
     return mentions(expr, lambda n: isinstance(n, Count) or (isinstance(n, Reduce) and n.kind == "mean"))
-
-
-__all__ = [
-    "FeatureWeight", "Features", "Normaliser", "ScanDecay", "apart", "at_row", "counts", "extent_of",
-    "feature_weight", "tensors",
-]  # fmt: skip

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 class State:
     """The keys before `position`, summed up.
 
-    `S [B, Hs, F, Dv]` is the sum over them of decay * phi(k) * v^T, `z [B, Hs, Fz]` that of decay * psi(k), the features
-    of the normaliser's sum (of the numerator for `sum`), None where nothing is normalised by one. Decays run up to the
-    last position, `position - 1`. Hs is H where keys look different to the query heads of a group, else Hkv. Both are
-    fp32 (fp64 for fp64 inputs) and differentiable. `segment [B or 1, Hs or 1, n]` holds the n segment values (documents)
-    of the last position, i64, None where a mask has none or nothing was seen.
+    `S [B, Hs, F, Dv]` is the sum over them of decay * phi(k) * v^T, `z [B, Hs, Fz]` that of decay * psi(k), psi the
+    features of the normaliser's sum (the numerator's for `sum`), None where nothing is normalised by a sum. Decays run
+    up to the last position, `position - 1`. Hs is H where keys look different to the query heads of a group, else Hkv.
+    Both are fp32 (fp64 for fp64 inputs) and differentiable. `segment [B or 1, Hs or 1, n]`, i64, holds the n segment
+    values (documents) of the last position; None where the mask has none or nothing was seen.
     """
 
     S: Tensor

@@ -1,8 +1,8 @@
 """How an attention whose weight is a dot product of features runs: a scan, a reduction, or tiles of pairs.
 
-`legalise` is the one decision that all backends share. A causal mask, also within segments, is a scan over chunks of the
-sequence; no mask is a reduction over the keys and a product with the queries; a mask that bounds a neighborhood is left
-to the tiles of the plan, which visit few pairs anyway; and whatever does not fit runs pair by pair, with the reason said.
+`legalise` is the one decision that all backends share. A causal mask, also within segments, is a scan over chunks of
+the sequence; no mask is a reduction over the keys and a product with the queries; a mask that bounds a neighborhood is
+left to the tiles of the plan, which visit few pairs anyway; whatever does not fit runs pair by pair, the reason said.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal as Lit
 
 from attndsl.ir.attention import Attention, Input
 from attndsl.ir.evaluate import Env, evaluate
-from attndsl.ir.expr import Decay, Expr, Index, Literal, Load, Op, Size, walk
+from attndsl.ir.expr import Decay, Expr, Index, Literal, Load, Op, Size, op, walk
 from attndsl.ir.features import FeatureWeight, at_row, counts, feature_weight
 from attndsl.ir.free import column_only, depends, q_side
 from attndsl.ir.types import INT
@@ -30,7 +30,8 @@ class ScanForm:
     """A weight of features under a mask that a scan can follow.
 
     `kind`: `scan`, keys up to the query; `both`, keys on both sides, as one scan forwards and one backwards;
-    `reduction`, every query sees every key and nothing decays. `strict`: a query does not see its own position (`scan`).
+    `reduction`, every query sees every key and nothing decays. `strict`: a query does not see its own position (of
+    a `scan`).
     `segments` are int expressions of the key's position that never fall along the sequence (`doc[b, k]`, `k // 64`): a
     pair is visible only where each has the value of the query's position (`at_row` of it).
     """
@@ -42,7 +43,7 @@ class ScanForm:
 
     @property
     def by_head(self) -> bool:
-        """Whether states differ between the query heads of one key head: they are [B, H, ..] then, else [B, Hkv, ..]."""
+        """Whether states differ between the query heads of a key head: they are [B, H, ..] then, else [B, Hkv, ..]."""
         return self.weight.by_head or any("h" in depends(s) for s in self.segments)
 
     def features(self, sizes: Mapping[str, int]) -> int:
@@ -145,8 +146,6 @@ def scan_form(attention: Attention) -> Legalised:
 
 
 def _ordered(a: Expr, b: Expr, word: str, turned: str) -> tuple[Expr, Expr]:
-    from attndsl.ir.expr import op
-
     return op(word, a, b), op(turned, b, a)
 
 
