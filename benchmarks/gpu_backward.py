@@ -4,9 +4,9 @@
 
 Checks the gradients of every case of `benchmarks/cases.py` in bf16 and fp16 against the dense fp64 definition, then
 measures workloads with several tile configurations each, and FlexAttention's backward on the same tensors. dq and dkdv
-kernels are measured apart (`attndsl-dq`, `attndsl-dkdv`) and the best of each together (`attndsl-triton`). Everything is
-compiled in worker processes first. Raw rows go to benchmarks/results/<gpu>/<date>-backward.json. Work that does not fit
-the budget of seconds is left out, and said so.
+kernels are measured apart (`attndsl-dq`, `attndsl-dkdv`) and the best of each together (`attndsl-triton`). Everything
+is compiled in worker processes first. Raw rows go to benchmarks/results/<gpu>/<date>-backward.json. Work that does not
+fit the budget of seconds is left out, and said so.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false, reportMissingImports=false, reportUnknownParameterType=false
@@ -72,7 +72,7 @@ def check_case(number: int, dtype_name: str, deterministic: bool = False) -> tup
 
         def gradients(precision: torch.dtype, ours: bool) -> dict[str, Tensor]:
             live = {n: t.detach().to(t.dtype if ours else precision).requires_grad_() for n, t in floats.items()}
-            rest = {n: live.get(n, t) for n, t in inputs.items()}
+            rest: dict[str, Any] = {n: live.get(n, t) for n, t in inputs.items()}
             q, k, v = (live[n] for n in "qkv")
             if ours:
                 found: Any = f(q, k, v, backend="triton", return_lse=case.lse, grid=case.grid, q_offset=offset,
@@ -85,10 +85,8 @@ def check_case(number: int, dtype_name: str, deterministic: bool = False) -> tup
             if case.lse and lse is not None:
                 outs.append(torch.where(lse.isfinite(), lse, 0.0))
                 grads.append(grad_lse.to(lse.dtype))
-            values = torch.autograd.grad(outs, list(live.values()), grads, allow_unused=True)
-            return {
-                n: torch.zeros_like(t) if v is None else v for (n, t), v in zip(live.items(), values, strict=True)
-            }
+            values: Any = torch.autograd.grad(outs, list(live.values()), grads, allow_unused=True)
+            return {n: torch.zeros_like(t) if v is None else v for (n, t), v in zip(live.items(), values, strict=True)}
 
         actual = gradients(dtype, True)
         exact, eager = gradients(torch.float64, False), gradients(dtype, False)

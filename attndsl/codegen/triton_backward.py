@@ -36,10 +36,11 @@ class BackwardForm:
 
 @dataclass
 class SlotCode:
-    """What a pair adds to a slot: `text` times the pair's part, or several such."""
+    """What a pair adds to a slot: `text`; `share` is the derivative of the exponent alone."""
 
     slot: Slot
     text: str
+    share: str = ""
     at: str = ""
     inside: str = ""
 
@@ -63,10 +64,12 @@ class LoopCode:
 
 
 def stats_of(rule: Rule, grad_lse: bool) -> tuple[str, ...]:
-    """What the backward kernels read of a row: `lse` in the kernel's units, `delta`, 1 / the denominator, and the
-    gradients of its sums."""
+    """What the backward kernels read of a row: `lse` in the kernel's units, `delta`, what the gradient of lse takes
+    from it, 1 / the denominator, and the gradients of its sums."""
+    if rule.logit is not None and rule.over != "none":
+        return ("lse_row", "delta", "taken") if grad_lse else ("lse_row", "delta")
     if rule.logit is not None:
-        return ("lse_row", "delta") if rule.over != "none" else ("delta",) if grad_lse else ()
+        return ("delta",) if grad_lse else ()
     if rule.over == "none":
         return ()
     return ("inverse", *(f"sigma{i}" for i in range(len(rule.sums))))
@@ -89,7 +92,10 @@ class _Sweep:
         self.hoisted = Scope("r")
         self.rows = row_code(self.form, self.reads)
         self.exponent = self._exponent()
+        self.corrected = not self.turned and self.rule.over in ("sum", "sum and constant")
         self.stats = stats_of(self.rule, backward.grad_lse)
+        if not self.corrected:
+            self.stats = tuple(s for s in self.stats if s != "taken")
         self.exp = "tl.exp2" if self.form.low_precision else "tl.exp"
         self.unit = LOG2E if self.form.low_precision else 1.0
         self.terms = terms(attention, self.rule)
@@ -125,6 +131,7 @@ class _Sweep:
             dropped=self.exponent is not None and self.exponent.dropped is not None,
             shift=shift,
             stats=self.stats,
+            corrected=self.corrected and any(s.level is not Level.PAIR for s in self.slots.listed),
             exp=self.exp,
             scale="scale_log2" if form.low_precision else "scale",
             factor_lines=factor_lines,
@@ -182,7 +189,10 @@ class _Sweep:
             at, inside = ("", "")
             if slot.level is Level.PAIR:
                 at, inside = element_of(slot.load, printer, self.reads)
-            loop.slots.append(SlotCode(slot, text, at, inside))
+            share = ""
+            if self.corrected and slot.level is not Level.PAIR:
+                share = next((printer.print(e) for part, e in of_load if part == "dl"), "")
+            loop.slots.append(SlotCode(slot, text, share, at, inside))
         loop.after = scope.lines
         used = printer.used & piece.leaves.keys()
         places = {Index(INT, "k"), Index(INT, "q"), Index(INT, "row")}

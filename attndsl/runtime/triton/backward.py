@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -16,8 +16,9 @@ from attndsl.codegen.triton_weight import Rule, rule_of
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.collect import Collected, deterministic
+from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.launch import Launch, launch
-from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, config_of, exact, form_of
+from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, exact, form_of
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
@@ -25,8 +26,8 @@ from attndsl.schedule.tiling import Tiling
 class Backward:
     """The backward pass of an attention (consts bound, simplified)."""
 
-    def __init__(self, attention: Attention) -> None:
-        self.attention = attention
+    def __init__(self, attention: Attention, config: Callable[[Pass, Call], Config]) -> None:
+        self.attention, self.config = attention, config
         self._modules: dict[tuple[str, BackwardForm], TritonModule | None] = {}
         self._sweeps = Sweeps(attention)
 
@@ -73,9 +74,10 @@ class Backward:
 
     def launches(self, call: Call, plan: Plan, step: str) -> tuple[Plan, tuple[OnDevice, ...]]:
         """The plan of a sweep, in boxes of its configuration, and its tables."""
-        config = config_of(self.attention, call, "dkdv" if step == "dkdv" else "dq")
         turned = step == "dkdv"
-        tiling = Tiling(config.columns, config.rows) if turned else Tiling(config.rows, config.columns)
+        config = self.config("dkdv" if turned else "dq", call)
+        sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
+        tiling = Tiling(*sizes, config.q_box, config.k_box)
         own = plan.tiled(tiling)
         return own, self._sweeps.of(call, own, config.rows, turned=turned)
 
@@ -139,6 +141,9 @@ class _Run:
             for found in columns:
                 if found.tables.pieces:
                     self._launch("dkdv", found)
+        if call.scale == 0.0:
+            # kernels have a tiny one in its place
+            results |= {n: torch.zeros_like(results[n]) for n in ("q", "k") if n in results}
         return results | self.collected.result()
 
     def _output(self, like: Tensor, found: tuple[OnDevice, ...]) -> Tensor:
@@ -148,7 +153,7 @@ class _Run:
 
     def _launch(self, step: str, found: OnDevice) -> None:
         call, turned = self.call, step == "dkdv"
-        config = config_of(self.backward.attention, call, "dkdv" if turned else "dq")
+        config = self.backward.config("dkdv" if turned else "dq", call)
         others = (
             [self.given["do"], *([self.given["dk"], self.given["dv"]] if turned else [self.given["dq"]])]
             if (step != "prepare")

@@ -14,9 +14,11 @@ from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.backward import Backward
-from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.choices import Choices, Facts
+from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.launch import Launch, launch
-from attndsl.runtime.triton.sweeps import Sweeps, config_of, exact, form_of
+from attndsl.runtime.triton.machine import machine_of
+from attndsl.runtime.triton.sweeps import Sweeps, dtype_of, exact, form_of, moved
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
@@ -27,13 +29,14 @@ class TritonKernel:
     def __init__(self, attention: Attention) -> None:
         self.attention = attention
         self._modules: dict[Form, TritonModule] = {}
-        self._backward = Backward(attention)
+        self._choices = Choices(attention)
+        self._backward = Backward(attention, self.config)
         self._sweeps = Sweeps(attention)
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
-        config = self._config(call)
-        return Tiling(config.rows, config.columns)
+        config = self.config("forward", call)
+        return Tiling(config.rows, config.columns, config.q_box, config.k_box)
 
     def module(self, form: Form) -> TritonModule:
         """The generated code for a form, made once."""
@@ -63,10 +66,11 @@ class TritonKernel:
             given |= dict.fromkeys(("raw", "sums"), out)
         flags = {"LSE": need_lse or save, "SAVE": save}
         if out.numel() or lse.numel():
-            for found in self._sweeps.of(call, plan, self._config(call).rows):
+            config = self.config("forward", call)
+            for found in self._sweeps.of(call, plan, config.rows):
                 form = form_of(self.attention, call, found.tables)
                 module = self.module(form)
-                launch(Launch(call, form, module, found.tables, found.views, self._config(call), given, flags))
+                launch(Launch(call, form, module, found.tables, found.views, config, given, flags))
         result = out.to(dtype)
         if not save:
             return result, lse if need_lse else None, ()
@@ -89,5 +93,12 @@ class TritonKernel:
         except UnsupportedError as error:
             raise unsupported(self.attention, error) from error
 
-    def _config(self, call: Call) -> Config:
-        return config_of(self.attention, call, "forward")
+    def config(self, step: Pass, call: Call) -> Config:
+        """The configuration of a pass."""
+        return self._choices.config(step, self.facts(call))
+
+    def facts(self, call: Call) -> Facts:
+        """What the configurations of a call depend on."""
+        on_line = self.attention.q_space is None or moved(call)
+        q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
+        return Facts(machine_of(call.q.device), dtype_of(self.attention, call), call.sizes, q_extents, k_extents)

@@ -1,4 +1,4 @@
-"""How a call is run: configurations, forms of kernels, and the tables of its sweeps on the device."""
+"""How a call is run: the forms of its kernels, and the tables of its sweeps on the device."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch import Tensor
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.config import Config, Pass, choose
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
 from attndsl.schedule.plan import Plan
@@ -46,7 +45,7 @@ class Sweeps:
         with self._lock:
             found = self._known.get(key)
         if found is None:
-            on_grid = self.attention.q_space is not None and not _moved(call)
+            on_grid = self.attention.q_space is not None and not moved(call)
             made = launches(plan, self._segments(call, on_grid, turned), rows, on_grid, turned=turned)
             found = tuple(_uploaded(t, call.q.device) for t in made)
             with self._lock:
@@ -77,16 +76,6 @@ def exact(call: Call) -> Call:
     return call
 
 
-def config_of(attention: Attention, call: Call, step: Pass) -> Config:
-    """The configuration of a pass. ValueError for an element type or head size that this backend does not have."""
-    name = _dtype(attention, call)
-    capability = 90
-    if call.q.device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(call.q.device)
-        capability = major * 10 + minor
-    return choose(step, name, call.q.shape[-1], call.v.shape[-1], capability)
-
-
 def form_of(attention: Attention, call: Call, tables: LaunchTables, *others: Tensor, turned: bool = False) -> Form:
     """The form of a launch. `others` are tensors like q, k and v that its kernel loads or stores."""
     pieces = tuple(p.form for p in tables.pieces)
@@ -95,13 +84,14 @@ def form_of(attention: Attention, call: Call, tables: LaunchTables, *others: Ten
     wide = any(t.numel() and sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) >= 2**31
                for t in call.inputs.values())  # fmt: skip
     return Form(
-        _dtype(attention, call), call.q.shape[-1], call.v.shape[-1], tables.q, pieces,
+        dtype_of(attention, call), call.q.shape[-1], call.v.shape[-1], tables.q, pieces,
         on_grid=tables.on_grid, tma=tma, aligned=aligned, wide=wide, batch_offset=isinstance(call.q_offset, Tensor),
         negative=call.scale < 0, interpreted=interpreting(), turned=turned,
     )  # fmt: skip
 
 
-def _dtype(attention: Attention, call: Call) -> Dtype:
+def dtype_of(attention: Attention, call: Call) -> Dtype:
+    """The element type. ValueError for one, or a head size, that this backend does not have."""
     if call.q.dtype not in _DTYPES:
         raise ValueError(
             f"{attention.name}: backend 'triton' runs fp16, bf16 and fp32, got {call.q.dtype}; "
@@ -114,7 +104,8 @@ def _dtype(attention: Attention, call: Call) -> Dtype:
     return _DTYPES[call.q.dtype]
 
 
-def _moved(call: Call) -> bool:
+def moved(call: Call) -> bool:
+    """Whether rows do not begin at position 0."""
     return isinstance(call.q_offset, Tensor) or call.q_offset != 0
 
 

@@ -1,5 +1,5 @@
 """Gradients of a share of the cases with small tiles, compared:
-`python -m tests.runtime.triton.interpret_backward GROUP GROUPS`."""
+`python -m tests.runtime.triton.interpret_backward GROUP GROUPS [all | CASE...]`."""
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -15,6 +15,13 @@ from attndsl.runtime.triton.config import Config, configured
 from benchmarks.cases import CASES, Case
 from tests.accuracy import GRADIENT_FACTOR, assert_right
 
+FEW = (
+    "dense", "dense 96", "causal", "window offsets", "window 7, negative scale", "scale zero", "dead rows", "alibi far",
+    "softcap", "bias", "row and key bias", "duo", "sink and gate", "vector gate", "relu2", "sigmoid", "cog",
+    "exponential", "normalised", "dilated", "blocks", "gna dilated", "grid terms", "joint", "pooled keys",
+    "blind segment", "grid with offset", "one row",
+)  # fmt: skip
+"""Those that every run of the tests checks; `all` after the groups names every case."""
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Grads = dict[str, torch.Tensor]
 
@@ -61,7 +68,10 @@ def main() -> int:
     group, groups = int(sys.argv[1]), int(sys.argv[2])
     only = sys.argv[3:]
     wrong = 0
-    chosen = [c for c in CASES if c.name in only] if only else CASES[group::groups]
+    if only == ["all"]:
+        chosen = list(CASES[group::groups])
+    else:
+        chosen = [c for c in CASES if c.name in (only or FEW)][group::groups]
     for i, case in enumerate(chosen):
         try:
             check(case, DTYPES[(group + i) % 3])
