@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attndsl.codegen.templates import render
-from attndsl.codegen.triton import Generator, tidy
+from attndsl.codegen.triton import Generator, TritonModule, tidy
 from attndsl.codegen.triton_arguments import Argument, read_arguments
 from attndsl.codegen.triton_form import Form
 from attndsl.codegen.triton_score import TILE_FIRST_ROW, TILE_ORIGIN
@@ -20,14 +20,12 @@ from attndsl.ir.types import INT
 
 
 @dataclass(frozen=True)
-class DecodeModule:
+class DecodeModule(TritonModule):
     """A generated module: its text, and the arguments of its kernels `decode` and `merge`, the same and in order.
 
     `state` names what a share of the keys leaves of a row beside the sums of its values.
     """
 
-    source: str
-    arguments: tuple[Argument, ...]
     state: tuple[str, ...]
 
 

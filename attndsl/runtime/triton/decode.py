@@ -258,8 +258,8 @@ def _values(
     else:
         named["q_offset"] = call.q_offset
     for name, t in (("q", call.q), ("k", call.k), ("v", call.v)):
-        b, h, l, _ = t.stride()
-        named[f"{name}_sb"], named[f"{name}_sh"], named[f"{name}_sl"] = b // unit, h // unit, l // unit
+        for axis, step in zip("bhl", t.stride(), strict=False):
+            named[f"{name}_s{axis}"] = step // unit
     rest: Launch | None = None
     values: list[Any] = []
     for a in module.arguments:
@@ -274,7 +274,7 @@ def _values(
 def _reader(call: Call, form: Form, module: DecodeModule) -> Launch:
     """Knows the values of sizes, scalars and inputs."""
     nothing: Any = None
-    return Launch(call, form, nothing if module is None else module, nothing, {}, nothing, call.q, call.q, False)
+    return Launch(call, form, module, nothing, {}, nothing, call.q, call.q, False)
 
 
 def _run(kernel: Any, programs: int, values: list[Any], device: torch.device, warps: int, stages: int) -> None:

@@ -160,8 +160,8 @@ def _union(members: list[_Entries], box: int) -> _Entries:
             starts.append(start)
             counts.append(int(count[i]))
             residues.append(int(residue[i]))
-    made = (np.asarray(x, np.int32) for x in (starts, counts, residues))
-    return _Entries(*made, np.zeros(len(starts), np.bool_))
+    a, b, c = (np.asarray(x, np.int32) for x in (starts, counts, residues))
+    return _Entries(a, b, c, np.zeros(len(starts), np.bool_))
 
 
 def _one_by_one(e: _Entries, box: int) -> _Entries:
