@@ -148,9 +148,11 @@ CASES = (
     Case("one row", WINDOW, Lq=1, Lk=197, q_offset="end"),
 )  # fmt: skip
 
+DUO = "attention duo(input full: bool[H]) { mask k <= q and (full[h] or k < 8 or q - k < 40) }"
 RECENT = "attention recent(const w: int = 40, const first: int = 4) { mask k <= q and (q - k < w or k < first) }"
 FEW_ROWS = (
-    Case("few, causal, 4 heads to 1", "attention causal { mask k <= q }", Lq=1, Lk=331, B=2, H=8, Hkv=2, q_offset="end"),
+    Case("few, causal, 4 heads to 1", "attention causal { mask k <= q }", Lq=1, Lk=331, B=2, H=8, Hkv=2,
+         q_offset="end"),
     Case("few, causal, 5 rows", "attention causal { mask k <= q }", Lq=5, Lk=131, H=2, Hkv=1, D=40, Dv=24,
          q_offset="end"),
     Case("few, dense, 16 rows, 8 heads to 1", "attention dense {}", Lq=16, Lk=197, H=8, Hkv=1, D=32),
@@ -168,11 +170,9 @@ FEW_ROWS = (
     Case("few, cog", "attention cog { mask k <= q weight sign(s) * exp(abs(s)) / sum(exp(abs(s))) }", Lq=2, Lk=131,
          q_offset="end"),
     Case("few, exponential", "attention expo { mask k <= q weight exp(s - 4) }", Lq=2, Lk=131, q_offset="end"),
-    Case("few, heads that differ", "attention duo(input full: bool[H]) { mask k <= q and (full[h] or k < 8 or q - k < 40) }",
-         Lq=2, Lk=300, H=4, Hkv=2, q_offset="end",
+    Case("few, heads that differ", DUO, Lq=2, Lk=300, H=4, Hkv=2, q_offset="end",
          inputs={"full": lambda g: torch.tensor([True, True, False, True])}),
-    Case("few, heads alike", "attention duo(input full: bool[H]) { mask k <= q and (full[h] or k < 8 or q - k < 40) }",
-         Lq=2, Lk=300, H=4, Hkv=2, q_offset="end",
+    Case("few, heads alike", DUO, Lq=2, Lk=300, H=4, Hkv=2, q_offset="end",
          inputs={"full": lambda g: torch.tensor([True, True, False, False])}),
     Case("few, documents", "attention docs(input doc: i32[B, L] sorted) { mask doc[b, q] == doc[b, k] and k <= q }",
          Lq=2, Lk=197, B=2, q_offset="end", inputs={"doc": ints(5, 2, 197, ordered=True)}),

@@ -1,4 +1,4 @@
-"""Run the cases of few rows with small boxes and compare: `python -m tests.runtime.triton.interpret_few GROUP GROUPS`."""
+"""Run a share of the cases of few rows with small boxes and compare: `python -m ...interpret_few GROUP GROUPS`."""
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
