@@ -27,7 +27,7 @@ class KernelError(RuntimeError):
         self.words = words
         self.reproducer = reproducer
         self._line = line
-        kept = "could not be kept: no folder can be written; set ATTNDSL_CACHE"
+        kept = "could not be kept: no folder can be written; set ATTNDSL_CACHE_DIR"
         if reproducer is not None:
             kept = f"python {reproducer}"
         super().__init__(

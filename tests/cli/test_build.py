@@ -30,7 +30,7 @@ def files(folder: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("build") / "window"
-    os.environ.setdefault("ATTNDSL_CACHE", str(folder.parent / "cache"))
+    os.environ.setdefault("ATTNDSL_CACHE_DIR", str(folder.parent / "cache"))
     assert main(["build", str(WINDOW), "-o", str(folder), "--target", "sm_80", *SMALL]) == 0
     return folder
 
@@ -149,7 +149,7 @@ def test_a_kernel_that_does_not_compile(
 
     generate = lowering.generate
     monkeypatch.setattr(lowering, "generate", spoil)
-    monkeypatch.setenv("ATTNDSL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path / "cache"))
     code = main(["build", str(WINDOW), "-o", str(tmp_path / "out"), *SMALL])
     assert code == 3
     said = capsys.readouterr().err

@@ -94,7 +94,9 @@ def lower(
             "backend 'cpu' has no limit"
         )
     config = config or choose("forward", dtype, D, Dv, capability)
-    plan = build(attention, problem, Tiling(config.rows, config.columns).tile(attention, problem))
+    plan = build(
+        attention, problem, Tiling(config.rows, config.columns, config.q_box, config.k_box).tile(attention, problem)
+    )
     on_grid = attention.q_space is not None and isinstance(problem.q_offset, int) and problem.q_offset == 0
     found: list[Lowered] = []
     element = 4 if dtype == "fp32" else 2

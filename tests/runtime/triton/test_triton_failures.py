@@ -34,7 +34,7 @@ attention broken(input slope: f32[H]) {
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTNDSL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def spoil(module: TritonModule) -> TritonModule:
@@ -157,4 +157,4 @@ def test_a_failure_travels_between_processes() -> None:
     assert isinstance(again, attndsl.KernelError)
     assert str(again) == str(error)
     assert (again.place, again.words, again.reproducer) == ("a.attn:1:1", "words", None)
-    assert "set ATTNDSL_CACHE" in str(error)
+    assert "set ATTNDSL_CACHE_DIR" in str(error)
