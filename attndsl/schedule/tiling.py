@@ -16,13 +16,16 @@ from attndsl.schedule.tiles import Tile
 
 @dataclass(frozen=True)
 class Tiling:
-    """Boxes of `rows` times `columns` positions on a line; on a grid the cost model's shapes, cut to that.
+    """Boxes of `rows` times `columns` positions on a line. On a grid the shapes `q_box` and `k_box` where a segment has
+    as many axes; otherwise the cost model's shapes, cut to that.
 
     With `step`, lengths and offsets are rounded to multiples of it where the mask allows: one plan for many calls,
     of a row tile that holds theirs and of at least as many keys."""
 
     rows: int
     columns: int
+    q_box: tuple[int, ...] = ()
+    k_box: tuple[int, ...] = ()
     step: int = 0
 
     def problem(self, attention: Attention, problem: Problem) -> Problem:
@@ -57,7 +60,9 @@ class Tiling:
             ):
                 if size > weight.get((side, layout.segment), 0):
                     weight[side, layout.segment] = size
-                    boxes[layout.segment] = _cut(_box(layout), most)
+                    given = self.q_box if side == "q" else self.k_box
+                    usual = _box(layout)
+                    boxes[layout.segment] = given if given and len(given) == len(usual) else _cut(usual, most)
         for name in rows.keys() | columns.keys():
             either = rows.get(name) or columns[name]
             found[name] = (rows.get(name, either), columns.get(name, either))

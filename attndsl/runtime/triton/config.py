@@ -20,6 +20,7 @@ class Config:
     """Rows and columns of a tile, warps of a program, stages of the loops' pipelines, and whether the compiler
     specialises warps for loads (one loop over all boxes instead of one for FULL and one for PARTIAL boxes).
 
+    `q_box` and `k_box` are the shapes of boxes on a grid, a side per axis; without them the plan's cost model chooses.
     `splits`, for `decode`: over how many programs the keys of a row are split; 0 leaves it to the shape."""
 
     rows: int
@@ -27,6 +28,8 @@ class Config:
     warps: int
     stages: int
     specialize: bool = False
+    q_box: tuple[int, ...] = ()
+    k_box: tuple[int, ...] = ()
     splits: int = 0
 
 
@@ -54,12 +57,17 @@ def decode_asked() -> Lit["on", "off", "shape"]:
     return "shape" if "decode" not in found else "off" if found["decode"] is None else "on"
 
 
+def forced(step: Pass) -> Config | None:
+    """The configuration that `configured` asks for."""
+    return _FORCED.get().get(step)
+
+
 def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Config:
     """The configuration of a pass for an element type (`fp16`, `bf16`, `fp32`), head sizes and compute capability
     (times ten)."""
-    forced = _FORCED.get().get(step)
-    if forced is not None:
-        return forced
+    asked = forced(step)
+    if asked is not None:
+        return asked
     head = max(D, Dv)
     if step == "decode":
         # rows of a tile that hold all heads of a group; loads in flight count, not products

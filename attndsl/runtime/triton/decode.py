@@ -29,8 +29,10 @@ from attndsl.codegen.triton_decode import DecodeModule, generate_decode
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
+from attndsl.runtime.triton.compiled import compiling
 from attndsl.runtime.triton.config import Config, choose, decode_asked, stages_that_fit
 from attndsl.runtime.triton.decode_tables import DecodeTables, decode_tables, joined
+from attndsl.runtime.triton.failures import Attempt, reported, run_time_attempt, words_of
 from attndsl.runtime.triton.launch import SHARED_MEMORY, Launch, interpreting
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
@@ -162,15 +164,17 @@ class Decode:
         shares = config.splits or share_count(groups, tables.most_boxes, _slots(config, form, device))
         partial = _scratch(out, shares, len(module.state))
         values = _values(call, form, module, ready, out, lse, partial, width, shares)
-        constants = {"BM": rows, "BN": tables.box, "SPLIT": shares > 1, "LSE": need_lse}
+        constants: dict[str, Any] = {"BM": rows, "BN": tables.box, "SPLIT": shares > 1, "LSE": need_lse}
         names = [a.name for a in module.arguments if a.role == "constexpr"]
-        kernels = load_module(module.source)
         stages = stages_that_fit(config, call.q.element_size(), form.D, form.Dv, rows, tables.box, device.shared_memory)
         warps = config.warps * 2 if rows >= 128 else config.warps
-        _run(kernels.decode, groups * shares, [*values, *(constants[n] for n in names)], call.q.device, warps, stages)
+        given = [*values, *(constants[n] for n in names)]
+        tile = rows, tables.box
+        _run(_Step(call, form, module, "decode", groups * shares, given, warps, stages, tile))
         if shares > 1:
             constants["BM"] = 1
-            _run(kernels.merge, B * H * Lq, [*values, *(constants[n] for n in names)], call.q.device, 4, 1)
+            given = [*values, *(constants[n] for n in names)]
+            _run(_Step(call, form, module, "merge", B * H * Lq, given, 4, 1, tile))
         return True
 
     def module(self, form: Form) -> DecodeModule:
@@ -277,17 +281,49 @@ def _reader(call: Call, form: Form, module: DecodeModule) -> Launch:
     return Launch(call, form, module, nothing, {}, nothing, call.q, call.q, False)
 
 
-def _run(kernel: Any, programs: int, values: list[Any], device: torch.device, warps: int, stages: int) -> None:
+@dataclass(frozen=True)
+class _Step:
+    """One launch of a kernel of a module."""
+
+    call: Call
+    form: Form
+    module: DecodeModule
+    kernel: str
+    programs: int
+    values: list[Any]
+    warps: int
+    stages: int
+    tile: tuple[int, int]
+
+
+def _run(it: _Step) -> None:
+    """Run a kernel, with fewer stages where so many do not fit."""
+    functions, device = load_module(it.module.source), it.call.q.device
+    kernel = getattr(functions, it.kernel)[it.programs,]
     if device.type != "cuda":
-        kernel[programs,](*values)
+        kernel(*it.values)
         return
     from triton.runtime.errors import OutOfResources
 
+    def forget() -> None:
+        functions.decode.device_caches.clear()
+        functions.merge.device_caches.clear()
+
     with torch.cuda.device(device):
-        for fewer in range(stages, 0, -1):
-            try:
-                kernel[programs,](*values, num_warps=warps, num_stages=fewer)
-                return
-            except OutOfResources:
-                if fewer == 1:
-                    raise
+        for fewer in range(it.stages, 0, -1):
+            with reported(lambda fewer=fewer: _attempt(it, fewer)):
+                try:
+                    options = {"num_warps": it.warps, "num_stages": fewer}
+                    compiling(lambda options=options: kernel(*it.values, **options), forget)
+                    return
+                except OutOfResources:
+                    if fewer == 1:
+                        raise
+
+
+def _attempt(it: _Step, stages: int) -> Attempt:
+    """What Triton was asked to compile, for the report of a failure."""
+    capability = device_of(it.call.q.device).capability
+    return run_time_attempt(
+        it.call.attention, it.module, it.kernel, it.values, it.warps, stages, capability, words_of(it.form, *it.tile)
+    )

@@ -18,9 +18,11 @@ from attndsl.codegen.triton import TritonModule, generate, unsupported
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.config import Config, choose
+from attndsl.runtime.triton.choices import Choices, Facts
+from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
+from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
@@ -44,6 +46,7 @@ class TritonKernel:
         self._modules: dict[Form, TritonModule] = {}
         self._on_device: dict[tuple[int, int, torch.device], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
+        self._choices = Choices(attention)
         self._decode = Decode(attention)
 
     def tiling(self, call: Call) -> Tiling:
@@ -51,7 +54,7 @@ class TritonKernel:
         if self._decode.wanted(call):
             return self._decode.tiling(call, self._dtype(call))
         config = self._config(call)
-        return Tiling(config.rows, config.columns)
+        return Tiling(config.rows, config.columns, config.q_box, config.k_box)
 
     def module(self, form: Form) -> TritonModule:
         """The generated code for a form, made once."""
@@ -100,12 +103,13 @@ class TritonKernel:
     # How a call is run
 
     def _config(self, call: Call) -> Config:
-        name = self._dtype(call)
-        capability = 90
-        if call.q.device.type == "cuda":
-            major, minor = torch.cuda.get_device_capability(call.q.device)
-            capability = major * 10 + minor
-        return choose("forward", name, call.q.shape[-1], call.v.shape[-1], capability)
+        return self._choices.config("forward", self.facts(call))
+
+    def facts(self, call: Call) -> Facts:
+        """What the configurations of a call depend on."""
+        on_line = self.attention.q_space is None or _moved(call)
+        q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
+        return Facts(machine_of(call.q.device), self._dtype(call), call.sizes, q_extents, k_extents)
 
     def _dtype(self, call: Call) -> Dtype:
         if call.q.dtype not in _DTYPES:

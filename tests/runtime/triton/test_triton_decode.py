@@ -27,6 +27,7 @@ from attndsl.runtime.triton.decode import STEP, Decode, share_count, sure_keys
 from attndsl.runtime.triton.decode_tables import DecodeTables, decode_tables
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.launch import SHARED_MEMORY
+from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.tables import QSegment, launches
 from attndsl.schedule.build import build
 from attndsl.schedule.problem import Problem
@@ -192,9 +193,10 @@ def test_a_growing_cache_compiles_once_and_plans_every_64_steps(monkeypatch: pyt
     variants: dict[str, int] = {}
     plans: set[int] = set()
 
-    def compiled(function: Any, programs: int, values: list[Any], device: Any, warps: int, stages: int) -> None:
-        function.warmup(*values, grid=(1,), num_warps=warps, num_stages=stages)
-        variants[function.fn.__name__] = len(function.device_caches[0][0])
+    def compiled(it: Any) -> None:
+        function = getattr(load_module(it.module.source), it.kernel)
+        function.warmup(*it.values, grid=(1,), num_warps=it.warps, num_stages=it.stages)
+        variants[it.kernel] = len(function.device_caches[0][0])
 
     monkeypatch.setattr(decode_module, "_run", compiled)
     monkeypatch.setattr(driver, "_active", NoGpu())
