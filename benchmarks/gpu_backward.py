@@ -296,7 +296,7 @@ def _row(keep: Keep, w: Any, system: str, ms: float | None, note: str) -> None:
 
 
 def main() -> int:
-    from benchmarks.gpu import _ask, versions
+    from benchmarks.gpu import ask, versions
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
@@ -311,8 +311,8 @@ def main() -> int:
     out: Path = given.out or RESULTS / folder / f"{datetime.date.today().isoformat()}-backward.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
-        "gpu": gpu, "driver": _ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "versions": versions(), "commit": given.commit or _ask("git", "rev-parse", "HEAD"), "checks": [], "rows": [],
+        "gpu": gpu, "driver": ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "versions": versions(), "commit": given.commit or ask("git", "rev-parse", "HEAD"), "checks": [], "rows": [],
     }  # fmt: skip
     print(gpu, record["versions"], flush=True)
 

@@ -78,8 +78,8 @@ def numbers(form: Form, strided: Sequence[str]) -> list[Argument]:
     return found
 
 
-def value_arguments(reads: Reads) -> list[Argument]:
-    """What expressions read: sizes, extents, scalars, inputs with their strides and extents."""
+def read_arguments(reads: Reads) -> list[Argument]:
+    """Those that expressions read."""
     found = [Argument(size_name(name), "i32", "size", (name,)) for name in reads.sizes]
     for side, segment, axis in reads.extents:
         found.append(Argument(extent_name(side, segment, axis), "i32", "extent", (side, segment, axis)))

@@ -9,7 +9,7 @@ from attndsl.codegen.cpu import title
 from attndsl.codegen.expr_triton import Level, Printer, Reads, Scope, level
 from attndsl.codegen.templates import render
 from attndsl.codegen.triton import TritonModule, input_ranks, limited, tidy
-from attndsl.codegen.triton_arguments import Argument, numbers, table_arguments, value_arguments
+from attndsl.codegen.triton_arguments import Argument, numbers, read_arguments, table_arguments
 from attndsl.codegen.triton_form import Form, parts
 from attndsl.codegen.triton_gradient import Term, load_slopes, score_slopes, terms, without_uniform
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
@@ -287,7 +287,7 @@ class _Sweep:
             found.append(Argument("stats", "*fp32", "tensor", ("stats",)))
         found += self.slots.arguments(self.backward.deterministic)
         found += table_arguments(form) + numbers(form, ("q", "k", "v", "do"))
-        found += value_arguments(self.reads)
+        found += read_arguments(self.reads)
         constants = ["BM"]
         if self.rows.boxes and len(self.rows.axes) > 1:
             constants += self.rows.boxes

@@ -10,7 +10,7 @@ from attndsl.codegen.cpu import title
 from attndsl.codegen.expr_triton import Level, Printer, Reads, Scope
 from attndsl.codegen.templates import render
 from attndsl.codegen.triton import TritonModule, input_ranks, limited, tidy
-from attndsl.codegen.triton_arguments import Argument, numbers, table_arguments, value_arguments
+from attndsl.codegen.triton_arguments import Argument, numbers, read_arguments, table_arguments
 from attndsl.codegen.triton_backward import BackwardForm, stats_of
 from attndsl.codegen.triton_form import Part, parts
 from attndsl.codegen.triton_score import LOG2E, SCALE
@@ -216,7 +216,7 @@ class _Prepare:
             found.append(Argument("stats", "*fp32", "tensor", ("stats",)))
         found += self.slots.arguments(self.backward.deterministic)
         found += table_arguments(self.form) + numbers(self.form, ())
-        found += value_arguments(self.reads)
+        found += read_arguments(self.reads)
         constants = ["BM", *(self.rows.boxes if len(self.rows.axes) > 1 else [])]
         assert len({a.name for a in found}) == len(found)
         return (*found, *(Argument(c, "constexpr", "constexpr", (c,)) for c in constants))

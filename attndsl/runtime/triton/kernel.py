@@ -16,9 +16,10 @@ from attndsl.runtime.call import Call
 from attndsl.runtime.triton.backward import Backward
 from attndsl.runtime.triton.choices import Choices, Facts
 from attndsl.runtime.triton.config import Config, Pass
+from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.launch import Launch, launch
 from attndsl.runtime.triton.machine import machine_of
-from attndsl.runtime.triton.sweeps import Sweeps, dtype_of, exact, form_of, moved
+from attndsl.runtime.triton.sweeps import Sweeps, differentiated, dtype_of, exact, form_of, is_aligned, moved
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
@@ -32,9 +33,13 @@ class TritonKernel:
         self._choices = Choices(attention)
         self._backward = Backward(attention, self.config)
         self._sweeps = Sweeps(attention)
+        self._decode = Decode(attention)
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
+        dtype = dtype_of(self.attention, call)
+        if self._decode.wanted(call) and not differentiated(call):
+            return self._decode.tiling(call, dtype)
         config = self.config("forward", call)
         return Tiling(config.rows, config.columns, config.q_box, config.k_box)
 
@@ -59,6 +64,11 @@ class TritonKernel:
         B, H, Lq, _ = call.q.shape
         out = torch.empty((B, H, Lq, call.v.shape[-1]), dtype=call.q.dtype, device=call.q.device)
         lse = torch.empty((B, H, Lq), dtype=torch.float32, device=call.q.device)
+        # few rows that are differentiated have a plan for the kernels of many
+        if not save and self._decode.wanted(call):
+            dtype_name = dtype_of(self.attention, call)
+            if self._decode.forward(call, plan, dtype_name, is_aligned(call), out, lse, need_lse):
+                return out.to(dtype), lse if need_lse else None, ()
         given = {"out": out, "lse": lse}
         if save:
             given |= self._backward.kept(call, out)

@@ -36,12 +36,13 @@ class Sweeps:
 
     def __init__(self, attention: Attention) -> None:
         self.attention = attention
-        self._known: dict[tuple[int, torch.device, bool], tuple[OnDevice, ...]] = {}
+        self._known: dict[tuple[int, int, torch.device, bool], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
 
     def of(self, call: Call, plan: Plan, rows: int, *, turned: bool = False) -> tuple[OnDevice, ...]:
         """The launches of a plan's forward sweep, or with `turned` of the one whose rows are keys."""
-        key = id(plan), call.q.device, turned
+        # plans of few rows serve calls of several lengths
+        key = id(plan), call.sizes["Lq"], call.q.device, turned
         with self._lock:
             found = self._known.get(key)
         if found is None:
@@ -79,7 +80,7 @@ def exact(call: Call) -> Call:
 def form_of(attention: Attention, call: Call, tables: LaunchTables, *others: Tensor, turned: bool = False) -> Form:
     """The form of a launch. `others` are tensors like q, k and v that its kernel loads or stores."""
     pieces = tuple(p.form for p in tables.pieces)
-    aligned = all(_aligned(t) for t in (call.q, call.k, call.v, *others))
+    aligned = is_aligned(call, *others)
     tma = aligned and bool(pieces) and not any(p.side.any_split for p in pieces) and _has_tma(call)
     wide = any(t.numel() and sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) >= 2**31
                for t in call.inputs.values())  # fmt: skip
@@ -107,6 +108,16 @@ def dtype_of(attention: Attention, call: Call) -> Dtype:
 def moved(call: Call) -> bool:
     """Whether rows do not begin at position 0."""
     return isinstance(call.q_offset, Tensor) or call.q_offset != 0
+
+
+def differentiated(call: Call) -> bool:
+    """Whether this call's gradients may be asked for."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (call.q, call.k, call.v, *call.inputs.values()))
+
+
+def is_aligned(call: Call, *others: Tensor) -> bool:
+    """Whether addresses and strides of q, k, v and others are multiples of 16 bytes."""
+    return all(_aligned(t) for t in (call.q, call.k, call.v, *others))
 
 
 def _uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:

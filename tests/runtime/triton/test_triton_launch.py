@@ -15,6 +15,7 @@ from attndsl.runtime.call import Call
 from attndsl.runtime.triton import backward as backward_module
 from attndsl.runtime.triton import kernel as kernel_module
 from attndsl.runtime.triton import sweeps as sweeps_module
+from attndsl.runtime.triton.config import configured
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.launch import Launch
 from attndsl.runtime.triton.modules import load_module
@@ -73,7 +74,8 @@ def test_lengths_batches_and_scalars_never_compile_again(compiled: list[int]) ->
             q = torch.randn(batch, 2, length, 64, dtype=torch.bfloat16)
             given = {"slope": torch.ones(2), "c": float(i), "w": 300 + i}
             call = bind_call(f.attention, f.simplified, q, q, q, given)
-            kernel.forward(call, planned(f, kernel, call), True, False)
+            with configured(decode=None):
+                kernel.forward(call, planned(f, kernel, call), True, False)
     assert compiled == [1] * 20
 
 
@@ -83,13 +85,26 @@ def test_backward_never_compiles_again(compiled: list[int]) -> None:
     for i, length in enumerate((1, 17, 128, 1000, 1024, 4096)):
         q = torch.randn(1 + i % 2, 2, length, 64, dtype=torch.bfloat16)
         given = {"slope": torch.ones(2), "c": float(i), "w": 300 + i}
-        call = bind_call(f.attention, f.simplified, q, q, q, given)
-        plan = planned(f, kernel, call)
-        _, _, saved = kernel.forward(call, plan, False, True)
-        compiled.clear()
-        kernel.backward(call, plan, saved, q, None, frozenset(("q", "k", "v", "slope")))
+        with configured(decode=None):
+            call = bind_call(f.attention, f.simplified, q, q, q, given)
+            plan = planned(f, kernel, call)
+            _, _, saved = kernel.forward(call, plan, False, True)
+            compiled.clear()
+            kernel.backward(call, plan, saved, q, None, frozenset(("q", "k", "v", "slope")))
         # before the sweeps, dq, dkdv
         assert compiled == [1] * 3
+
+
+def test_few_rows_that_are_differentiated_have_plans_of_many() -> None:
+    f = attndsl.load(SPEC)
+    kernel = TritonKernel(f.simplified)
+    q = torch.randn(1, 2, 4, 64, dtype=torch.bfloat16)
+    call = bind_call(f.attention, f.simplified, q, q, q, {"slope": torch.ones(2), "c": 1.0, "w": 9})
+    few = kernel.tiling(call)
+    q.requires_grad_()
+    assert kernel.tiling(call) != few
+    with torch.no_grad():
+        assert kernel.tiling(call) == few
 
 
 def test_tables_are_uploaded_once(compiled: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
