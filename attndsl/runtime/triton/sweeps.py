@@ -18,6 +18,7 @@ from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
+from attndsl.schedule import problem
 from attndsl.schedule.plan import Plan
 
 _DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -106,8 +107,9 @@ def dtype_of(attention: Attention, call: Call) -> Dtype:
 
 
 def moved(call: Call) -> bool:
-    """Whether rows do not begin at position 0."""
-    return isinstance(call.q_offset, Tensor) or call.q_offset != 0
+    """Whether a call's rows are no whole grid."""
+    offset = None if isinstance(call.q_offset, Tensor) else call.q_offset
+    return problem.moved(offset, call.sizes, call.q_extents, call.k_extents)
 
 
 def differentiated(call: Call) -> bool:
