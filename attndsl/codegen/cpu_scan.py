@@ -16,8 +16,8 @@ ROW, COLUMN = "spot_q", "spot_k"
 
 @dataclass(frozen=True)
 class ScanFunctions:
-    """`query`, `key` and `z_query`, `z_key` are vectors; `base` and `log` numbers of a head; `tokens` and `channels` what
-    decays at a position; `segments` ints of a position; `denominator` a number of `total`, the value of its sum."""
+    """`query`, `key` and `z_query`, `z_key` are vectors; `base` and `log` numbers of a head; `tokens` and `channels`
+    what decays at a position; `segments` ints of a position; `denominator` a number of `total`, its sum's value."""
 
     query: Function
     key: Function
@@ -40,8 +40,11 @@ class ScanFunctions:
 def scan_functions(form: ScanForm) -> ScanFunctions:
     """The functions of a form."""
     w, n = form.weight, form.weight.normaliser
-    local = (lambda e: e) if form.elsewhere is not None else _local  # type: ignore[misc]
+    moved = form.elsewhere is None
     other = n is not None and n.node is not None and not n.own
+
+    def local(expr: Expr) -> Expr:
+        return _local(expr) if moved else expr
 
     def gate(decay: Decay) -> Expr:
         return Load(decay.type, decay.tensor, (*decay.indices, Index(INT, "k")))

@@ -16,8 +16,8 @@ from attndsl.schedule.legalise import ScanForm
 def scan(
     kernel: ScanKernel, call: Call, form: ScanForm, state: State | None, need_state: bool
 ) -> tuple[Tensor, State | None]:
-    """Output [B, H, Lq, Dv] in q's dtype and, with `need_state`, the state after the last row; differentiable in q, k, v,
-    float inputs, and S and z of the state given."""
+    """Output [B, H, Lq, Dv] in q's dtype and, with `need_state`, the state after the last row; differentiable in q, k,
+    v, float inputs, and S and z of the state given."""
     names = tuple(call.inputs)
     held = [] if state is None else [t for t in (state.S, state.z) if t is not None]
     tensors = (call.q, call.k, call.v, *call.inputs.values(), *held)
@@ -45,7 +45,8 @@ class _Frame:
     state: tuple[int, Tensor | None, bool] | None
     names: tuple[str, ...]
     need_state: bool
-    after: State | None = field(default=None)
+    after: State | None = None
+    saved: list[int] = field(default_factory=list[int])
 
     @property
     def every(self) -> tuple[str, ...]:
@@ -77,10 +78,15 @@ class _Scan(torch.autograd.Function):
         with _full_precision(call.q):
             out, after, saved = frame.kernel.scan(call, frame.form, state, frame.need_state, save=True)
         frame.after = after
-        none = out.new_empty(0)
-        S = none if after is None else after.S
+        S = out.new_empty(0) if after is None else after.S
         z = out.new_empty(0) if after is None or after.z is None else after.z
-        return out, S, z, *saved
+        results = [out, S, z]
+        for tensor in saved:
+            # one tensor may not be two results
+            place = next((i for i, r in enumerate(results) if r is tensor), len(results))
+            results += [tensor] if place == len(results) else []
+            frame.saved.append(place)
+        return tuple(results)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -90,7 +96,7 @@ class _Scan(torch.autograd.Function):
         hidden = output[3:] if frame.need_state else output[1:]
         ctx.mark_non_differentiable(*hidden)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, *output[3:])
+        ctx.save_for_backward(*tensors, *(output[i] for i in frame.saved))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -115,9 +121,7 @@ class _Gradient(torch.autograd.Function):
         rest: Any = operands[3:]
         call, state = frame.on(rest[:count])
         with _full_precision(call.q):
-            found = frame.kernel.scan_backward(
-                call, frame.form, state, rest[count:], grad_out, (grad_S, grad_z), needs
-            )
+            found = frame.kernel.scan_backward(call, frame.form, state, rest[count:], grad_out, (grad_S, grad_z), needs)
         pairs = [(n, t) for n, t in zip(frame.every, rest[:count], strict=True) if n in needs]
         return tuple(found[n] if n in found else torch.zeros_like(t) for n, t in pairs)
 

@@ -70,6 +70,10 @@ class ScanForm:
             return "its queries see keys on both sides"
         if (name := self.elsewhere) is not None:
             return f"it reads {name!r} at other positions than its own"
+        for root in (*self.weight.expressions, *self.segments, *(() if self.output is None else (self.output,))):
+            for node in walk(root):
+                if isinstance(node, Size) and node.name in ("L", "Lq", "Lk"):
+                    return f"it reads the length {node.name}, and a call does not know that of the whole sequence"
         if self.segments and self.weight.normaliser is not None and counts(self.weight.normaliser.whole):
             return "it counts the keys of a segment"
         return None
@@ -109,6 +113,8 @@ def legalise(attention: Attention, problem: Problem) -> Legalised:
         reasons.append("every sequence has a q_offset of its own")
     elif problem.q_offset < 0 and found.kind != "reduction":
         reasons.append("rows stand before position 0")
+    elif found.form.segments and problem.q_offset + problem.sizes["Lq"] > problem.sizes["L"]:
+        reasons.append("rows stand past the end of the segments")
     if found.kind == "both" and (problem.q_offset != 0 or problem.sizes["Lq"] != problem.sizes["Lk"]):
         reasons.append("queries and keys do not stand at the same positions")
     return Legalised("quadratic", None, tuple(reasons)) if reasons else found

@@ -81,7 +81,7 @@ class ScanTile(TileFrame):
 
     def run(self, function: Function, **values: Any) -> Tensor:
         """A generated function on this tile, floats in the precision of the call."""
-        found = self.call.functions[function.name](*self._arguments(function, values))
+        found: Any = self.call.functions[function.name](*self._arguments(function, values))
         if not isinstance(found, Tensor):
             found = torch.tensor(found, dtype=self.call.dtype if isinstance(found, float) else None)
         if found.is_floating_point():

@@ -1,11 +1,12 @@
 """The arithmetic of a block of chunks: decays, products of features within a chunk, states between chunks.
 
-All in differentiable torch operations. A block has the dimensions [b, g, t, r, C, ..]: batch, key head, chunk, query head
-of the key head (1 where a key looks the same to all), position in the chunk. A state is [b, g, r, F, E]: the sum over the
-keys before the chunk of features [F] times values [E], decayed up to the position before the chunk.
+All in differentiable torch operations. A block has the dimensions [b, g, t, r, C, ..]: batch, key head, chunk, query
+head of the key head (1 where a key looks the same to all), position in the chunk. A state is [b, g, r, F, E]: the sum
+over the keys before the chunk of features [F] times values [E], decayed up to the position before the chunk.
 
 With c the sum of the logarithms of the decay from the chunk's first position to one of it (both included):
-S' = exp(c_last) S + sum_j exp(c_last - c_j) k_j v_j^T, o_i = exp(c_i) q_i S + sum_{j <= i} exp(c_i - c_j) (q_i k_j) v_j.
+S' = exp(c_last) S + sum_j exp(c_last - c_j) k_j v_j^T,
+o_i = exp(c_i) q_i S + sum_{j <= i} exp(c_i - c_j) (q_i k_j) v_j.
 Differences are formed before exp, and 0 is selected where a pair is masked. A decay per feature does not factor safely
 over a chunk: pairs of different sub-chunks are centred on the later one's start, where both factors are at most 1, and
 pairs of one sub-chunk are formed one by one. Yang et al., Gated linear attention, 2024.
@@ -39,9 +40,9 @@ def times(a: Tensor, b: Tensor) -> Tensor:
 class Decays:
     """What the decay does in a block; None where it does nothing.
 
-    `pair [.., C, C]` multiplies the products of a chunk and holds its mask; `row [.., C, 1]` what a row keeps of the state,
-    `key [.., C, 1]` what is left of a key at the chunk's end, `total [.., 1, 1]` of the state there. `channel [.., C, F]`
-    are sums of logarithms by feature.
+    `pair [.., C, C]` multiplies the products of a chunk and holds its mask; `row [.., C, 1]` what a row keeps of the
+    state, `key [.., C, 1]` what is left of a key at the chunk's end, `total [.., 1, 1]` of the state there. `channel
+    [.., C, F]` are sums of logarithms by feature.
     """
 
     pair: Tensor
@@ -64,8 +65,8 @@ def decays(
 ) -> Decays:
     """The decays of chunks of `size` positions.
 
-    `base` and `log` are [.., 1] by head, `token` [.., C], `channel` [.., C, F] by position; `segment [.., C, n]` are the
-    segments of positions, `before [.., 1, n]` those of the position before each chunk.
+    `base` and `log` are [.., 1] by head, `token` [.., C], `channel` [.., C, F] by position; `segment [.., C, n]` are
+    the segments of positions, `before [.., 1, n]` those of the position before each chunk.
     """
     at = torch.arange(size)
     apart = at[:, None] - at
@@ -105,8 +106,8 @@ def decays(
             for x, a, b in ((row, segment, before), (key, segment, end), (total, end, before))
         )
     pair = torch.where(visible, pair, 0.0)
-    column = [None if x is None else x.unsqueeze(-1) for x in (row, key, total)]
-    return Decays(pair, *column, None if channel is None else channel.cumsum(-2))
+    row, key, total = (None if x is None else x.unsqueeze(-1) for x in (row, key, total))
+    return Decays(pair, row, key, total, None if channel is None else channel.cumsum(-2))
 
 
 def _plus(a: Tensor | None, b: Tensor) -> Tensor:

@@ -64,9 +64,7 @@ class CpuKernel:
         """Whether the weight has an exponential to take the logarithm of."""
         return self.module.weight is None or self.module.logit is not None
 
-    def frame(
-        self, call: Call, wants: frozenset[str] = frozenset(), module: CpuModule | None = None
-    ) -> CallFrame:
+    def frame(self, call: Call, wants: frozenset[str] = frozenset(), module: CpuModule | None = None) -> CallFrame:
         """What generated functions (those of `module`, a part of all) see of a call; reads of the inputs in `wants` can
         be differentiated."""
         dtype = compute_dtype(call.q.dtype)

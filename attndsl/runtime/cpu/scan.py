@@ -1,7 +1,8 @@
 """Feature maps on the CPU in linear time: walks the sequence block by block, forward and backward.
 
-The backward keeps the states before each block, and goes back over the blocks: each is computed again and differentiated,
-from the gradients of its rows and of the state after it to those of what it read and of the state before it.
+The backward keeps the states before each block, and goes back over the blocks: each is computed again and
+differentiated, from the gradients of its rows and of the state after it to those of what it read and of the state
+before it.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -53,13 +54,13 @@ class Scan:
         self.steps = self._steps(offset, rows, keys)
 
     def _steps(self, offset: int, rows: int, keys: int) -> list[Step]:
-        most = self._most_chunks()
+        most = self.most_chunks()
         steps: list[Step] = []
         if self.form.kind == "reduction":
             steps += [Step(b, False, None, True) for b in blocks(None, 0, keys, most)]
             return steps + [Step(b, True, None, False) for b in blocks(0, None, rows, most)]
-        steps += [Step(b, False, None, True) for b in blocks(None, 0, min(offset, keys), most)]
-        # past the last key there are rows that only decay goes on for: their keys are padding
+        # past the last key only decay goes on: keys there are padding
+        steps += [Step(b, False, None, True) for b in blocks(None, 0, offset, most)]
         sees: Sees = "all" if self.form.kind == "both" else "before" if self.form.strict else "up to"
         along = [Step(b, True, sees, True) for b in blocks(0, offset, rows, most)]
         steps += along
@@ -67,7 +68,7 @@ class Scan:
             steps += [Step(s.block, True, None, True, turned=True) for s in reversed(along)]
         return steps
 
-    def _most_chunks(self) -> int:
+    def most_chunks(self) -> int:
         B, H = self.call.q.shape[:2]
         F, E = self.form.features(self.call.sizes), self.call.v.shape[-1] + 1
         width = max(F, E, CHUNK, F * E // CHUNK, 16 * F if self.form.weight.decay.channel else 0)
@@ -75,7 +76,7 @@ class Scan:
 
     # States.
 
-    def _lane_shapes(self) -> list[tuple[int, int]]:
+    def lane_shapes(self) -> list[tuple[int, int]]:
         n, sizes = self.view.normaliser, self.call.sizes
         F, E = self.form.features(sizes), self.call.v.shape[-1]
         shapes = [(F, E + 1 if n is not None and n.own else E)]
@@ -87,7 +88,7 @@ class Scan:
     def empty(self) -> States:
         B, G = self.call.q.shape[0], self.call.k.shape[1]
         lead = (B, G, self.view.state_group)
-        return [torch.zeros((*lead, *shape), dtype=self.frame.dtype) for shape in self._lane_shapes()]
+        return [torch.zeros((*lead, *shape), dtype=self.frame.dtype) for shape in self.lane_shapes()]
 
     def start(self) -> States:
         """The states that the call starts from."""
@@ -186,7 +187,10 @@ class Scan:
                 total = raws[0][..., -1:] if n.own else raws[1]
                 if not n.own and n.query is None:
                     total = total.unsqueeze(-2)
-                values["total"] = quotient(total, count.to(total.dtype)) if n.node.kind == "mean" and count is not None else total
+                if n.node.kind == "mean":
+                    assert count is not None
+                    total = quotient(total, count.to(total.dtype))
+                values["total"] = total
             if count is not None:
                 values["count"] = count
             function = self.view.functions.denominator
@@ -220,7 +224,7 @@ def forward(
     scan = Scan(frame, form, state)
     call = frame.call
     B, H, Lq = call.q.shape[:3]
-    raws = [torch.zeros((B, H, Lq, e), dtype=frame.dtype) for _, e in scan._lane_shapes()]
+    raws = [torch.zeros((B, H, Lq, e), dtype=frame.dtype) for _, e in scan.lane_shapes()]
     states, before = scan.start(), scan.first_segment()
     kept: list[States] = []
     turned = False
@@ -259,7 +263,7 @@ def _finished(scan: Scan, raws: list[Tensor]) -> Tensor:
 
 
 def _row_tiles(scan: Scan) -> list[ScanTile]:
-    return [scan.view.tile(b) for b in blocks(0, None, scan.call.q.shape[2], scan._most_chunks())]
+    return [scan.view.tile(b) for b in blocks(0, None, scan.call.q.shape[2], scan.most_chunks())]
 
 
 def _add_rows(tile: ScanTile, whole: Tensor, part: Tensor) -> None:
@@ -289,7 +293,7 @@ class _Backward:
         needs: frozenset[str],
     ) -> None:
         self.scan, self.needs = scan, needs
-        lanes = len(scan._lane_shapes())
+        lanes = len(scan.lane_shapes())
         self.kept, self.raws = saved[:lanes], list(saved[lanes:])
         self.grad_state = grad_state
         view, dtype = scan.view, scan.frame.dtype
@@ -404,4 +408,3 @@ class _Record:
             _add_rows(self.tile, self.owner.scan.rows_of(total), grad.squeeze(-2))
         else:
             self.tile.batch.add_cols(total, grad.squeeze(3).squeeze(3))
-
