@@ -18,10 +18,14 @@ from attndsl.codegen.triton import TritonModule, generate, unsupported
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.config import Config, choose
+from attndsl.runtime.triton.choices import Choices, Facts
+from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
+from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
 from attndsl.schedule.plan import Plan
+from attndsl.schedule.problem import moved
 from attndsl.schedule.tiling import Tiling
 
 _DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -41,13 +45,17 @@ class TritonKernel:
     def __init__(self, attention: Attention) -> None:
         self.attention = attention
         self._modules: dict[Form, TritonModule] = {}
-        self._on_device: dict[tuple[int, torch.device], tuple[OnDevice, ...]] = {}
+        self._on_device: dict[tuple[int, int, torch.device], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
+        self._choices = Choices(attention)
+        self._decode = Decode(attention)
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
+        if self._decode.wanted(call):
+            return self._decode.tiling(call, self._dtype(call))
         config = self._config(call)
-        return Tiling(config.rows, config.columns)
+        return Tiling(config.rows, config.columns, config.q_box, config.k_box)
 
     def module(self, form: Form) -> TritonModule:
         """The generated code for a form, made once."""
@@ -69,6 +77,9 @@ class TritonKernel:
         B, H, Lq, _ = call.q.shape
         out = torch.empty((B, H, Lq, call.v.shape[-1]), dtype=call.q.dtype, device=call.q.device)
         lse = torch.empty((B, H, Lq), dtype=torch.float32, device=call.q.device)
+        few = self._decode.wanted(call)
+        if few and self._decode.forward(call, plan, self._dtype(call), _aligned(call), out, lse, need_lse):
+            return out.to(dtype), lse if need_lse else None, ()
         if out.numel() or lse.numel():
             for found in self._tables(call, plan):
                 form = self._form(call, found.tables)
@@ -93,12 +104,13 @@ class TritonKernel:
     # How a call is run
 
     def _config(self, call: Call) -> Config:
-        name = self._dtype(call)
-        capability = 90
-        if call.q.device.type == "cuda":
-            major, minor = torch.cuda.get_device_capability(call.q.device)
-            capability = major * 10 + minor
-        return choose("forward", name, call.q.shape[-1], call.v.shape[-1], capability)
+        return self._choices.config("forward", self.facts(call))
+
+    def facts(self, call: Call) -> Facts:
+        """What the configurations of a call depend on."""
+        on_line = self.attention.q_space is None or _moved(call)
+        q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
+        return Facts(machine_of(call.q.device), self._dtype(call), call.sizes, q_extents, k_extents)
 
     def _dtype(self, call: Call) -> Dtype:
         if call.q.dtype not in _DTYPES:
@@ -126,7 +138,8 @@ class TritonKernel:
         )  # fmt: skip
 
     def _tables(self, call: Call, plan: Plan) -> tuple[OnDevice, ...]:
-        key = id(plan), call.q.device
+        # plans of few rows serve calls of several lengths
+        key = id(plan), call.sizes["Lq"], call.q.device
         with self._lock:
             found = self._on_device.get(key)
         if found is None:
@@ -153,7 +166,8 @@ class TritonKernel:
 
 
 def _moved(call: Call) -> bool:
-    return isinstance(call.q_offset, Tensor) or call.q_offset != 0
+    offset = None if isinstance(call.q_offset, Tensor) else call.q_offset
+    return moved(offset, call.sizes, call.q_extents, call.k_extents)
 
 
 def _uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:

@@ -1,0 +1,206 @@
+"""Calls of few rows: when their keys are split over programs, over how many, and the launches.
+
+Chosen by shape, for positions on a line:
+
+- at most `FEW` rows of a head, or at most `PACKED` rows of all heads that share keys: then such rows fit one tile, and
+  keys are read once for all of them;
+- or at least `LONG` keys and so few rows that the forward kernel's tiles leave half of the multiprocessors idle.
+
+`configured(decode=config)` asks for it whatever the shape, `configured(decode=None)` for the forward kernel.
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from functools import lru_cache
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from attndsl.codegen.expr_triton import UnsupportedError
+from attndsl.codegen.triton import unsupported
+from attndsl.codegen.triton_decode import DecodeModule, generate_decode
+from attndsl.codegen.triton_form import Dtype, Form
+from attndsl.ir.attention import Attention
+from attndsl.runtime.call import Call
+from attndsl.runtime.triton.config import Config, choose, decode_asked
+from attndsl.runtime.triton.decode_launch import Prepared, Ready, prepared_key
+from attndsl.runtime.triton.decode_tables import decode_tables, joined
+from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
+from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
+from attndsl.schedule.plan import Plan
+from attndsl.schedule.tiling import Tiling
+
+FEW = 16
+"""Rows of a head that are few whatever the number of heads."""
+PACKED = 64
+"""Rows of a tile, over the heads that share keys."""
+LONG = 2048
+"""Keys that are worth splitting where rows alone do not fill the GPU."""
+FORWARD_ROWS = 128
+"""Rows of the forward kernel's tiles."""
+STEP = 64
+"""Lengths and offsets for which one plan serves."""
+MOST_SHARES = 256
+LEAST_BOXES = 2
+"""Boxes that a share has at least."""
+START, MERGE = 2, 2
+"""What a program costs beside its boxes, and what merging costs, in boxes."""
+
+
+@lru_cache(maxsize=4096)
+def share_count(groups: int, boxes: int, slots: int) -> int:
+    """Over how many programs to split lists of `boxes`, of `groups` of rows, where `slots` programs run side by side.
+
+    Programs run in waves; a wave takes as long as a program's boxes and its start.
+    """
+    best, least = 1, float("inf")
+    for n in range(1, max(1, min(boxes // LEAST_BOXES, MOST_SHARES)) + 1):
+        waves = -(-groups * n // slots)
+        cost = waves * (-(-boxes // n) + START) + (MERGE if n > 1 else 0)
+        if cost < least:
+            best, least = n, cost
+    return best
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the number of shares depends on."""
+
+    multiprocessors: int
+    capability: int
+
+    @property
+    def shared_memory(self) -> int:
+        """Bytes for a program."""
+        return SHARED_MEMORY.get(self.capability // 10, 99 << 10)
+
+
+@lru_cache(maxsize=64)
+def device_of(device: torch.device) -> Device:
+    """Of a GPU; under the interpreter an H100's."""
+    if device.type != "cuda":
+        return Device(132, 90)
+    found = torch.cuda.get_device_properties(device)
+    return Device(found.multi_processor_count, found.major * 10 + found.minor)
+
+
+class Decode:
+    """The decode kernels of one attention."""
+
+    def __init__(self, attention: Attention) -> None:
+        self.attention = attention
+        self._modules: dict[Form, DecodeModule] = {}
+        self._ready: dict[tuple[int, torch.device], Ready | None] = {}
+        self._lock = Lock()
+
+    # Choices
+
+    def wanted(self, call: Call) -> bool:
+        """Whether a call is run here. It depends on shapes, the device and what `configured` asks for."""
+        asked = decode_asked()
+        if asked == "off" or not call.q.numel() or not call.k.numel() or not self._on_line(call):
+            return False
+        if asked == "on":
+            return True
+        B, H, Hkv, Lq, Lk = (call.sizes[n] for n in ("B", "H", "Hkv", "Lq", "Lk"))
+        if Lq <= FEW or Lq * (H // Hkv) <= PACKED:
+            return True
+        tiles = B * H * -(-Lq // FORWARD_ROWS)
+        return Lk >= LONG and 2 * tiles <= device_of(call.q.device).multiprocessors
+
+    def _on_line(self, call: Call) -> bool:
+        moved = isinstance(call.q_offset, Tensor) or call.q_offset != 0
+        return moved or (self.attention.q_space is None and self.attention.k_space is None)
+
+    def config(self, call: Call, dtype: Dtype) -> Config:
+        """Tile and launch options of a call."""
+        return choose("decode", dtype, call.q.shape[-1], call.v.shape[-1], device_of(call.q.device).capability)
+
+    def tiling(self, call: Call, dtype: Dtype) -> Tiling:
+        """The boxes of a plan for a call: as many positions as fit a tile with all heads that share keys."""
+        config = self.config(call, dtype)
+        group = call.sizes["H"] // call.sizes["Hkv"]
+        rows = 1 << (max(1, config.rows // group).bit_length() - 1)
+        one_tile = call.sizes["Lq"] <= rows
+        return Tiling(rows, config.columns, step=STEP if one_tile else 0)
+
+    # Running
+
+    def forward(
+        self, call: Call, plan: Plan, dtype: Dtype, aligned: bool, out: Tensor, lse: Tensor, need_lse: bool
+    ) -> bool:
+        """Fill `out` and, if asked for, `lse`; False where the plan is not for this kernel: no key is visible."""
+        ready = self._tables(call, plan)
+        if ready is None:
+            return False
+        config, wide = self.config(call, dtype), _wide(call)
+        key = prepared_key(call, config, aligned, wide, need_lse)
+        prepared = ready.prepared.get(key)
+        if prepared is None:
+            form = Form(
+                dtype, call.q.shape[-1], call.v.shape[-1], ready.tables.q, (ready.tables.piece,), aligned=aligned,
+                wide=wide, batch_offset=isinstance(call.q_offset, Tensor), negative=call.scale < 0,
+                interpreted=interpreting(),
+            )  # fmt: skip
+            prepared = ready.prepared[key] = self._prepared(call, form, ready, config, need_lse)
+        prepared.run(call, out, lse)
+        return True
+
+    def _prepared(self, call: Call, form: Form, ready: Ready, config: Config, need_lse: bool) -> Prepared:
+        device, tables = device_of(call.q.device), ready.tables
+        groups = call.sizes["B"] * call.sizes["Hkv"] * tables.tiles
+        shares = config.splits or share_count(groups, tables.most_boxes, _slots(config, form, device))
+        return Prepared(call, form, self.module(form), ready, config, shares, need_lse, device.capability)
+
+    def module(self, form: Form) -> DecodeModule:
+        """The generated code for a form, made once."""
+        if form not in self._modules:
+            try:
+                self._modules[form] = generate_decode(self.attention, form)
+            except UnsupportedError as error:
+                raise unsupported(self.attention, error) from error
+        return self._modules[form]
+
+    def _tables(self, call: Call, plan: Plan) -> Ready | None:
+        key = id(plan), call.q.device
+        with self._lock:
+            if key in self._ready:
+                return self._ready[key]
+        made = launches(plan, [QSegment("", 0, call.sizes["Lq"])], FORWARD_ROWS, False)
+        fits = len(made) == 1 and len(made[0].pieces) == 1 and len(made[0].q.axes) == 1
+        found = self._made(call, made[0]) if fits else None
+        with self._lock:
+            self._ready[key] = found
+        weakref.finalize(plan, self._ready.pop, key, None)
+        return found
+
+    def _made(self, call: Call, launch: LaunchTables) -> Ready:
+        B, H, Hkv = (call.sizes[n] for n in ("B", "H", "Hkv"))
+        tables = decode_tables(launch, B, H, H // Hkv, sure_keys(launch, call.sizes["Lk"]))
+        whole, places = joined(tables)
+        on_device = torch.from_numpy(whole).to(call.q.device)
+        return Ready(tables, {name: on_device[a:b] for name, (a, b) in places.items()})
+
+
+def sure_keys(launch: LaunchTables, Lk: int) -> int:
+    """Keys that are there for every call that shares a plan with one of `Lk` keys."""
+    return (Lk - 1) // STEP * STEP if launch.tiles == 1 else Lk
+
+
+def _slots(config: Config, form: Form, device: Device) -> int:
+    """Programs that run side by side on a GPU."""
+    element = 2 if form.low_precision else 4
+    shared = max(1, config.stages - 1) * config.columns * (form.D + form.Dv) * element
+    each = max(1, min(device.shared_memory // max(shared, 1), 16 // config.warps))
+    return device.multiprocessors * each
+
+
+def _wide(call: Call) -> bool:
+    return any(
+        t.numel() and sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) >= 2**31
+        for t in call.inputs.values()
+    )
