@@ -22,6 +22,7 @@ from attndsl.codegen.expr_triton import (
 )
 from attndsl.codegen.templates import render
 from attndsl.codegen.triton_arguments import Argument, standard_arguments
+from attndsl.codegen.triton_bands import KEY, bands_of
 from attndsl.codegen.triton_form import Form, Part, parts, typical_forms
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
 from attndsl.codegen.triton_sides import PieceCode, local_meaning, piece_code, row_code
@@ -139,6 +140,8 @@ class _Generator:
             D=form.D,
             Dv=form.Dv,
             tma=form.tma,
+            walk=form.walk,
+            bare=form.bare,
             aligned=form.stride_unit if form.stride_unit > 1 else 0,
             negative=form.negative,
             batch_offset=form.batch_offset,
@@ -152,8 +155,13 @@ class _Generator:
         local = local_meaning(self.attention, self.form, index)
         code = piece_code(self.form, index, self.reads)
         leaves = {**self.rows.leaves, **code.leaves, SCORE: "s", SCALE: "scale"}
-        code.full = self._loop(local, leaves, code, masked=False)
-        code.partial = self._loop(local, leaves, code, masked=True)
+        if self.form.walk == "two loops":
+            code.full = self._loop(local, leaves, code, masked=False)
+            code.partial = self._loop(local, leaves, code, masked=True)
+            code.loops = (("full", code.full, False), ("partial", code.partial, True))
+        else:
+            masked = not self.form.bare
+            code.loops = (("all", self._loop(local, leaves, code, masked=masked), masked),)
         return code
 
     def _loop(self, local: Any, leaves: Mapping[Expr, str], piece: PieceCode, *, masked: bool) -> LoopCode:
@@ -161,8 +169,7 @@ class _Generator:
         scope = Scope("c")
         printer = Printer(self.reads, leaves, scope, self.hoisted)
         if masked:
-            mask = local(self.attention.mask)
-            loop.visible = piece.inside if mask == TRUE else f"{piece.inside} & ({printer.print(mask)})"
+            loop.visible = self._visible(local(self.attention.mask), piece, printer)
             loop.mask_lines, scope.lines = scope.lines, []
             scope.prefix = "x"
         shape = f"[BM, {piece.size}]"
@@ -185,6 +192,31 @@ class _Generator:
         used = printer.used & piece.leaves.keys()
         loop.columns, loop.position = bool(used), Index(INT, "k") in used
         return loop
+
+    def _visible(self, mask: Expr, piece: PieceCode, printer: Printer) -> str:
+        """The condition on pairs; in a loop over all boxes it holds in FULL ones."""
+        switched = self.form.walk != "two loops"
+        full = f"i < middle{piece.suffix}"
+        found = None if self.form.on_grid or piece.residues else bands_of(mask)
+        if found is None:
+            text = piece.inside if mask == TRUE else f"{piece.inside} & ({printer.print(mask)})"
+            return f"({full}) | ({text})" if switched else text
+        printer.used.add(KEY)
+        starts_inside = all(band.low is None for band in found)
+        terms: list[str] = []
+        for n, band in enumerate(found):
+            low = "" if band.low is None else printer.print(band.low)
+            high = printer.print(band.high) if band.high is not None else ""
+            low = self.hoisted.name(f"tl.maximum({low}, 0)").code if low else "" if starts_inside else "0"
+            high = self.hoisted.name(f"tl.minimum({high}, {piece.extents[0]})").code if high else piece.extents[0]
+            if band.rows != TRUE:
+                high = self.hoisted.name(f"tl.where({printer.print(band.rows)}, {high}, 0)").code
+            if switched and n == 0:
+                if low:
+                    low = printer.inner.name(f"tl.where({full}, -2147483648, {low})").code
+                high = printer.inner.name(f"tl.where({full}, 2147483647, {high})").code
+            terms.append((f"({piece.at} >= {low}) & " if low else "") + f"({piece.at} < {high})")
+        return terms[0] if len(terms) == 1 else " | ".join(f"({t})" for t in terms)
 
     def _of_raw(self, e: Expr) -> Expr:
         return gathered(of_raw(substitute(e, SCORE, self.attention.score)))

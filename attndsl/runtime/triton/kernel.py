@@ -131,7 +131,7 @@ class TritonKernel:
             found = self._on_device.get(key)
         if found is None:
             on_grid = self.attention.q_space is not None and not _moved(call)
-            made = launches(plan, self._segments(call, on_grid), self._config(call).rows, on_grid)
+            made = launches(plan, self._segments(call, on_grid), self._config(call).rows, on_grid, spans=True)
             found = tuple(_uploaded(t, call.q.device) for t in made)
             with self._lock:
                 self._on_device[key] = found

@@ -78,7 +78,7 @@ def lower(
     found: list[Lowered] = []
     element = 4 if dtype == "fp32" else 2
     try:
-        for tables in launches(plan, q_segments(problem, on_grid), config.rows, on_grid):
+        for tables in launches(plan, q_segments(problem, on_grid), config.rows, on_grid, spans=True):
             pieces = tuple(p.form for p in tables.pieces)
             boxes = tma and capability >= 90 and bool(pieces) and not any(p.side.any_split for p in pieces)
             form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=boxes and Dv * element % 16 == 0,
