@@ -7,13 +7,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attndsl.api import AttentionFunction, MissingSpecError, attention, load
     from attndsl.diagnostics.report import SpecError
+    from attndsl.runtime.failures import KernelError
     from attndsl.schedule.plan import Plan
 
 __version__ = "0.1.0"
-__all__ = ["AttentionFunction", "MissingSpecError", "Plan", "SpecError", "__version__", "attention", "load"]
+__all__ = [
+    "AttentionFunction",
+    "KernelError",
+    "MissingSpecError",
+    "Plan",
+    "SpecError",
+    "__version__",
+    "attention",
+    "load",
+]
 
 _HOMES = {
     "AttentionFunction": "attndsl.api",
+    "KernelError": "attndsl.runtime.failures",
     "MissingSpecError": "attndsl.api",
     "Plan": "attndsl.schedule.plan",
     "SpecError": "attndsl.diagnostics.report",

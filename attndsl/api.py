@@ -85,7 +85,9 @@ class AttentionFunction:
         `checked` verifies promises (`sorted`, `permutation`, `log_decay`) and that visible pairs read inside tensors,
         in time Lq * Lk. Gradients flow to q, k, v and float inputs, and through lse; once.
 
-        Raises TypeError and ValueError that name the argument, what was given and what was expected.
+        Raises TypeError and ValueError that name the argument, what was given and what was expected, and KernelError
+        (with the kernel's configuration, the compiler's words and a reproducer file) where a generated kernel does not
+        compile.
         """
         return self._runner(
             q, k, v, arguments, layout=layout, return_lse=return_lse, scale=scale, q_offset=q_offset, grid=grid,

@@ -8,6 +8,7 @@ import random
 from hypothesis import HealthCheck, Phase, settings
 
 SEED = int(os.environ.get("ATTNDSL_SEED") or random.SystemRandom().randrange(2**31))
+os.environ["ATTNDSL_SEED"] = str(SEED)  # for the processes that run tests side by side
 FACTOR = int(os.environ.get("ATTNDSL_FUZZ") or 1)
 """`ATTNDSL_FUZZ=50` draws 50 times as many examples; `ATTNDSL_SEED=n` draws those of an earlier run."""
 

@@ -241,6 +241,8 @@ class Writer:
 
     def neighborhood(self, p: Pair) -> str:
         """`neighborhood` of the standard library, window and dilation within the axis."""
+        if p.extent == 0:
+            return f"{p.k} <= {p.q}"
         self.uses.add("neighborhood")
         dilation = self.int(1, max(1, min(3, p.extent // 2)))
         window = self.int(1, max(1, p.extent // dilation))

@@ -82,7 +82,8 @@ def _line(w: Writer, dense: bool) -> tuple[Writer, list[str], dict[str, Any]]:
             offset = 0
     has_offset = isinstance(offset, tuple) or (offset == "end" and Lk != Lq) or (offset not in ("end", 0))
     w.sizes["L"] = Lk if has_offset else max(Lq, Lk)
-    pair = Pair("q", "k", max(Lq, Lk), w.pick(["Lk", "Lq", "L"]))
+    extent = max(Lq, Lk)
+    pair = Pair("q", "k", extent, w.pick([n for n in ("Lk", "Lq", "L") if w.sizes[n] == extent]))
     clauses: list[str] = []
     if not dense:
         if w.chance(15):
@@ -172,9 +173,8 @@ def _two_grids(w: Writer) -> tuple[Writer, list[str], dict[str, Any]]:
     w.resize({"Lq": prod(q_shape), "Lk": prod(k_shape)})
     w.tables_by_position = False
     ratio = w.int(1, 3)
-    pairs = [Pair(f"q.y // {ratio}", "k.v", max(q_shape[0], k_shape[0]), "Lk"),
-             Pair(f"q.x // {ratio}", "k.u", max(q_shape[1], k_shape[1]), "Lk")]  # fmt: skip
-    pairs = [Pair(f"({p.q})", p.k, p.extent, p.size) for p in pairs]
+    extents = [max(n, m) for n, m in zip(q_shape, k_shape, strict=True)]
+    pairs = [Pair(f"(q.{a} // {ratio})", f"k.{c}", n, str(n)) for a, c, n in zip("yx", "vu", extents, strict=True)]
     form = w.int(0, 1)
     masks = [f"mask abs({p.q} - {p.k}) <= {w.width(p)}" for p in pairs] if form == 0 else [f"mask {w.mask(pairs)}"]
     tile = w.pick([None, ((2, 4), (2, 2)), ((4, 4), (1, 4))])

@@ -1,4 +1,4 @@
-"""Threads and seeds of the random tests."""
+"""Threads of the random tests."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-
-from tests.drawing import FACTOR, SEED
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +15,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    terminalreporter.write_line(f"random specs: ATTNDSL_SEED={SEED} ATTNDSL_FUZZ={FACTOR}")

@@ -46,6 +46,22 @@ def cross_compile(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    signature, attributes = signature_of(module, dtype, inputs)
+    function = load_module(module.source).forward
+    values = {a.name: constants[a.name] for a in module.arguments if a.role == "constexpr"}
+    source = ASTSource(function, signature, constexprs=values, attrs=attributes)
+    built = triton.compile(
+        source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps, "num_stages": stages}
+    )
+    cubin = built.asm["cubin"]
+    registers, spills = _resources(cubin)
+    return Compiled(registers, spills, built.metadata.shared, built.asm["ptx"], built.asm["ttgir"], cubin)
+
+
+def signature_of(
+    module: TritonModule, dtype: Dtype, inputs: Mapping[str, str]
+) -> tuple[dict[str, str], dict[tuple[int, ...], list[list[Any]]]]:
+    """Argument types by name, and by position what Triton may know of an argument: pointers are aligned."""
     signature: dict[str, str] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     for i, a in enumerate(module.arguments):
@@ -57,15 +73,7 @@ def cross_compile(
         signature[a.name] = type_
         if type_.startswith("*"):
             attributes[(i,)] = [["tt.divisibility", 16]]
-    function = load_module(module.source).forward
-    values = {a.name: constants[a.name] for a in module.arguments if a.role == "constexpr"}
-    source = ASTSource(function, signature, constexprs=values, attrs=attributes)
-    built = triton.compile(
-        source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps, "num_stages": stages}
-    )
-    cubin = built.asm["cubin"]
-    registers, spills = _resources(cubin)
-    return Compiled(registers, spills, built.metadata.shared, built.asm["ptx"], built.asm["ttgir"], cubin)
+    return signature, attributes
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:

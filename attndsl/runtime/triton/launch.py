@@ -20,6 +20,7 @@ from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Const
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.config import Config, stages_that_fit
+from attndsl.runtime.triton.failures import Attempt, reported, run_time_attempt, words_of
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.tables import LaunchTables
 
@@ -178,10 +179,10 @@ def launch(it: Launch) -> None:
     with torch.cuda.device(q.device):
         # a context variable: other threads do not have it
         triton.set_allocator(scratch)
-        _run(module.forward[grid], values, it.config.warps, stages)
+        _run(it, module.forward[grid], values, stages, (prod(it.tables.box), columns))
 
 
-def _run(kernel: Any, values: list[Any], warps: int, stages: int) -> None:
+def _run(it: Launch, kernel: Any, values: list[Any], stages: int, tile: tuple[int, int]) -> None:
     """Run a kernel with as many stages as fit.
 
     What mask code and tables take of shared memory is known to the compiler alone: where its count is above the
@@ -190,9 +191,19 @@ def _run(kernel: Any, values: list[Any], warps: int, stages: int) -> None:
     from triton.runtime.errors import OutOfResources
 
     for fewer in range(stages, 0, -1):
-        try:
-            kernel(*values, num_warps=warps, num_stages=fewer)
-            return
-        except OutOfResources:
-            if fewer == 1:
-                raise
+        with reported(lambda fewer=fewer: _attempt(it, values, fewer, tile)):
+            try:
+                kernel(*values, num_warps=it.config.warps, num_stages=fewer)
+                return
+            except OutOfResources:
+                if fewer == 1:
+                    raise
+
+
+def _attempt(it: Launch, values: list[Any], stages: int, tile: tuple[int, int]) -> Attempt:
+    """What Triton was asked to compile, for the report of a failure."""
+    major, minor = torch.cuda.get_device_capability(it.call.q.device)
+    return run_time_attempt(
+        it.call.attention, it.module, "forward", values, it.config.warps, stages, major * 10 + minor,
+        words_of(it.form, *tile),
+    )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -12,7 +12,8 @@ from attndsl.codegen.triton import TritonModule, generate, unsupported
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention, Const, Input
 from attndsl.runtime.triton.config import Config, Pass, choose, stages_that_fit
-from attndsl.runtime.triton.cross import Compiled, cross_compile
+from attndsl.runtime.triton.cross import Compiled, cross_compile, signature_of
+from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
 from attndsl.runtime.triton.launch import SHARED_MEMORY, constants
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.schedule.build import build
@@ -34,6 +35,7 @@ class Lowered:
     `config` is the configuration that was chosen, `stages` how many of its stages shared memory holds.
     """
 
+    attention: Attention
     step: Pass
     form: Form
     module: TritonModule
@@ -88,7 +90,7 @@ def lower(
             stages = stages_that_fit(config, element, D, Dv, rows, columns, SHARED_MEMORY[capability // 10])
             module = generate(attention, form)
             values = constants(form, tables, lse)
-            found.append(Lowered("forward", form, module, tables, values, config, stages, capability))
+            found.append(Lowered(attention, "forward", form, module, tables, values, config, stages, capability))
     except UnsupportedError as error:
         raise unsupported(attention, error) from error
     return plan, tuple(found)
@@ -116,9 +118,36 @@ def elements(attention: Attention) -> dict[str, str]:
     return found
 
 
-def compile_lowered(it: Lowered, inputs: Mapping[str, str]) -> Compiled:
-    """The machine code of a launch's kernel. `inputs` gives element types as `elements` does."""
-    return cross_compile(
-        it.module, it.constants, dtype=it.form.dtype, inputs=inputs, warps=it.config.warps, stages=it.stages,
-        capability=it.capability,
+def compile_lowered(it: Lowered, inputs: Mapping[str, str] | None = None) -> Compiled:
+    """The machine code of a launch's kernel. `inputs` gives element types as `elements` does, which are the declared
+    ones. KernelError where Triton's compiler fails."""
+    given = elements(it.attention) if inputs is None else inputs
+    with reported(lambda: attempt_of(it, given)):
+        return cross_compile(
+            it.module, it.constants, dtype=it.form.dtype, inputs=given, warps=it.config.warps, stages=it.stages,
+            capability=it.capability,
+        )  # fmt: skip
+
+
+def compile_fitting(it: Lowered, inputs: Mapping[str, str] | None = None) -> tuple[Lowered, Compiled]:
+    """As `compile_lowered`, with fewer stages where the kernel takes more shared memory than there is, as a call does
+    it. KernelError where one stage does not fit either."""
+    limit = SHARED_MEMORY[it.capability // 10]
+    while True:
+        built = compile_lowered(it, inputs)
+        if built.shared <= limit:
+            return it, built
+        if it.stages == 1:
+            words = f"out of resource: shared memory, required: {built.shared}, hardware limit: {limit}"
+            raise failure(attempt_of(it, elements(it.attention) if inputs is None else inputs), words)
+        it = replace(it, stages=it.stages - 1)
+
+
+def attempt_of(it: Lowered, inputs: Mapping[str, str]) -> Attempt:
+    """The compilation of a launch's kernel, as a failure report tells it."""
+    signature, attributes = signature_of(it.module, it.form.dtype, inputs)
+    values = {a.name: it.constants[a.name] for a in it.module.arguments if a.role == "constexpr"}
+    return Attempt(
+        it.attention, it.module.source, it.step, signature, values, attributes, it.config.warps, it.stages,
+        it.capability, words_of(it.form, *it.tile),
     )  # fmt: skip

@@ -1,0 +1,58 @@
+"""What a caller gets when a generated kernel does not compile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attndsl.diagnostics.source import NOWHERE, Span
+from attndsl.ir.attention import Attention
+
+
+class KernelError(RuntimeError):
+    """A generated kernel did not compile, or takes more of the GPU than there is: the compiler's mistake, not the
+    caller's.
+
+    `attention` is the name of the spec and `place` where it stands (`file.attn:3:1`, empty for one without a text);
+    `configuration` says which kernel it was (pass, tile, warps, stages, element type, head sizes, target), `words` what
+    Triton's compiler said, and `reproducer` is a file that compiles the kernel again with triton alone (None where no
+    folder could be written). The same spec runs on backend 'cpu', and with another configuration perhaps.
+    """
+
+    def __init__(self, attention: Attention, configuration: str, words: str, reproducer: Path | None) -> None:
+        self.attention = attention.name
+        self.place = place_of(attention.span)
+        self.configuration = configuration
+        self.words = words
+        self.reproducer = reproducer
+        kept = "could not be kept: no folder can be written; set ATTNDSL_CACHE"
+        if reproducer is not None:
+            kept = f"python {reproducer}"
+        spec = f"{self.place}: {first_line(attention.span)}" if self.place else attention.name
+        super().__init__(
+            f"{attention.name}: a generated kernel did not compile; backend 'cpu' runs this attention\n"
+            f"  spec        {spec}\n"
+            f"  kernel      {configuration}\n"
+            f"  compiler    {indented(words)}\n"
+            f"  reproducer  {kept}"
+        )
+
+    def __reduce__(self) -> tuple[type[RuntimeError], tuple[str]]:
+        """Between processes the message travels."""
+        return RuntimeError, (str(self),)
+
+
+def place_of(span: Span) -> str:
+    """`file:line:column`, empty for what no user wrote."""
+    return "" if span == NOWHERE else repr(span)
+
+
+def first_line(span: Span) -> str:
+    """The line in which a span begins."""
+    return span.source.line(span.source.position(span.start)[0]).strip()
+
+
+def indented(words: str, most: int = 24) -> str:
+    """The last lines of what a compiler said, below one another."""
+    lines = [line.rstrip() for line in words.strip().splitlines() if line.strip()]
+    left_out = ["..."] if len(lines) > most else []
+    return "\n              ".join([*left_out, *lines[-most:]])
