@@ -22,7 +22,7 @@ from attndsl.codegen.expr_triton import (
 )
 from attndsl.codegen.templates import render
 from attndsl.codegen.triton_arguments import Argument, standard_arguments
-from attndsl.codegen.triton_bands import KEY, bands_of
+from attndsl.codegen.triton_bands import FURTHEST, KEY, bands_of
 from attndsl.codegen.triton_form import Form, Part, parts, typical_forms
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
 from attndsl.codegen.triton_sides import PieceCode, local_meaning, piece_code, row_code
@@ -38,18 +38,22 @@ VALUE_O = Value(FLOAT, "o")
 
 @dataclass(frozen=True)
 class TritonModule:
-    """A generated module: its text, and the arguments of its kernel `forward` in order."""
+    """A generated module: its text, and the arguments of its kernel `forward` in order. `reads_vectors`: it loads
+    vectors of inputs by pointers."""
 
     source: str
     arguments: tuple[Argument, ...]
+    reads_vectors: bool = False
 
 
 @dataclass
 class LoopCode:
-    """The statements of one loop's body and the values it needs."""
+    """The statements of one loop's body and the values it needs. `kept` is the exponent VALUE of visible pairs, where
+    there is a function for it."""
 
     mask_lines: list[str] = field(default_factory=list[str])
     visible: str = ""
+    kept: str = ""
     lines: list[str] = field(default_factory=list[str])
     exponent: str = ""
     numerator: str = ""
@@ -123,6 +127,7 @@ class _Generator:
             "triton/forward.py.j2",
             title=title(self.attention),
             helpers=self.reads.helpers,
+            interpreted=form.interpreted,
             fast_tanh=form.dtype == "bf16" and not form.interpreted,
             numbers=[a.name for a in arguments if a.role != "constexpr" and not a.type.startswith("*")],
             arguments=arguments,
@@ -147,7 +152,7 @@ class _Generator:
             batch_offset=form.batch_offset,
             precision=', input_precision="ieee"' if form.dtype == "fp32" else "",
         )
-        return TritonModule(_tidy(text), arguments)
+        return TritonModule(_tidy(text), arguments, self.reads.vectors)
 
     # Loops
 
@@ -169,7 +174,7 @@ class _Generator:
         scope = Scope("c")
         printer = Printer(self.reads, leaves, scope, self.hoisted)
         if masked:
-            loop.visible = self._visible(local(self.attention.mask), piece, printer)
+            self._visible(loop, local(self.attention.mask), piece, printer)
             loop.mask_lines, scope.lines = scope.lines, []
             scope.prefix = "x"
         shape = f"[BM, {piece.size}]"
@@ -193,30 +198,43 @@ class _Generator:
         loop.columns, loop.position = bool(used), Index(INT, "k") in used
         return loop
 
-    def _visible(self, mask: Expr, piece: PieceCode, printer: Printer) -> str:
+    def _visible(self, loop: LoopCode, mask: Expr, piece: PieceCode, printer: Printer) -> None:
         """The condition on pairs; in a loop over all boxes it holds in FULL ones."""
         switched = self.form.walk != "two loops"
         full = f"i < middle{piece.suffix}"
         found = None if self.form.on_grid or piece.residues else bands_of(mask)
         if found is None:
             text = piece.inside if mask == TRUE else f"{piece.inside} & ({printer.print(mask)})"
-            return f"({full}) | ({text})" if switched else text
+            loop.visible = f"({full}) | ({text})" if switched else text
+            return
         printer.used.add(KEY)
         starts_inside = all(band.low is None for band in found)
-        terms: list[str] = []
-        for n, band in enumerate(found):
+        terms: list[tuple[str, str]] = []
+        for band in found:
             low = "" if band.low is None else printer.print(band.low)
             high = printer.print(band.high) if band.high is not None else ""
             low = self.hoisted.name(f"tl.maximum({low}, 0)").code if low else "" if starts_inside else "0"
             high = self.hoisted.name(f"tl.minimum({high}, {piece.extents[0]})").code if high else piece.extents[0]
             if band.rows != TRUE:
                 high = self.hoisted.name(f"tl.where({printer.print(band.rows)}, {high}, 0)").code
-            if switched and n == 0:
-                if low:
-                    low = printer.inner.name(f"tl.where({full}, -2147483648, {low})").code
-                high = printer.inner.name(f"tl.where({full}, 2147483647, {high})").code
-            terms.append((f"({piece.at} >= {low}) & " if low else "") + f"({piece.at} < {high})")
-        return terms[0] if len(terms) == 1 else " | ".join(f"({t})" for t in terms)
+            terms.append((low, high))
+        if switched:
+            low, high = terms[0]
+            low = printer.inner.name(f"tl.where({full}, {-FURTHEST}, {low})").code if low else ""
+            terms[0] = low, printer.inner.name(f"tl.where({full}, {FURTHEST - 1}, {high})").code
+        texts = [(f"({piece.at} >= {low}) & " if low else "") + f"({piece.at} < {high})" for low, high in terms]
+        loop.visible = texts[0] if len(texts) == 1 else " | ".join(f"({t})" for t in texts)
+        if len(terms) == 1:
+            low, high = terms[0]
+            kept = f"{self.reads.helper('between')}(VALUE, {piece.at}, {low}, " if low else ""
+            loop.kept = (kept or f"{self.reads.helper('below')}(VALUE, {piece.at}, ") + f"{high})"
+        else:
+            bounds: list[str] = []
+            for low, high in terms:
+                scope = printer.inner if switched and not bounds else self.hoisted
+                width = high if low == "0" else f"{high} - {low}"
+                bounds += [low, scope.name(f"tl.maximum({width}, 0)").code]
+            loop.kept = f"{self.reads.helper('within_either')}(VALUE, {piece.at}, {', '.join(bounds)})"
 
     def _of_raw(self, e: Expr) -> Expr:
         return gathered(of_raw(substitute(e, SCORE, self.attention.score)))

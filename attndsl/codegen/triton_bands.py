@@ -83,10 +83,16 @@ def _merged(found: list[Band]) -> list[Band]:
             if a.rows != b.rows or (a.low != b.low and a.high != b.high):
                 continue
             low = None if a.low is None or b.low is None else a.low if a.low == b.low else op("min", a.low, b.low)
-            high = None if a.high is None or b.high is None else a.high if a.high == b.high else op("max", a.high, b.high)
+            high = (
+                None if a.high is None or b.high is None else a.high if a.high == b.high else op("max", a.high, b.high)
+            )
             rest = [band for n, band in enumerate(found) if n not in (i, j)]
             return _merged([Band(low, high, a.rows), *rest])
     return found
+
+
+def _wider(name: str, a: Expr | None, b: Expr | None) -> Expr | None:
+    return None if a is None or b is None else a if a == b else op(name, a, b)
 
 
 def _narrow(bound: Expr | None, ranges: Boxes) -> Expr | None:

@@ -56,9 +56,9 @@ class Form:
     addresses and strides of q, k and v are multiples of 16 bytes. `wide`: an input has 2^31 elements or more.
     `batch_offset`: `q_offset` is a tensor. `negative`: the scale is below zero.
 
-    `walk`: a loop over FULL boxes without mask code and one over PARTIAL boxes; or one loop over all boxes, whose mask is
-    arithmetic that FULL boxes switch off, `specialized` if some warps only load. `bare`: in such a loop all boxes are
-    FULL, so that there is no mask at all.
+    `walk`: a loop over FULL boxes without mask code and one over PARTIAL boxes; or one loop over all boxes, whose mask
+    is arithmetic that FULL boxes switch off, `specialized` if some warps only load. `bare`: in such a loop all boxes
+    are FULL, so that there is no mask at all.
     """
 
     dtype: Dtype

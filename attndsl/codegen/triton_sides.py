@@ -136,9 +136,7 @@ def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
     loads = [f"{s} = tl.load({at} + {i})" for i, s in enumerate(starts)] if piece.flat else []
     loads += [f"{s} = tl.load({at} + {width + i})" for i, s in enumerate(residues)]
     reads = [*(starts if piece.flat else ["first", "boxes_here"]), *residues]
-    origins: list[str] = []
-    for i in range(count):
-        origins.append(f"residue_k{i} + split{end}_{i} * " if side.split[i] else "")
+    origins = [f"residue_k{i} + split{end}_{i} * " if side.split[i] else "" for i in range(count)]
     inside = " & ".join(f"({n} >= 0) & ({n} < {e})" for n, e in zip(names, extents, strict=True))
     strides: list[str] = []
     for i in range(count):
@@ -151,9 +149,11 @@ def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
     title = f"Keys of segment {side.segment}." if side.segment and len(form.pieces) > 1 else ""
     constants = [size, *(boxes if count > 1 else [])]
     return PieceCode(
-        end, title, piece.flat, side.axes, names, starts, origins, _locals("column", boxes), piece.spans, piece.numbers,
-        reads, residues, loads, boxes, size, width + (count if side.any_split else 0), extents, strides, f"k_start{end}", "k_at", position, inside, leaves,
-        constants,
+        suffix=end, title=title, flat=piece.flat, axes=side.axes, names=names, starts=starts, origins=origins,
+        locals=_locals("column", boxes), spans=piece.spans, numbers=piece.numbers, reads=reads, residues=residues,
+        loads=loads, boxes=boxes, size=size, entry=width + (count if side.any_split else 0), extents=extents,
+        strides=strides, start=f"k_start{end}", at="k_at", position=position, inside=inside, leaves=leaves,
+        constants=constants,
     )  # fmt: skip
 
 

@@ -18,9 +18,11 @@ from attndsl.codegen.triton import TritonModule, generate, unsupported
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
+from attndsl.runtime.failures import KernelError
 from attndsl.runtime.triton.config import Config, choose
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
+from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
@@ -43,6 +45,7 @@ class TritonKernel:
         self._modules: dict[Form, TritonModule] = {}
         self._on_device: dict[tuple[int, torch.device], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
+        self._walks: dict[tuple[Form, bool, Config], Walked] = {}
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
@@ -71,9 +74,7 @@ class TritonKernel:
         lse = torch.empty((B, H, Lq), dtype=torch.float32, device=call.q.device)
         if out.numel() or lse.numel():
             for found in self._tables(call, plan):
-                form = self._form(call, found.tables)
-                module = self.module(form)
-                launch(Launch(call, form, module, found.tables, found.views, self._config(call), out, lse, need_lse))
+                self._launch(call, found, out, lse, need_lse)
         return out.to(dtype), lse if need_lse else None, ()
 
     def backward(
@@ -92,13 +93,42 @@ class TritonKernel:
 
     # How a call is run
 
+    def _launch(self, call: Call, found: OnDevice, out: Tensor, lse: Tensor, need_lse: bool) -> None:
+        wished, form = self._config(call), self._form(call, found.tables)
+        key = form, found.tables.bare, wished
+        it = self._walks.get(key)
+        if it is None:
+            it = self._walks[key] = walked(self.attention, form, found.tables, wished, self._capability(call))
+
+        def run(it: Walked) -> Any:
+            module = self.module(it.form)
+            return launch(Launch(call, it.form, module, found.tables, found.views, it.config, out, lse, need_lse))
+
+        try:
+            compiled = run(it)
+        except KernelError as error:
+            if it.form.walk != "specialized":
+                raise
+            it = self._walks[key] = Walked(form, plain(wished), f"Triton does not compile them: {error.words}")
+            run(it)
+            return
+        if it.form.walk == "specialized" and compiled is not None and not specialized(compiled):
+            self._walks[key] = Walked(form, plain(wished), "Triton compiled the loop without them")
+
+    @property
+    def reasons(self) -> dict[Form, str]:
+        """Why kernels have no specialised warps although their configuration asks for them."""
+        return {key[0]: it.reason for key, it in self._walks.items() if it.reason}
+
     def _config(self, call: Call) -> Config:
         name = self._dtype(call)
-        capability = 90
-        if call.q.device.type == "cuda":
-            major, minor = torch.cuda.get_device_capability(call.q.device)
-            capability = major * 10 + minor
-        return choose("forward", name, call.q.shape[-1], call.v.shape[-1], capability)
+        return choose("forward", name, call.q.shape[-1], call.v.shape[-1], self._capability(call))
+
+    def _capability(self, call: Call) -> int:
+        if call.q.device.type != "cuda":
+            return 90
+        major, minor = torch.cuda.get_device_capability(call.q.device)
+        return major * 10 + minor
 
     def _dtype(self, call: Call) -> Dtype:
         if call.q.dtype not in _DTYPES:

@@ -155,8 +155,9 @@ def constants(form: Form, tables: LaunchTables, need_lse: bool) -> dict[str, Any
     return found
 
 
-def launch(it: Launch) -> None:
-    """Run the kernel on the current stream of the call's device."""
+def launch(it: Launch) -> Any:
+    """Run the kernel on the current stream of the call's device. Returns the compiled kernel, None where it is
+    interpreted."""
     import triton
 
     module = load_module(it.module.source)
@@ -166,7 +167,7 @@ def launch(it: Launch) -> None:
     q = it.call.q
     if q.device.type != "cuda":
         module.forward[grid](*values)
-        return
+        return None
     limit = SHARED_MEMORY.get(torch.cuda.get_device_capability(q.device)[0], 99 << 10)
     columns = max((prod(p.box) for p in it.tables.pieces), default=16)
     stages = stages_that_fit(
@@ -179,10 +180,10 @@ def launch(it: Launch) -> None:
     with torch.cuda.device(q.device):
         # a context variable: other threads do not have it
         triton.set_allocator(scratch)
-        _run(it, module.forward[grid], values, stages, (prod(it.tables.box), columns))
+        return _run(it, module.forward[grid], values, stages, (prod(it.tables.box), columns))
 
 
-def _run(it: Launch, kernel: Any, values: list[Any], stages: int, tile: tuple[int, int]) -> None:
+def _run(it: Launch, kernel: Any, values: list[Any], stages: int, tile: tuple[int, int]) -> Any:
     """Run a kernel with as many stages as fit.
 
     What mask code and tables take of shared memory is known to the compiler alone: where its count is above the
@@ -193,11 +194,11 @@ def _run(it: Launch, kernel: Any, values: list[Any], stages: int, tile: tuple[in
     for fewer in range(stages, 0, -1):
         with reported(lambda fewer=fewer: _attempt(it, values, fewer, tile)):
             try:
-                kernel(*values, num_warps=it.config.warps, num_stages=fewer)
-                return
+                return kernel(*values, num_warps=it.config.warps, num_stages=fewer)
             except OutOfResources:
                 if fewer == 1:
                     raise
+    return None
 
 
 def _attempt(it: Launch, values: list[Any], stages: int, tile: tuple[int, int]) -> Attempt:

@@ -16,6 +16,7 @@ from attndsl.runtime.triton.cross import Compiled, cross_compile, signature_of
 from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
 from attndsl.runtime.triton.launch import SHARED_MEMORY, constants
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
+from attndsl.runtime.triton.walks import walked
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
@@ -55,7 +56,8 @@ class Lowered:
         """Pass, segment, tile and options: `forward_video_128x64_w8_s3`."""
         rows, columns = self.tile
         parts = [self.step, *([self.form.q.segment] if self.form.q.segment else [])]
-        return "_".join([*parts, f"{rows}x{columns}", f"w{self.config.warps}", f"s{self.stages}"])
+        options = [f"w{self.config.warps}", f"s{self.stages}", *(["specialized"] if self.config.specialize else [])]
+        return "_".join([*parts, f"{rows}x{columns}", *options])
 
 
 def lower(
@@ -87,10 +89,12 @@ def lower(
                         aligned=D * element % 16 == 0 and Dv * element % 16 == 0,
                         batch_offset=not isinstance(problem.q_offset, int))  # fmt: skip
             rows, columns = prod(tables.box), max((prod(p.box) for p in tables.pieces), default=16)
-            stages = stages_that_fit(config, element, D, Dv, rows, columns, SHARED_MEMORY[capability // 10])
+            granted = walked(attention, form, tables, config, capability)
+            form, config_here = granted.form, granted.config
+            stages = stages_that_fit(config_here, element, D, Dv, rows, columns, SHARED_MEMORY[capability // 10])
             module = generate(attention, form)
             values = constants(form, tables, lse)
-            found.append(Lowered(attention, "forward", form, module, tables, values, config, stages, capability))
+            found.append(Lowered(attention, "forward", form, module, tables, values, config_here, stages, capability))
     except UnsupportedError as error:
         raise unsupported(attention, error) from error
     return plan, tuple(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -37,6 +38,12 @@ class PieceTables:
     boxes: Ints
     class_of: Ints
 
+    @property
+    def middle_and_end(self) -> tuple[Ints, Ints]:
+        """Where PARTIAL boxes begin and where they end, [classes, tiles]."""
+        middle, end = (FULL_SPANS - 1, FULL_SPANS + PARTIAL_SPANS - 1) if self.form.spans else (1, 2)
+        return self.bounds[..., middle], self.bounds[..., end]
+
 
 @dataclass(frozen=True)
 class LaunchTables:
@@ -55,6 +62,11 @@ class LaunchTables:
     @property
     def tiles(self) -> int:
         return len(self.order)
+
+    @cached_property
+    def bare(self) -> bool:
+        """Whether all boxes are FULL."""
+        return all(np.array_equal(*p.middle_and_end) for p in self.pieces)
 
     @property
     def nbytes(self) -> int:
@@ -177,9 +189,7 @@ def _piece(piece: Piece, by_spans: bool) -> tuple[PieceTables, npt.NDArray[np.fl
     return tables, cost * prod(steps)
 
 
-def _listed(
-    lists: Sequence[_Entries], tiles: int, keep: Sequence[int], flat: bool, split: bool
-) -> tuple[Longs, Longs]:
+def _listed(lists: Sequence[_Entries], tiles: int, keep: Sequence[int], flat: bool, split: bool) -> tuple[Longs, Longs]:
     """`bounds` and `boxes` of lists of boxes or runs."""
     bounds = np.zeros((len(lists), tiles, 3), np.int64)
     boxes: list[Longs] = []
