@@ -82,10 +82,7 @@ def _merged(found: list[Band]) -> list[Band]:
             b = found[j]
             if a.rows != b.rows or (a.low != b.low and a.high != b.high):
                 continue
-            low = None if a.low is None or b.low is None else a.low if a.low == b.low else op("min", a.low, b.low)
-            high = (
-                None if a.high is None or b.high is None else a.high if a.high == b.high else op("max", a.high, b.high)
-            )
+            low, high = _wider("min", a.low, b.low), _wider("max", a.high, b.high)
             rest = [band for n, band in enumerate(found) if n not in (i, j)]
             return _merged([Band(low, high, a.rows), *rest])
     return found

@@ -43,7 +43,7 @@ class PieceCode:
     locals: list[str]
     spans: bool
     numbers: int
-    reads: list[str]
+    columns: list[str]
     residues: list[str]
     loads: list[str]
     boxes: list[str]
@@ -135,7 +135,7 @@ def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
     at = f"boxes{end} + {'i' if piece.flat else 'run'} * {width + (count if side.any_split else 0)}"
     loads = [f"{s} = tl.load({at} + {i})" for i, s in enumerate(starts)] if piece.flat else []
     loads += [f"{s} = tl.load({at} + {width + i})" for i, s in enumerate(residues)]
-    reads = [*(starts if piece.flat else ["first", "boxes_here"]), *residues]
+    columns = [*(starts if piece.flat else ["first", "boxes_here"]), *residues]
     origins = [f"residue_k{i} + split{end}_{i} * " if side.split[i] else "" for i in range(count)]
     inside = " & ".join(f"({n} >= 0) & ({n} < {e})" for n, e in zip(names, extents, strict=True))
     strides: list[str] = []
@@ -150,7 +150,7 @@ def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
     constants = [size, *(boxes if count > 1 else [])]
     return PieceCode(
         suffix=end, title=title, flat=piece.flat, axes=side.axes, names=names, starts=starts, origins=origins,
-        locals=_locals("column", boxes), spans=piece.spans, numbers=piece.numbers, reads=reads, residues=residues,
+        locals=_locals("column", boxes), spans=piece.spans, numbers=piece.numbers, columns=columns, residues=residues,
         loads=loads, boxes=boxes, size=size, entry=width + (count if side.any_split else 0), extents=extents,
         strides=strides, start=f"k_start{end}", at="k_at", position=position, inside=inside, leaves=leaves,
         constants=constants,

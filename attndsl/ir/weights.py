@@ -139,7 +139,7 @@ def weight_form(attention: Attention) -> WeightForm:
     weight = attention.weight
     if weight is None:
         return Softmax()
-    numerators, denominators = _factors(weight)
+    numerators, denominators = factors(weight)
     exponents = [e for n in numerators if (e := _exponent(n)) is not None]
     rest = [n for n in numerators if _exponent(n) is None]
     top, bottom = _product(numerators), _product(denominators)
@@ -155,7 +155,7 @@ def weight_form(attention: Attention) -> WeightForm:
     return Normalised(top, bottom, by)
 
 
-def _factors(expr: Expr) -> tuple[list[Expr], list[Expr]]:
+def factors(expr: Expr) -> tuple[list[Expr], list[Expr]]:
     """Numerator and denominator of an expression as factors; a shared product that has very many stays whole."""
     top: list[Expr] = []
     bottom: list[Expr] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attndsl.ir.attention import Attention
 from attndsl.schedule.problem import Problem
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
+    from attndsl.runtime.state import State
+    from attndsl.schedule.legalise import ScanForm
     from attndsl.schedule.plan import Plan
     from attndsl.schedule.tiling import Tiling
 
@@ -87,4 +89,40 @@ class Kernel(Protocol):
     ) -> Mapping[str, Tensor]:
         """Gradients by name (`q`, `k`, `v`, float inputs) for the names in `needs`, each in its tensor's shape and
         dtype; a name that is left out has gradient zero. A gradient of None is zero, and at least one is given."""
+        ...
+
+
+@runtime_checkable
+class ScanKernel(Protocol):
+    """A kernel that also runs feature maps in linear time. No method may change its arguments; gradient mode is off."""
+
+    def scan_gap(self, call: Call, form: ScanForm) -> str | None:
+        """What of this call the kernel cannot scan, in words; None if it can."""
+        ...
+
+    def scan(
+        self, call: Call, form: ScanForm, state: State | None, need_state: bool, save: bool
+    ) -> tuple[Tensor, State | None, tuple[Tensor, ...]]:
+        """The output [B, H, Lq, Dv] in q's dtype; with `need_state` the state after the last row; and with `save` what
+        backward needs beyond q, k, v, the inputs and the state given.
+
+        `state` None starts empty. With a state, or with `need_state`, row i and key i both stand at position
+        `state.position + i` (0 without one), `call.q_offset` is 0, Lq = Lk, and inputs along L hold the rows' own
+        values: entry i is that of row i. `form.stateless` is None then.
+        """
+        ...
+
+    def scan_backward(
+        self,
+        call: Call,
+        form: ScanForm,
+        state: State | None,
+        saved: tuple[Tensor, ...],
+        grad_out: Tensor | None,
+        grad_state: tuple[Tensor | None, Tensor | None],
+        needs: frozenset[str],
+    ) -> Mapping[str, Tensor]:
+        """Gradients by name as in `Kernel.backward`, and of the given state as `state.S` and `state.z`.
+
+        `grad_state` belongs to S and z of the returned state; a None is zero, and at least one gradient is given."""
         ...

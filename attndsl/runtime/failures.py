@@ -24,7 +24,7 @@ class KernelError(RuntimeError):
         self.configuration = configuration
         self.words = words
         self.reproducer = reproducer
-        kept = "could not be kept: no folder can be written; set ATTNDSL_CACHE"
+        kept = "could not be kept: no folder can be written; set ATTNDSL_CACHE_DIR"
         if reproducer is not None:
             kept = f"python {reproducer}"
         spec = f"{self.place}: {first_line(attention.span)}" if self.place else attention.name

@@ -14,10 +14,13 @@ from attndsl.schedule.tiles import Tile
 
 @dataclass(frozen=True)
 class Tiling:
-    """Boxes of `rows` times `columns` positions on a line; on a grid the cost model's shapes, cut to that."""
+    """Boxes of `rows` times `columns` positions on a line. On a grid the shapes `q_box` and `k_box` where a segment has
+    as many axes; otherwise the cost model's shapes, cut to that."""
 
     rows: int
     columns: int
+    q_box: tuple[int, ...] = ()
+    k_box: tuple[int, ...] = ()
 
     def tile(self, attention: Attention, problem: Problem) -> Tile | None:
         """The boxes for a problem, as `build` takes them; None where there is nothing to see."""
@@ -37,7 +40,9 @@ class Tiling:
             ):
                 if size > weight.get((side, layout.segment), 0):
                     weight[side, layout.segment] = size
-                    boxes[layout.segment] = _cut(_box(layout), most)
+                    given = self.q_box if side == "q" else self.k_box
+                    usual = _box(layout)
+                    boxes[layout.segment] = given if given and len(given) == len(usual) else _cut(usual, most)
         for name in rows.keys() | columns.keys():
             either = rows.get(name) or columns[name]
             found[name] = (rows.get(name, either), columns.get(name, either))

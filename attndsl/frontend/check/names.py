@@ -14,7 +14,7 @@ EVERYWHERE = frozenset(("pi", "inf", "sum"))
 """Values that closed functions see too."""
 VALUES = frozenset((*INDICES, *SIZES, *CONSTANTS, "s", "o", "Q", "K", "V", "sum", "count"))
 CALL_ARGUMENTS = frozenset(
-    ("scale", "grid", "layout", "name", "backend", "q_offset", "return_lse", "checked", "tile", "out", "lse")
+    ("scale", "grid", "layout", "name", "backend", "q_offset", "return_lse", "checked", "tile", "tune", "out", "lse")
 )
 """Arguments of a call, of `load` and of `plan`, which a parameter of the same name would hide."""
 

@@ -18,13 +18,18 @@ _FORCED: ContextVar[Mapping[Pass, Config]] = ContextVar("attndsl_triton_config",
 @dataclass(frozen=True)
 class Config:
     """Rows and columns of a tile, warps of a program, stages of the loops' pipelines, and whether the compiler
-    specialises warps for loads (one loop over all boxes instead of one for FULL and one for PARTIAL boxes)."""
+    specialises warps for loads (one loop over all boxes instead of one for FULL and one for PARTIAL boxes).
+
+    `q_box` and `k_box` are the shapes of boxes on a grid, a side per axis; without them the plan's cost model chooses.
+    """
 
     rows: int
     columns: int
     warps: int
     stages: int
     specialize: bool = False
+    q_box: tuple[int, ...] = ()
+    k_box: tuple[int, ...] = ()
 
 
 @contextmanager
@@ -42,12 +47,17 @@ def configured(forward: Config | None = None, **others: Config) -> Generator[Non
         _FORCED.reset(token)
 
 
+def forced(step: Pass) -> Config | None:
+    """The configuration that `configured` asks for."""
+    return _FORCED.get().get(step)
+
+
 def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Config:
     """The configuration of a pass for an element type (`fp16`, `bf16`, `fp32`), head sizes and compute capability
     (times ten)."""
-    forced = _FORCED.get().get(step)
-    if forced is not None:
-        return forced
+    asked = forced(step)
+    if asked is not None:
+        return asked
     head = max(D, Dv)
     if dtype == "fp32":
         # no tensor cores without tf32: small tiles of scalar products

@@ -14,6 +14,7 @@ from typing import Any
 
 from attndsl.codegen.triton import TritonModule
 from attndsl.codegen.triton_form import Dtype
+from attndsl.runtime.triton.compiled import our_cache
 from attndsl.runtime.triton.modules import load_module
 
 
@@ -50,9 +51,10 @@ def cross_compile(
     function = load_module(module.source).forward
     values = {a.name: constants[a.name] for a in module.arguments if a.role == "constexpr"}
     source = ASTSource(function, signature, constexprs=values, attrs=attributes)
-    built = triton.compile(
-        source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps, "num_stages": stages}
-    )
+    with our_cache():
+        built = triton.compile(
+            source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps, "num_stages": stages}
+        )
     cubin = built.asm["cubin"]
     registers, spills = _resources(cubin)
     return Compiled(registers, spills, built.metadata.shared, built.asm["ptx"], built.asm["ttgir"], cubin)

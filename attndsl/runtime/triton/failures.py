@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ from attndsl.codegen.templates import render
 from attndsl.codegen.triton import TritonModule
 from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
+from attndsl.runtime.cache.files import write_file
+from attndsl.runtime.cache.folder import part
 from attndsl.runtime.failures import KernelError, place_of
-from attndsl.runtime.triton.modules import cache_folder
 
 ELEMENTS = {
     "float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64", "bool": "i1", "uint8": "u8",
@@ -150,20 +150,15 @@ def reproducer(attempt: Attempt, words: str) -> str:
 
 
 def keep_reproducer(attempt: Attempt, words: str) -> Path | None:
-    """Write the reproducer below the cache folder's `failures`; None where nothing can be written. The same
-    compilation has the same file."""
+    """Write the reproducer below the cache folder's `failures`, or where that is not to be had in a new folder for
+    temporary files; None where nothing can be written. The same compilation has the same file in the cache."""
     text = reproducer(attempt, words)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     name = f"{attempt.attention.name}-{attempt.function}-{digest}.py"
-    for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"attndsl-{os.getuid()}"):
-        try:
-            kept = folder / "failures"
-            kept.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor, temporary = tempfile.mkstemp(dir=kept, suffix=".tmp")
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text)
-            Path(temporary).replace(kept / name)
-            return kept / name
-        except OSError:
-            continue
-    return None
+    folder = part("failures", make=True)
+    try:
+        path = (folder or Path(tempfile.mkdtemp(prefix="attndsl-"))) / name
+        write_file(path, text.encode())
+    except OSError:
+        return None
+    return path

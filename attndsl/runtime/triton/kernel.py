@@ -19,8 +19,10 @@ from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.failures import KernelError
-from attndsl.runtime.triton.config import Config, choose
+from attndsl.runtime.triton.choices import Choices, Facts
+from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
+from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
 from attndsl.schedule.plan import Plan
@@ -45,12 +47,13 @@ class TritonKernel:
         self._modules: dict[Form, TritonModule] = {}
         self._on_device: dict[tuple[int, torch.device], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
+        self._choices = Choices(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
         config = self._config(call)
-        return Tiling(config.rows, config.columns)
+        return Tiling(config.rows, config.columns, config.q_box, config.k_box)
 
     def module(self, form: Form) -> TritonModule:
         """The generated code for a form, made once."""
@@ -121,14 +124,17 @@ class TritonKernel:
         return {key[0]: it.reason for key, it in self._walks.items() if it.reason}
 
     def _config(self, call: Call) -> Config:
-        name = self._dtype(call)
-        return choose("forward", name, call.q.shape[-1], call.v.shape[-1], self._capability(call))
+        return self._choices.config("forward", self.facts(call))
 
     def _capability(self, call: Call) -> int:
-        if call.q.device.type != "cuda":
-            return 90
-        major, minor = torch.cuda.get_device_capability(call.q.device)
-        return major * 10 + minor
+        machine = machine_of(call.q.device)
+        return 90 if machine is None else machine.capability
+
+    def facts(self, call: Call) -> Facts:
+        """What the configurations of a call depend on."""
+        on_line = self.attention.q_space is None or _moved(call)
+        q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
+        return Facts(machine_of(call.q.device), self._dtype(call), call.sizes, q_extents, k_extents)
 
     def _dtype(self, call: Call) -> Dtype:
         if call.q.dtype not in _DTYPES:

@@ -19,6 +19,7 @@ from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Const
 from attndsl.runtime.call import Call
+from attndsl.runtime.triton.compiled import compiling
 from attndsl.runtime.triton.config import Config, stages_that_fit
 from attndsl.runtime.triton.failures import Attempt, reported, run_time_attempt, words_of
 from attndsl.runtime.triton.modules import load_module
@@ -194,11 +195,17 @@ def _run(it: Launch, kernel: Any, values: list[Any], stages: int, tile: tuple[in
     for fewer in range(stages, 0, -1):
         with reported(lambda fewer=fewer: _attempt(it, values, fewer, tile)):
             try:
-                return kernel(*values, num_warps=it.config.warps, num_stages=fewer)
+                options = {"num_warps": it.config.warps, "num_stages": fewer}
+                return compiling(lambda options=options: kernel(*values, **options), lambda: _forget(it.module))
             except OutOfResources:
                 if fewer == 1:
                     raise
     return None
+
+
+def _forget(module: TritonModule) -> None:
+    """Drop what Triton compiled or loaded of a module."""
+    load_module(module.source).forward.device_caches.clear()
 
 
 def _attempt(it: Launch, values: list[Any], stages: int, tile: tuple[int, int]) -> Attempt:

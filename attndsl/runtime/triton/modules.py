@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib.util
-import os
+import shutil
 import tempfile
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
 from attndsl.codegen.whitelist_triton import check_kernels
-
-
-def cache_folder() -> Path:
-    """Where generated modules are kept: `$ATTNDSL_CACHE`, or `attndsl` in the user's cache folder."""
-    given = os.environ.get("ATTNDSL_CACHE")
-    if given:
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "attndsl"
+from attndsl.runtime.cache.files import write_file
+from attndsl.runtime.cache.folder import part, warn
 
 
 @lru_cache(maxsize=512)
@@ -37,16 +31,23 @@ def load_module(source: str) -> ModuleType:
 
 
 def _written(source: str, name: str) -> Path:
-    for folder in (cache_folder() / "triton", Path(tempfile.gettempdir()) / f"attndsl-{os.getuid()}" / "triton"):
+    folder = part("kernels", make=True)
+    if folder is not None:
+        path = folder / f"{name}.py"
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path = folder / f"{name}.py"
-            if not path.is_file() or path.read_text() != source:
-                descriptor, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
-                with os.fdopen(descriptor, "w") as file:
-                    file.write(source)
-                Path(temporary).replace(path)
+            if not path.is_file() or path.is_symlink() or path.read_text() != source:
+                write_file(path, source.encode())
             return path
-        except OSError:
-            continue
-    raise OSError(f"no folder to keep generated kernels in: {cache_folder()} cannot be written; set ATTNDSL_CACHE")
+        except (OSError, ValueError) as error:
+            warn(f"generated kernels are not kept: {folder} cannot be written ({error})")
+    path = _own_folder() / f"{name}.py"
+    path.write_text(source)
+    return path
+
+
+@lru_cache(maxsize=1)
+def _own_folder() -> Path:
+    """A folder of this process alone: others must not write what Triton reads."""
+    made = Path(tempfile.mkdtemp(prefix="attndsl-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made

@@ -34,7 +34,7 @@ attention broken(input slope: f32[H]) {
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTNDSL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def spoil(module: TritonModule) -> TritonModule:
@@ -156,4 +156,4 @@ def test_a_failure_travels_between_processes() -> None:
 
     error = KernelError(attndsl.load(SPEC).attention, "forward", "words", None)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
-    assert "set ATTNDSL_CACHE" in str(error)
+    assert "set ATTNDSL_CACHE_DIR" in str(error)

@@ -68,7 +68,9 @@ def spanned(tables: PieceTables, tile: int, kind: int, edges: tuple[int, int] = 
     return found
 
 
-@pytest.mark.parametrize(("text", "length"), [*LINE[:4], LINE[5], ("attention dense {}", 1), ("attention dense {}", 64)])
+@pytest.mark.parametrize(
+    ("text", "length"), [*LINE[:4], LINE[5], ("attention dense {}", 1), ("attention dense {}", 64)]
+)
 def test_spans_are_the_boxes(text: str, length: int) -> None:
     f = attndsl.load(text)
     problem = f.problem(L=length)

@@ -1,0 +1,106 @@
+"""Which configuration the passes of an attention's calls run with: what is known of them, or the default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from attndsl.ir.attention import Attention
+from attndsl.runtime.cache.key import Key, Machine, bucket_of, hashes, kernels_version
+from attndsl.runtime.cache.lookup import Known, Origin, lookup
+from attndsl.runtime.cache.store import generation
+from attndsl.runtime.triton.config import Config, Pass, choose, forced
+from attndsl.runtime.triton.labels import config_of
+from attndsl.runtime.triton.machine import triton_version
+
+MOST = 4096
+"""Calls of different sizes that are remembered."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a choice depends on beside the attention: the GPU (None without one), element type, sizes, and extents of
+    grids (empty where positions are on a line)."""
+
+    machine: Machine | None
+    dtype: str
+    sizes: Mapping[str, int]
+    q_extents: Mapping[str, tuple[int, ...]]
+    k_extents: Mapping[str, tuple[int, ...]]
+
+    @property
+    def memo(self) -> tuple[object, ...]:
+        """Equal for calls that are chosen for alike."""
+        s = self.sizes
+        numbers = (s["B"], s["H"], s["Hkv"], s["Lq"], s["Lk"], s["D"], s["Dv"])
+        return self.machine, self.dtype, numbers, tuple(self.q_extents.items()), tuple(self.k_extents.items())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A configuration, where it is from, and why in words."""
+
+    config: Config
+    origin: Origin
+    why: str
+
+
+def key_for(attention: Attention, step: Pass, facts: Facts) -> Key:
+    """The key of a pass of calls with these facts; their machine must not be None."""
+    assert facts.machine is not None
+    whole, family = hashes(attention)
+    s = facts.sizes
+    return Key(
+        facts.machine, kernels_version(), triton_version(), whole, family, step, facts.dtype, s["D"], s["Dv"],
+        s["H"] // max(s["Hkv"], 1), bucket_of(s, facts.q_extents, facts.k_extents),
+    )  # fmt: skip
+
+
+def untuned(step: Pass, facts: Facts) -> Config:
+    """What runs where nothing is known."""
+    capability = 90 if facts.machine is None else facts.machine.capability
+    return choose(step, facts.dtype, facts.sizes["D"], facts.sizes["Dv"], capability)
+
+
+def decide(attention: Attention, step: Pass, facts: Facts) -> Choice:
+    """The configuration of a pass, asked anew."""
+    asked = forced(step)
+    if asked is not None:
+        return Choice(asked, "default", "asked for")
+    if facts.machine is None:
+        return Choice(untuned(step, facts), "default", "no GPU")
+    found = lookup(key_for(attention, step, facts))
+    if found is not None:
+        try:
+            return Choice(_adapted(found), found.origin, found.why)
+        except ValueError:
+            # written by a version with other configurations
+            pass
+    return Choice(untuned(step, facts), "default", "nothing is known; not tuned")
+
+
+def _adapted(known: Known) -> Config:
+    config = config_of(known.config)
+    return config if known.same else replace(config, q_box=(), k_box=())
+
+
+class Choices:
+    """The choices of one attention, remembered by sizes until this process tunes something."""
+
+    def __init__(self, attention: Attention) -> None:
+        self._attention = attention
+        self._made: dict[tuple[object, ...], Config] = {}
+        self._generation = -1
+
+    def config(self, step: Pass, facts: Facts) -> Config:
+        """The configuration of a pass."""
+        asked = forced(step)
+        if asked is not None:
+            return asked
+        if self._generation != generation() or len(self._made) > MOST:
+            self._made, self._generation = {}, generation()
+        memo = (step, *facts.memo)
+        found = self._made.get(memo)
+        if found is None:
+            found = self._made[memo] = decide(self._attention, step, facts).config
+        return found

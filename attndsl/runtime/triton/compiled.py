@@ -1,0 +1,127 @@
+"""Triton's own cache, kept below ours: entries that are not whole are deleted and compiled again.
+
+Triton takes a truncated file for a hit, and then fails on every later run. Here every file's checksum is written down
+with its group; a group that does not fit them is not there. What a driver still refuses to load is deleted
+and compiled once more.
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingImports=false, reportUntypedBaseClass=false
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from threading import local
+from typing import Any, TypeVar, cast
+
+from attndsl.runtime.cache.files import write_file
+from attndsl.runtime.cache.folder import part
+
+FOLDER = "compiled"
+SUMS = "sha256.json"
+T = TypeVar("T")
+_used = local()
+
+
+def folder() -> Path | None:
+    """Where compiled kernels are kept: where Triton is told to by the environment, else in our cache."""
+    given = os.environ.get("TRITON_CACHE_DIR")
+    return Path(given) if given else part(FOLDER, make=True)
+
+
+@lru_cache(maxsize=1)
+def _manager() -> Any:
+    from triton.runtime.cache import FileCacheManager
+
+    class Checked(FileCacheManager):
+        """Triton's manager of one entry, in our folder and with checksums."""
+
+        def __init__(self, key: str, override: bool = False, dump: bool = False) -> None:
+            place = folder()
+            if override or dump or place is None:
+                super().__init__(key, override=override, dump=dump)
+                return
+            self.key = key
+            self.cache_dir = str(place / key)
+            self.lock_path = str(place / key / "lock")
+            Path(self.cache_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+            _keys().append(Path(self.cache_dir))
+
+        def get_group(self, filename: str) -> dict[str, str] | None:
+            # compiling again replaces every file, one by one: another process may be reading them
+            return super().get_group(filename) if _whole(Path(self.cache_dir), filename) else None
+
+        def put_group(self, filename: str, group: dict[str, str]) -> str:
+            sums = {name: _sum(Path(path)) for name, path in group.items()}
+            write_file(Path(self.cache_dir) / SUMS, json.dumps({filename: sums}).encode())
+            return super().put_group(filename, group)
+
+    return Checked
+
+
+def _whole(home: Path, filename: str) -> bool:
+    """Whether the files of a group are there, and those that were written."""
+    try:
+        sums: Any = json.loads((home / SUMS).read_bytes())
+        group: Any = json.loads((home / f"__grp__{filename}").read_bytes())
+        children = cast("dict[str, str]", group["child_paths"])
+        return set(sums[filename]) == set(children) and all(
+            _sum(Path(path)) == sums[filename][name] for name, path in children.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _sum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _keys() -> list[Path]:
+    if not hasattr(_used, "keys"):
+        _used.keys = []
+    return cast("list[Path]", _used.keys)
+
+
+@contextmanager
+def our_cache() -> Generator[None]:
+    """Kernels compiled within are looked for, and kept, in our cache. Who chose a manager of his own keeps it."""
+    from triton import knobs
+
+    if knobs.cache.manager_class is not None:
+        yield
+        return
+    # not by assignment, which would write the environment too
+    vars(knobs.cache)["manager_class"] = _manager()
+    try:
+        yield
+    finally:
+        vars(knobs.cache).pop("manager_class", None)
+
+
+def compiling(run: Callable[[], T], forget: Callable[[], None]) -> T:
+    """Run what may compile and load kernels, in our cache; where a kernel that was found there cannot be loaded,
+    delete it, `forget` it and compile once more."""
+    _keys().clear()
+    with our_cache():
+        try:
+            return run()
+        except Exception as error:
+            if not _unloadable(error) or not _keys():
+                raise
+            for home in _keys():
+                shutil.rmtree(home, ignore_errors=True)
+            forget()
+            return run()
+
+
+def _unloadable(error: Exception) -> bool:
+    """Whether the driver, or Triton, could not read what the cache held."""
+    text = str(error)
+    words = ("device kernel image is invalid", "named symbol not found", "invalid source", "file not found")
+    return isinstance(error, RuntimeError) and "Triton Error [CUDA]" in text and any(w in text for w in words)

@@ -1,0 +1,65 @@
+"""Configurations as text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, cast
+
+from attndsl.runtime.triton.config import Config
+
+
+def label(config: Config) -> str:
+    """`128x128 w8 s3`, and the fields that are not as usual: `128x128 w4 s2 specialize q_box=16x8`."""
+    parts = [f"{config.rows}x{config.columns}", f"w{config.warps}", f"s{config.stages}"]
+    for name, value in _unusual(config).items():
+        if name not in ("rows", "columns", "warps", "stages"):
+            parts.append(name if value is True else f"{name}={_shown(value)}")
+    return " ".join(parts)
+
+
+def _shown(value: Any) -> str:
+    return "x".join(map(str, cast("tuple[Any, ...]", value))) if isinstance(value, tuple) else str(value)
+
+
+def config_data(config: Config) -> dict[str, Any]:
+    """As JSON has it; fields that are as usual are left out."""
+    return {n: list(cast("tuple[Any, ...]", v)) if isinstance(v, tuple) else v for n, v in _unusual(config).items()}
+
+
+def _unusual(config: Config) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.default is MISSING or value != field.default:
+            found[field.name] = value
+    return found
+
+
+def config_of(data: Mapping[str, Any]) -> Config:
+    """The configuration that `data` describes. ValueError for what is none: what another version wrote."""
+    known = {f.name: f for f in fields(Config)}
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        if name not in known:
+            raise ValueError(f"a configuration has no {name!r}")
+        values[name] = tuple(cast("list[Any]", value)) if isinstance(value, list) else value
+        usual: Any = known[name].default
+        kind = "int" if usual is MISSING else type(usual).__name__
+        if type(values[name]).__name__ != kind and usual is not None:
+            raise ValueError(f"{name} of a configuration is not {value!r}")
+    try:
+        made = Config(**values)
+    except TypeError as error:
+        raise ValueError(f"not a configuration: {error}") from error
+    if not _possible(made):
+        raise ValueError(f"not a configuration: {label(made)}")
+    return made
+
+
+def _possible(config: Config) -> bool:
+    """Whether a kernel can have it: a wrong file must not reach the compiler."""
+    powers = all(n > 0 and n & (n - 1) == 0 for n in (config.rows, config.columns, config.warps))
+    whole = all(type(n) is int for box in (config.q_box, config.k_box) for n in box)
+    small = config.stages <= 8 and config.warps <= 16 and max(config.rows, config.columns) <= 512
+    return powers and whole and small and config.stages >= 1

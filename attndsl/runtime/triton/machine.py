@@ -1,0 +1,36 @@
+"""The GPU of a device as keys of tuned data have it, and the version of Triton."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from attndsl.runtime.cache.key import Machine
+
+if TYPE_CHECKING:
+    import torch
+
+
+@lru_cache(maxsize=64)
+def machine_of(device: torch.device) -> Machine | None:
+    """The GPU of a device; None for one without."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    facts: Any = torch.cuda.get_device_properties(device)
+    shared = getattr(facts, "shared_memory_per_block_optin", 0) or facts.shared_memory_per_block
+    return Machine(facts.name, facts.major * 10 + facts.minor, facts.multi_processor_count, int(shared))
+
+
+@lru_cache(maxsize=1)
+def triton_version() -> str:
+    """Triton's version; empty without Triton."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return ""

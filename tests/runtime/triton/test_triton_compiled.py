@@ -1,0 +1,90 @@
+"""Triton's cache below ours: damaged entries are compiled again, and what cannot be loaded is deleted."""
+# pyright: reportUnknownMemberType=false, reportMissingImports=false
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attndsl.runtime.triton import compiled
+from attndsl.runtime.triton.compiled import compiling
+from tests.runtime.triton.compiling import compile_spec
+
+pytest.importorskip("triton")
+
+SPEC = "attention small { mask k <= q }"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    return tmp_path / "compiled"
+
+
+def build() -> bytes:
+    from attndsl.runtime.triton.config import Config
+
+    (built,) = compile_spec(SPEC, D=16, config=Config(16, 16, 1, 1), lse=False)
+    return built.cubin
+
+
+def test_damaged_entries_are_compiled_again(cache: Path) -> None:
+    cubin = build()
+    entries = list(cache.glob("*/forward.cubin"))
+    assert len(entries) == 1
+    entry = entries[0]
+    assert entry.read_bytes() == cubin
+    written = entry.stat().st_mtime_ns
+    assert build() == cubin
+    assert entry.stat().st_mtime_ns == written
+    for name in ("forward.cubin", "forward.json", "__grp__forward.json", compiled.SUMS):
+        path = entry.with_name(name)
+        path.write_bytes(path.read_bytes()[:40])
+        assert build() == cubin
+        assert entry.read_bytes() == cubin
+    entry.write_bytes(b"")
+    assert build() == cubin
+    assert entry.read_bytes() == cubin
+
+
+def test_what_cannot_be_loaded_is_deleted_and_compiled_once_more(cache: Path) -> None:
+    runs: list[str] = []
+
+    def run() -> bytes:
+        cubin = build()
+        if not runs:
+            runs.append("first")
+            raise RuntimeError("Triton Error [CUDA]: device kernel image is invalid")
+        runs.append("second" if list(cache.glob("*/forward.cubin")) else "gone")
+        return cubin
+
+    forgotten: list[int] = []
+    assert compiling(run, lambda: forgotten.append(len(list(cache.glob("*/*"))))) == build()
+    assert runs == ["first", "second"]
+    assert forgotten == [0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("Triton Error [CUDA]: an illegal memory access"), ValueError("device kernel image is invalid")],
+)
+def test_other_errors_are_not_tried_again(error: Exception) -> None:
+    def run() -> None:
+        build()
+        raise error
+
+    with pytest.raises(type(error)):
+        compiling(run, lambda: pytest.fail("tried again"))
+
+
+def test_a_manager_that_the_user_chose_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from triton import knobs
+    from triton.runtime.cache import FileCacheManager
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "theirs"))
+    monkeypatch.setattr(knobs.cache, "manager_class", FileCacheManager)
+    build()
+    assert not cache.exists()
+    assert list((tmp_path / "theirs").glob("*/forward.cubin"))
