@@ -246,19 +246,20 @@ class _Generator:
         local = local_meaning(self.attention, form, None)
         leaves = {**self.rows.leaves, SCALE: "scale"}
         scope = Scope("y")
-        printer = Printer(self.reads, leaves, scope)
+        outer = Printer(self.reads, leaves, scope)
+        printer = Printer(self.reads, {**leaves, **self.rows.vectors}, scope) if self._vectors else outer
         factor = self._factor(printer, local, scope)
         values = [f"acc{p.index}" + (f" * {factor}[:, None]" if factor else "") for p in parts(form.Dv)]
         lines, scope.lines = scope.lines, []
         scope.prefix = "z"
-        outputs = [self._output(part, printer, local, scope) for part in parts(form.Dv)]
+        outputs = [self._output(part, outer, local, scope) for part in parts(form.Dv)]
         output_lines, scope.lines = scope.lines, []
         lse = "(m + tl.log2(l)) * 0.6931471805599453" if self.form.low_precision else "m + tl.log(l)"
         scope.prefix = "t"
         if self.exponent is not None and self.exponent.dropped is not None:
             dropped = local(gathered(self.exponent.dropped))
             text = printer.print(dropped)
-            lse += f" + tl.reshape({text}, [BM])" if q_side(dropped) else f" + {text}"
+            lse += f" + {self._vector(text)}" if q_side(dropped) else f" + {text}"
         return EndCode(lines, values, output_lines, outputs, scope.lines, lse)
 
     def _factor(self, printer: Printer, local: Any, scope: Scope) -> str:
@@ -272,7 +273,7 @@ class _Generator:
             assert rule.extra is not None
             extra = _exponent_of(local(rule.extra), LOG2E if self.form.low_precision else 1.0)
             text = printer.print(extra)
-            sink = scope.name(f"tl.reshape({text}, [BM])" if q_side(extra) else f"({text})").code
+            sink = scope.name(self._vector(text) if q_side(extra) else f"({text})").code
             top = scope.name(f"tl.maximum(m, {sink})").code
             share = scope.name(f"{self.exp}(m - {top})").code
             total = scope.name(f"l * {share} + {self.exp}({sink} - {top})").code
@@ -293,14 +294,20 @@ class _Generator:
             return None
 
         bottom = local(rewrite(rule.denominator, replaced))
-        if q_side(bottom):
+        if q_side(bottom) and not self._vectors:
             names = {e: f"({t})[:, None]" for e, t in names.items()}
         inner = Printer(self.reads, {**printer.leaves, **names}, scope)
         text = inner.print(bottom)
-        total = scope.name(
-            f"tl.reshape({text}, [BM])" if q_side(bottom) else f"{text} + tl.zeros([BM], tl.float32)"
-        ).code
+        total = scope.name(self._vector(text) if q_side(bottom) else f"{text} + tl.zeros([BM], tl.float32)").code
         return scope.name(f"tl.where({total} == 0.0, 0.0, 1.0 / tl.where({total} == 0.0, 1.0, {total}))").code
+
+    @property
+    def _vectors(self) -> bool:
+        """Whether values of rows are vectors [BM] at the end: Triton does not specialise warps across a reshape."""
+        return self.form.walk == "specialized"
+
+    def _vector(self, text: str) -> str:
+        return text if self._vectors else f"tl.reshape({text}, [BM])"
 
     def _output(self, part: Part, printer: Printer, local: Any, scope: Scope) -> str:
         i = part.index

@@ -19,7 +19,8 @@ from attndsl.ir.types import INT
 
 @dataclass
 class RowCode:
-    """How a tile finds its rows. `leaves` names q-side nodes."""
+    """How a tile finds its rows. `leaves` names q-side nodes, [BM, 1]; `vectors` the same as [BM] at the end of a tile
+    of neighbours."""
 
     axes: tuple[str, ...]
     split: bool
@@ -27,6 +28,7 @@ class RowCode:
     extents: list[str]
     lines: list[str]
     leaves: dict[Expr, str]
+    vectors: dict[Expr, str]
 
 
 @dataclass
@@ -115,9 +117,11 @@ def row_code(form: Form, reads: Reads) -> RowCode:
         TILE_FIRST_ROW: "first_row",
         TILE_ORIGIN: "(first_row + q_offset)",
     }
+    vectors: dict[Expr, str] = {Index(INT, "row"): "(q_start + at)", Index(INT, "q"): "(q_start + at + q_offset)"}
     if form.on_grid:
         leaves.update({Coord(INT, "q", side.segment, a): n for a, n in zip(side.axes, names, strict=True)})
-    return RowCode(side.axes, side.any_split, boxes, extents, lines, leaves)
+        vectors[Coord(INT, "q", side.segment, side.axes[0])] = "at"
+    return RowCode(side.axes, side.any_split, boxes, extents, lines, leaves, vectors)
 
 
 def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
