@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -28,7 +28,7 @@ class RowCode:
     extents: list[str]
     lines: list[str]
     leaves: dict[Expr, str]
-    vectors: dict[Expr, str]
+    vectors: dict[Expr, str] = field(default_factory=dict[Expr, str])
 
 
 @dataclass

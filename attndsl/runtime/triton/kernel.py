@@ -21,6 +21,7 @@ from attndsl.runtime.call import Call
 from attndsl.runtime.failures import KernelError
 from attndsl.runtime.triton.choices import Choices, Facts
 from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
@@ -45,13 +46,16 @@ class TritonKernel:
     def __init__(self, attention: Attention) -> None:
         self.attention = attention
         self._modules: dict[Form, TritonModule] = {}
-        self._on_device: dict[tuple[int, torch.device], tuple[OnDevice, ...]] = {}
+        self._on_device: dict[tuple[int, int, torch.device], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
         self._choices = Choices(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
+        self._decode = Decode(attention)
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
+        if self._decode.wanted(call):
+            return self._decode.tiling(call, self._dtype(call))
         config = self._config(call)
         return Tiling(config.rows, config.columns, config.q_box, config.k_box)
 
@@ -75,6 +79,9 @@ class TritonKernel:
         B, H, Lq, _ = call.q.shape
         out = torch.empty((B, H, Lq, call.v.shape[-1]), dtype=call.q.dtype, device=call.q.device)
         lse = torch.empty((B, H, Lq), dtype=torch.float32, device=call.q.device)
+        few = self._decode.wanted(call)
+        if few and self._decode.forward(call, plan, self._dtype(call), _aligned(call), out, lse, need_lse):
+            return out.to(dtype), lse if need_lse else None, ()
         if out.numel() or lse.numel():
             for found in self._tables(call, plan):
                 self._launch(call, found, out, lse, need_lse)
@@ -162,7 +169,8 @@ class TritonKernel:
         )  # fmt: skip
 
     def _tables(self, call: Call, plan: Plan) -> tuple[OnDevice, ...]:
-        key = id(plan), call.q.device
+        # plans of few rows serve calls of several lengths
+        key = id(plan), call.sizes["Lq"], call.q.device
         with self._lock:
             found = self._on_device.get(key)
         if found is None:
