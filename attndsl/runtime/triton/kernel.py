@@ -27,6 +27,7 @@ from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
 from attndsl.schedule.plan import Plan
+from attndsl.schedule.problem import moved
 from attndsl.schedule.tiling import Tiling
 
 _DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -197,7 +198,8 @@ class TritonKernel:
 
 
 def _moved(call: Call) -> bool:
-    return isinstance(call.q_offset, Tensor) or call.q_offset != 0
+    offset = None if isinstance(call.q_offset, Tensor) else call.q_offset
+    return moved(offset, call.sizes, call.q_extents, call.k_extents)
 
 
 def _uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:
