@@ -140,7 +140,7 @@ class Generator:
         return {
             "title": title(self.attention),
             "helpers": self.reads.helpers,
-            "interpreted": form.interpreted,
+            "assembly": form.low_precision and not form.interpreted,
             "fast_tanh": form.dtype == "bf16" and not form.interpreted,
             "numbers": [a.name for a in arguments if a.role != "constexpr" and not a.type.startswith("*")],
             "arguments": arguments,
