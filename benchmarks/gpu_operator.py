@@ -223,7 +223,7 @@ def figures(keep: Callable[[dict[str, Any]], None]) -> None:
                 row(f"first call {name}", what, seconds * 1e3, done.stderr[-200:] if done.returncode else "")
     f = attndsl.load(WINDOW)
     tokens = 524_288
-    q, k, v = tensors(1, 1, L)
+    q, k, v = tensors(1, 1, tokens)
     f(q, k, v)
     torch.cuda.synchronize()
     plan = f.plan(L=tokens, H=1, D=128)
