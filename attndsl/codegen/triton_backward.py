@@ -146,12 +146,14 @@ class _Sweep:
             D=form.D,
             Dv=form.Dv,
             tma=form.tma,
+            walk="two loops",
             aligned=form.stride_unit if form.stride_unit > 1 else 0,
             negative=form.negative,
             batch_offset=form.batch_offset,
             precision=', input_precision="ieee"' if form.dtype == "fp32" else "",
         )
-        return TritonModule(tidy(text), arguments, "dkdv" if self.turned else "dq", tuple(self.slots.listed))
+        name = "dkdv" if self.turned else "dq"
+        return TritonModule(tidy(text), arguments, name=name, slots=tuple(self.slots.listed))
 
     # Loops
 

@@ -50,7 +50,7 @@ class _DecodeGenerator(Generator):
         state = self._state()
         holes = self._holes(arguments)
         text = render("triton/decode.py.j2", **holes, p=piece, end=end, state=state)
-        return DecodeModule(tidy(text), arguments, "decode", state=tuple(state))
+        return DecodeModule(tidy(text), arguments, self.reads.vectors, "decode", state=tuple(state))
 
     def _rows(self) -> RowCode:
         """Rows of a tile: positions of the plan's row tile for the first head of a group, then for the next."""

@@ -91,7 +91,7 @@ class _Prepare:
             Dv=form.Dv,
             batch_offset=form.batch_offset,
         )
-        return TritonModule(tidy(text), arguments, "prepare", tuple(self.slots.listed))
+        return TritonModule(tidy(text), arguments, name="prepare", slots=tuple(self.slots.listed))
 
     # The output clause
 

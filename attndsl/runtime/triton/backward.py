@@ -79,7 +79,7 @@ class Backward:
         sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
         tiling = Tiling(*sizes, config.q_box, config.k_box)
         own = plan.tiled(tiling)
-        return own, self._sweeps.of(call, own, config.rows, turned=turned)
+        return own, self._sweeps.of(call, own, config.rows, turned=turned, spans=True)
 
 
 class _Run:

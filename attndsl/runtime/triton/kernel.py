@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +14,24 @@ from attndsl.codegen.triton import TritonModule, generate, unsupported
 from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
+from attndsl.runtime.failures import KernelError
 from attndsl.runtime.triton.backward import Backward
 from attndsl.runtime.triton.choices import Choices, Facts
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.launch import Launch, launch
 from attndsl.runtime.triton.machine import machine_of
-from attndsl.runtime.triton.sweeps import Sweeps, differentiated, dtype_of, exact, form_of, is_aligned, moved
+from attndsl.runtime.triton.sweeps import (
+    OnDevice,
+    Sweeps,
+    differentiated,
+    dtype_of,
+    exact,
+    form_of,
+    is_aligned,
+    moved,
+)
+from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
@@ -33,6 +45,7 @@ class TritonKernel:
         self._choices = Choices(attention)
         self._backward = Backward(attention, self.config)
         self._sweeps = Sweeps(attention)
+        self._walks: dict[tuple[Form, bool, Config], Walked] = {}
         self._decode = Decode(attention)
 
     def tiling(self, call: Call) -> Tiling:
@@ -76,11 +89,8 @@ class TritonKernel:
             given |= dict.fromkeys(("raw", "sums"), out)
         flags = {"LSE": need_lse or save, "SAVE": save}
         if out.numel() or lse.numel():
-            config = self.config("forward", call)
-            for found in self._sweeps.of(call, plan, config.rows):
-                form = form_of(self.attention, call, found.tables)
-                module = self.module(form)
-                launch(Launch(call, form, module, found.tables, found.views, config, given, flags))
+            for found in self._sweeps.of(call, plan, self.config("forward", call).rows, spans=True):
+                self._launch(call, found, given, flags)
         result = out.to(dtype)
         if not save:
             return result, lse if need_lse else None, ()
@@ -103,9 +113,40 @@ class TritonKernel:
         except UnsupportedError as error:
             raise unsupported(self.attention, error) from error
 
+    def _launch(self, call: Call, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]) -> None:
+        wished, form = self.config("forward", call), form_of(self.attention, call, found.tables)
+        key = form, found.tables.bare, wished
+        it = self._walks.get(key)
+        if it is None:
+            it = self._walks[key] = walked(self.attention, form, found.tables, wished, self._capability(call))
+
+        def run(it: Walked) -> Any:
+            module = self.module(it.form)
+            return launch(Launch(call, it.form, module, found.tables, found.views, it.config, given, flags))
+
+        try:
+            compiled = run(it)
+        except KernelError as error:
+            if it.form.walk != "specialized":
+                raise
+            it = self._walks[key] = Walked(form, plain(wished), f"Triton does not compile them: {error.words}")
+            run(it)
+            return
+        if it.form.walk == "specialized" and compiled is not None and not specialized(compiled):
+            self._walks[key] = Walked(form, plain(wished), "Triton compiled the loop without them")
+
+    @property
+    def reasons(self) -> dict[Form, str]:
+        """Why kernels have no specialised warps although their configuration asks for them."""
+        return {key[0]: it.reason for key, it in self._walks.items() if it.reason}
+
     def config(self, step: Pass, call: Call) -> Config:
         """The configuration of a pass."""
         return self._choices.config(step, self.facts(call))
+
+    def _capability(self, call: Call) -> int:
+        machine = machine_of(call.q.device)
+        return 90 if machine is None else machine.capability
 
     def facts(self, call: Call) -> Facts:
         """What the configurations of a call depend on."""

@@ -40,15 +40,18 @@ class Sweeps:
         self._known: dict[tuple[int, int, torch.device, bool], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
 
-    def of(self, call: Call, plan: Plan, rows: int, *, turned: bool = False) -> tuple[OnDevice, ...]:
-        """The launches of a plan's forward sweep, or with `turned` of the one whose rows are keys."""
+    def of(
+        self, call: Call, plan: Plan, rows: int, *, turned: bool = False, spans: bool = False
+    ) -> tuple[OnDevice, ...]:
+        """The launches of a plan's forward sweep, or with `turned` of the one whose rows are keys; `spans` as in
+        `launches`."""
         # plans of few rows serve calls of several lengths
         key = id(plan), call.sizes["Lq"], call.q.device, turned
         with self._lock:
             found = self._known.get(key)
         if found is None:
             on_grid = self.attention.q_space is not None and not moved(call)
-            made = launches(plan, self._segments(call, on_grid, turned), rows, on_grid, turned=turned)
+            made = launches(plan, self._segments(call, on_grid, turned), rows, on_grid, turned=turned, spans=spans)
             found = tuple(_uploaded(t, call.q.device) for t in made)
             with self._lock:
                 self._known[key] = found
