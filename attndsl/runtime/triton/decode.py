@@ -32,6 +32,7 @@ from attndsl.runtime.triton.decode_tables import decode_tables, joined
 from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.schedule.plan import Plan
+from attndsl.schedule.problem import moved
 from attndsl.schedule.tiling import Tiling
 
 FEW = 16
@@ -113,8 +114,10 @@ class Decode:
         return Lk >= LONG and 2 * tiles <= device_of(call.q.device).multiprocessors
 
     def _on_line(self, call: Call) -> bool:
-        moved = isinstance(call.q_offset, Tensor) or call.q_offset != 0
-        return moved or (self.attention.q_space is None and self.attention.k_space is None)
+        if self.attention.q_space is None:
+            return self.attention.k_space is None
+        offset = None if isinstance(call.q_offset, Tensor) else call.q_offset
+        return moved(offset, call.sizes, call.q_extents, call.k_extents)
 
     def config(self, call: Call, dtype: Dtype) -> Config:
         """Tile and launch options of a call."""
