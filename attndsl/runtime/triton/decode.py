@@ -45,6 +45,8 @@ FORWARD_ROWS = 128
 """Rows of the forward kernel's tiles."""
 STEP = 64
 """Lengths and offsets for which one plan serves."""
+REGISTERS = 27_000
+"""Of a program with boxes of 64 keys of 128 components in two bytes, as compiled; others in proportion."""
 MOST_SHARES = 256
 LEAST_BOXES = 2
 """Boxes that a share has at least."""
@@ -195,11 +197,12 @@ def sure_keys(launch: LaunchTables, Lk: int) -> int:
 
 
 def _slots(config: Config, form: Form, device: Device) -> int:
-    """Programs that run side by side on a GPU."""
+    """Programs that run side by side on a GPU: as many as its shared memory and registers hold."""
     element = 2 if form.low_precision else 4
     shared = max(1, config.stages - 1) * config.columns * (form.D + form.Dv) * element
-    each = max(1, min(device.shared_memory // max(shared, 1), 16 // config.warps))
-    return device.multiprocessors * each
+    registers = config.columns * max(form.D, form.Dv) * element // 2 * REGISTERS // (64 * 128)
+    each = min(device.shared_memory // max(shared, 1), 65536 // max(registers, 1), 16 // config.warps)
+    return device.multiprocessors * max(1, each)
 
 
 def _wide(call: Call) -> bool:
