@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 import attndsl
-from benchmarks.gpu import _ask, versions  # pyright: ignore[reportPrivateUsage]
+from benchmarks.gpu import ask, versions
 
 RESULTS = Path(__file__).parent / "results"
 WINDOW = "attention window(const w: int = 1024) { mask k <= q and q - k < w }"
@@ -222,23 +222,23 @@ def figures(keep: Callable[[dict[str, Any]], None]) -> None:
                 seconds = float(done.stdout.split()[-1]) if done.returncode == 0 else float("nan")
                 row(f"first call {name}", what, seconds * 1e3, done.stderr[-200:] if done.returncode else "")
     f = attndsl.load(WINDOW)
-    L = 524_288
-    q, k, v = tensors(1, 1, L)
+    tokens = 524_288
+    q, k, v = tensors(1, 1, tokens)
     f(q, k, v)
     torch.cuda.synchronize()
-    plan = f.plan(L=L, H=1, D=128)
+    plan = f.plan(L=tokens, H=1, D=128)
     times: list[float] = []
     for i in range(9):
         # a length of its own each time, so that nothing is remembered
-        part = [t[:, :, : L - 128 * (i + 1)] for t in (q, k, v)]
+        part = [t[:, :, : tokens - 128 * (i + 1)] for t in (q, k, v)]
         torch.cuda.synchronize()
         start = time.perf_counter()
         f(*part)
         times.append((time.perf_counter() - start) * 1e3)
         torch.cuda.synchronize()
     row("window 1024, 524288 tokens", "plan and launch of a new length", sorted(times)[4], f"plan {plan.nbytes} bytes")
-    for L in (256, 4096):
-        q, k, v = tensors(1, 16, L)
+    for length in (256, 4096):
+        q, k, v = tensors(1, 16, length)
         for needs in (False, True):
             made = [t.clone().requires_grad_(needs) for t in (q, k, v)]
             times = []
@@ -247,7 +247,7 @@ def figures(keep: Callable[[dict[str, Any]], None]) -> None:
                 f(*made)
                 times.append((time.perf_counter() - start) * 1e3)
                 torch.cuda.synchronize()
-            row(f"repeated call L{L}{' with gradients' if needs else ''}", "host", sorted(times)[25])
+            row(f"repeated call L{length}{' with gradients' if needs else ''}", "host", sorted(times)[25])
 
 
 CHECKS = (
@@ -266,8 +266,8 @@ def main() -> int:
     out: Path = given.out or RESULTS / folder / f"{datetime.date.today().isoformat()}-operator.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
-        "gpu": gpu, "driver": _ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "versions": versions(), "commit": given.commit or _ask("git", "rev-parse", "HEAD"), "checks": [], "rows": [],
+        "gpu": gpu, "driver": ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "versions": versions(), "commit": given.commit or ask("git", "rev-parse", "HEAD"), "checks": [], "rows": [],
     }  # fmt: skip
     for check in CHECKS:
         try:
