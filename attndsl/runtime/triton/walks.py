@@ -36,7 +36,7 @@ def plain(config: Config) -> Config:
     """A configuration with the same tile and two loops."""
     if not config.specialize:
         return config
-    return replace(config, specialize=False, warps=8 if config.rows >= 128 else 4, stages=3)
+    return replace(config, specialize=False, warps=8 if config.rows >= 128 else 4, stages=3, registers=0)
 
 
 def specialized(compiled: Any) -> bool:
