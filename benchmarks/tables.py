@@ -1,10 +1,11 @@
 """Rewrites the tables of numbers in the docs from committed results, so that none is typed by hand.
 
 `<!-- table: NAME -->` ... `<!-- end -->` in a markdown file is filled from the newest file of
-`benchmarks/results/NAME/*.json` (`<!-- table: NAME WHAT -->`: of `*-WHAT*.json`): an object with `rows`, a list of objects whose entries are the columns; an entry that
-is an object is a column for each of its keys, one that is a list (raw samples) is left out. Rows with a system (`sys`)
-are set beside each other, a line a workload; rows with medians by name have a line a peer. Other entries of the whole
-that are text or numbers stand below the table. `--check` writes nothing and exits 1 where a table is not up to date.
+`benchmarks/results/NAME/*.json` (`<!-- table: NAME WHAT -->`: of `*-WHAT*.json`): an object with `rows`, a list of
+objects whose entries are the columns; an entry that is an object is a column for each of its keys, one that is a list
+(raw samples) is left out. Rows with a system (`sys`) are set beside each other, a line a workload; rows with medians by
+name have a line a peer. Other entries of the whole that are text or numbers stand below the table. `--check` writes
+nothing and exits 1 where a table is not up to date.
 """
 
 from __future__ import annotations
