@@ -31,7 +31,8 @@ from attndsl.ir.derivative import derivative
 from attndsl.ir.expr import Expr, Index, Load, Op, ParamRef, Reduce, op, walk
 from attndsl.ir.types import FLOAT, INT, Kind
 
-DecayKind = Lit["none", "head", "token"]
+DecayKind = Lit["none", "head", "log", "token"]
+"""Per head as the base of a power (`head`) or as its natural logarithm (`log`), or a logarithm per token and head."""
 COMPONENT = ParamRef(FLOAT, "@component")
 """In a map: the component that it is applied to."""
 
@@ -48,7 +49,7 @@ class Operand:
 
 @dataclass(frozen=True)
 class Walk:
-    """A scan: out_i = sum over visible j of (q_i . k_j) decay_ij v_j, j <= i or (`reverse`) j >= i.
+    """A scan: out_i = sum over visible j of (q_i . k_j) decay_ij v_j, j <= i or (`reverse`) j >= i; `strict` leaves out i.
 
     `column`: what `states` sums beside v: `ones` (the normaliser) or `vector` (a number u per row). `normalised`
     divides by the sum of weights. `feature`: a further component of q (u_i, with 1 for k) or of k. `slope` is what the
@@ -63,6 +64,7 @@ class Walk:
     decay: DecayKind = "none"
     docs: bool = False
     reverse: bool = False
+    strict: bool = False
     column: Lit["", "ones", "vector"] = ""
     normalised: bool = False
     feature: Lit["", "query", "key"] = ""
@@ -73,11 +75,14 @@ class Walk:
     tma: bool = False
     aligned: bool = False
     wide: bool = False
-    batched_gamma: bool = False
 
     @property
     def decays(self) -> bool:
         return self.decay != "none" or self.docs
+
+    @property
+    def per_head(self) -> bool:
+        return self.decay in ("head", "log")
 
     @property
     def reads_x(self) -> bool:
@@ -85,8 +90,8 @@ class Walk:
 
     @property
     def words(self) -> str:
-        kinds = {"none": "no decay", "head": "a decay per head", "token": "a decay per token and head"}
-        return kinds[self.decay] + (", within documents" if self.docs else "")
+        kinds = {"none": "no decay", "token": "a decay per token and head"}
+        return kinds.get(self.decay, "a decay per head") + (", within documents" if self.docs else "")
 
     @property
     def stride_unit(self) -> int:
@@ -237,7 +242,7 @@ def _arguments(w: Walk, kernel: str, reads: Reads) -> list[Argument]:
             found.append(Argument("row_sums", "*fp32", "tensor", ("row_sums",)))
     found += [Argument(n, "*fp32", "tensor", (n,)) for n in w.vectors(kernel)]
     strides: list[tuple[str, str]] = [(r, axis) for r in roles for axis in "bhl"]
-    if w.decay == "head":
+    if w.per_head:
         found.append(Argument("gamma", "*given", "tensor", ("gamma",)))
         strides += [("gamma", "b"), ("gamma", "h")]
     elif w.decay == "token":
@@ -245,7 +250,7 @@ def _arguments(w: Walk, kernel: str, reads: Reads) -> list[Argument]:
         strides += [("g", axis) for axis in "bhl"]
     if w.docs:
         found.append(Argument("docs", "*i32", "tensor", ("docs",)))
-        strides += [("docs", "b"), ("docs", "l")]
+        strides += [("docs", axis) for axis in "bhl"]
     found += [Argument(f"{t}_s{axis}", "i64", "stride", (t, axis)) for t, axis in strides]
     found += [Argument(f"{r}_group", "i32", "number", (f"{r}_group",)) for r in roles]
     numbers = ["group", "B", "H", "L", "slices", "segments", "parts", "first", "length"]

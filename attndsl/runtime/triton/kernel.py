@@ -18,11 +18,14 @@ from attndsl.codegen.triton import TritonModule, generate, unsupported
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
+from attndsl.runtime.state import State
 from attndsl.runtime.triton.choices import Choices, Facts
 from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.machine import machine_of
+from attndsl.runtime.triton.scan_kernel import ScanRunner
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
+from attndsl.schedule.legalise import ScanForm
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
@@ -46,6 +49,7 @@ class TritonKernel:
         self._on_device: dict[tuple[int, torch.device], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
         self._choices = Choices(attention)
+        self._scans = ScanRunner()
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
@@ -92,6 +96,31 @@ class TritonKernel:
         raise NotImplementedError(
             f"{self.attention.name}: backend 'triton' has no backward pass in this version; backend 'cpu' has one"
         )
+
+    # Feature maps in linear time
+
+    def scan_gap(self, call: Call, form: ScanForm) -> str | None:
+        """As `ScanKernel.scan_gap`."""
+        return self._scans.gap(call, form)
+
+    def scan(
+        self, call: Call, form: ScanForm, state: State | None, need_state: bool, save: bool
+    ) -> tuple[Tensor, State | None, tuple[Tensor, ...]]:
+        """As `ScanKernel.scan`."""
+        return self._scans.forward(call, form, state, need_state, save)
+
+    def scan_backward(
+        self,
+        call: Call,
+        form: ScanForm,
+        state: State | None,
+        saved: tuple[Tensor, ...],
+        grad_out: Tensor | None,
+        grad_state: tuple[Tensor | None, Tensor | None],
+        needs: frozenset[str],
+    ) -> Mapping[str, Tensor]:
+        """As `ScanKernel.scan_backward`."""
+        return self._scans.backward(call, form, state, saved, grad_out, grad_state, needs)
 
     # How a call is run
 

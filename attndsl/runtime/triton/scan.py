@@ -30,12 +30,16 @@ class Carried:
     state: Tensor
     column: Tensor | None = None
 
+    def contiguous(self) -> Carried:
+        """The same in the layout that kernels read."""
+        return Carried(self.state.contiguous(), None if self.column is None else self.column.contiguous())
+
 
 @dataclass(frozen=True, eq=False)
 class Operands:
     """The tensors of one scan: q, k, v and, where its output is multiplied by a slope, x; each [B, heads, L, size].
 
-    `gamma` broadcasts to [B, H], `g` to [B, H, L], `docs` is i32 [B or 1, L]; `share` and `u` are fp32 [B, H, L].
+    `gamma` (a base or its logarithm) broadcasts to [B, H], `g` to [B, H, L], `docs` (i32) to [B, H, L]; `share` and `u` are fp32 [B, H, L].
     """
 
     q: Tensor
@@ -95,6 +99,7 @@ class Scan:
     def states(self, segments: int, length: int, initial: Carried | None) -> Segments:
         """The states at the boundaries of segments."""
         w, device = self.walk, self.operands.q.device
+        initial = None if initial is None else initial.contiguous()
         shape = (self.B, self.H, segments)
         local = torch.empty((*shape, w.k.size, w.v.size), dtype=torch.float32, device=device)
         column = torch.empty((*shape, w.k.size), dtype=torch.float32, device=device) if w.column else None
@@ -133,6 +138,8 @@ class Scan:
     ) -> None:
         """Fill `out` [B, H, L, values]; with `transposed` the entering states are [values, keys]."""
         w = self.walk
+        if isinstance(entering, Carried):
+            entering = entering.contiguous()
         given = {
             "out": out, "shares": shares, "row_sums": row_sums,
             "state": None if entering is None else entering.state,

@@ -22,7 +22,7 @@ class ScanConfig:
 
 
 _FORCED: ContextVar[ScanConfig | None] = ContextVar("attndsl_scan_config", default=None)
-GATE_LENGTH = 1024
+GATE_LENGTH = 512
 """Rows of a segment where gradients of decays are summed: their rounding grows with its square root."""
 
 

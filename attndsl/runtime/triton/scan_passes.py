@@ -14,7 +14,7 @@ rounding of the sum does not grow with the length of the sequence.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,20 +30,21 @@ from attndsl.runtime.triton.scan_config import GATE_LENGTH
 @dataclass(frozen=True)
 class Maps:
     """What a linear attention is made of at compile time: component maps of queries and keys (None: the identity),
-    the kind of decay, and whether rows are divided by the sum of their weights."""
+    the kind of decay, whether rows are divided by the sum of their weights, and whether a row leaves out its own key."""
 
     query: Expr | None = None
     key: Expr | None = None
     decay: DecayKind = "none"
     normalised: bool = False
+    strict: bool = False
     ranks: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class ScanCall:
     """The tensors of a call: `q [B, H, L, F]`, `k [B, Hkv, L, F]`, `v [B, Hkv, L, Dv]` of one dtype; with a decay per head
-    `gamma`, with one per token `g`, which broadcast to [B, H] and [B, H, L]; `docs` i32 [B or 1, L], ascending, where
-    the state starts anew; `initial` and what maps read of inputs, scalars and sizes."""
+    `gamma` (its base or logarithm), with one per token `g`, which broadcast to [B, H] and [B, H, L]; `docs`, i32 that
+    broadcast to [B, H, L], ascending, where the state starts anew; `initial` and what maps read of inputs, scalars and sizes."""
 
     maps: Maps
     q: Tensor
@@ -60,6 +61,15 @@ class ScanCall:
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.q.shape[0], self.q.shape[1], self.q.shape[2]
+
+    def detach(self) -> ScanCall:
+        """The same numbers without a graph."""
+        named = ("q", "k", "v", "gamma", "g")
+        bare: dict[str, Any] = {n: None if (t := getattr(self, n)) is None else t.detach() for n in named}
+        first = self.initial
+        if first is not None:
+            first = Carried(first.state.detach(), None if first.column is None else first.column.detach())
+        return replace(self, initial=first, **bare)
 
     @property
     def dtype(self) -> str:
@@ -96,7 +106,7 @@ def _scan(
     wide = any(_extent(t) >= 2**31 for t in call.inputs.values())
     dtype: Any = call.dtype
     walk = Walk(
-        dtype, q.operand, k.operand, v.operand, maps.decay, call.docs is not None, ranks=maps.ranks,
+        dtype, q.operand, k.operand, v.operand, maps.decay, call.docs is not None, strict=maps.strict, ranks=maps.ranks,
         tma=has_tma(*tensors), aligned=aligned(*tensors), wide=wide, **options,
     )  # fmt: skip
     B, H, _ = call.shape
@@ -123,14 +133,16 @@ def _empty(call: ScanCall, *shape: int, dtype: torch.dtype = torch.float32) -> T
     return torch.empty(shape, dtype=dtype, device=call.q.device)
 
 
-def forward(call: ScanCall, want_final: bool = False) -> tuple[Tensor, Tensor | None, Carried | None]:
-    """Output [B, H, L, Dv] in q's dtype; with a normaliser what rows are multiplied by, fp32 [B, H, L]; the state
+def forward(
+    call: ScanCall, want_final: bool = False, wide: bool = False
+) -> tuple[Tensor, Tensor | None, Carried | None]:
+    """Output [B, H, L, Dv] in q's dtype (`wide`: fp32); with a normaliser what rows are multiplied by, fp32 [B, H, L]; the state
     after the last row if wanted."""
     B, H, L = call.shape
     F, Dv = call.k.shape[-1], call.v.shape[-1]
     scan = _forward_scan(call)
     normalised = call.maps.normalised
-    out = _empty(call, B, H, L, Dv, dtype=call.q.dtype)
+    out = _empty(call, B, H, L, Dv, dtype=torch.float32 if wide else call.q.dtype)
     shares = _empty(call, B, H, L) if normalised else None
     final = Carried(_empty(call, B, H, F, Dv), _empty(call, B, H, F) if normalised else None) if want_final else None
     segments, length = scan.cut()
@@ -250,10 +262,16 @@ def _log_gradient(
             across[:, :, -1] += (final.column * grad_final.column).sum(-1)
     if call.docs is not None and segments > 1:
         ends = torch.arange(1, segments, device=local.device) * before.length
-        across[:, :, :-1] *= (call.docs[:, ends - 1] == call.docs[:, ends])[:, None]
+        across[:, :, :-1] *= call.docs[:, :, ends - 1] == call.docs[:, :, ends]
     padded = torch.nn.functional.pad(local, (0, segments * before.length - L)).unflatten(-1, (segments, -1))
-    summed = padded.flip(-1).cumsum(-1).flip(-1) + across[..., None]
-    return summed.flatten(-2)[..., :L]
+    summed = (padded.flip(-1).cumsum(-1).flip(-1) + across[..., None]).flatten(-2)[..., :L]
+    # no pair reaches over the first row of all, nor over that of a document
+    if call.initial is None:
+        summed[..., 0] = 0.0
+    if call.docs is not None:
+        new = call.docs[..., 1:] != call.docs[..., :-1]
+        summed[..., 1:] = torch.where(new, 0.0, summed[..., 1:])
+    return summed
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
