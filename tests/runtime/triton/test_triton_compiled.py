@@ -67,7 +67,8 @@ def test_what_cannot_be_loaded_is_deleted_and_compiled_once_more(cache: Path) ->
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("Triton Error [CUDA]: an illegal memory access"), ValueError("device kernel image is invalid")]
+    "error",
+    [RuntimeError("Triton Error [CUDA]: an illegal memory access"), ValueError("device kernel image is invalid")],
 )
 def test_other_errors_are_not_tried_again(error: Exception) -> None:
     def run() -> None:
