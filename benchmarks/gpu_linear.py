@@ -28,7 +28,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-import torch.nn.functional as F
 
 from attndsl.runtime.triton.scan_config import ScanConfig, scan_configured
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
@@ -53,7 +52,9 @@ def cases() -> Iterator[tuple[LinearCase, ScanConfig]]:
             dtype = ("bf16", "fp16", "fp32")[n % 3] if L != 1023 else ("bf16", "fp16")[j % 2]
             D, Dv = sizes[n % 6]
             kind: Any = decay
-            case = LinearCase(dtype, L, D, Dv, kind, bool(norm), bool(mapped), bool(docs), bool(state), strict=n % 7 == 0)
+            case = LinearCase(
+                dtype, L, D, Dv, kind, bool(norm), bool(mapped), bool(docs), bool(state), strict=n % 7 == 0
+            )
             yield case, CHECKED[n % len(CHECKED)] if dtype != "fp32" else NARROW
     # every configuration on the same tensors
     for n, (config, decay) in enumerate(product(CHECKED, ("none", "head", "token"))):
@@ -93,7 +94,8 @@ WORKLOADS = ((8192, 4), (32768, 1))
 H, D = 16, 128
 FORWARD_CONFIGS = (
     ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 2, 2), ScanConfig(64, 64, 4, 2, 1), ScanConfig(64, 64, 4, 3, 1),
-    ScanConfig(64, 128, 8, 2, 1), ScanConfig(128, 64, 8, 2, 1), ScanConfig(64, 64, 8, 3, 1), ScanConfig(64, 32, 4, 3, 2),
+    ScanConfig(64, 128, 8, 2, 1), ScanConfig(128, 64, 8, 2, 1), ScanConfig(64, 64, 8, 3, 1),
+    ScanConfig(64, 32, 4, 3, 2),
 )  # fmt: skip
 
 
@@ -109,7 +111,9 @@ def add(rows: list[dict[str, Any]], S: int, B: int, system: str, pas: str, ms: f
     """A row, printed as it comes."""
     flops = 4 * B * H * S * D * D * (1.0 if pas == "fwd" else 2.5)
     wl = f"linear S{S} B{B} H16 D128"
-    rows.append({"wl": wl, "sys": system, "pas": pas, "ms": ms, "tflops": flops / ms / 1e9 if ms else None, "note": note})
+    rows.append(
+        {"wl": wl, "sys": system, "pas": pas, "ms": ms, "tflops": flops / ms / 1e9 if ms else None, "note": note}
+    )
     print(f"{wl} {system:26s} {pas} {ms if ms is None else round(ms, 4)} {note}", flush=True)
 
 
@@ -117,7 +121,7 @@ def tensors(S: int, B: int) -> tuple[Any, ...]:
     """q, k, v [B, H, S, D] and log decays [B, H, S]."""
     made = torch.Generator(device="cuda").manual_seed(0)
     q, k, v = (torch.randn(B, H, S, D, device="cuda", dtype=torch.bfloat16, generator=made) for _ in range(3))
-    return q, k, v, F.logsigmoid(torch.randn(B, H, S, device="cuda", generator=made)) / 16
+    return q, k, v, torch.nn.functional.logsigmoid(torch.randn(B, H, S, device="cuda", generator=made)) / 16
 
 
 def call_of(name: str, q: Any, k: Any, v: Any, g: Any) -> ScanCall:
@@ -148,13 +152,18 @@ def sweep(rows: list[dict[str, Any]], budget: float, workers: int) -> None:
         with scan_configured(config):
             for pas in ("fwd", "bwd"):
                 try:
-                    out, shares, _ = forward(call)
-                    needs = frozenset(("q", "k", "v"))
-                    run = (lambda: forward(call)) if pas == "fwd" else (lambda: backward(call, out, shares, out, needs))
-                    ms, note = bench(run), notes
+                    ms, note = bench(pass_of(call, pas)), notes
                 except Exception as error:
                     ms, note = None, f"{notes} ERR {error!r}"[:200]
                 add(rows, S, B, f"attndsl-triton {name}", pas, ms, note)
+
+
+def pass_of(call: ScanCall, pas: str) -> Callable[[], Any]:
+    """A pass of a call, ready to be measured."""
+    if pas == "fwd":
+        return lambda: forward(call)
+    out, shares, _ = forward(call)
+    return lambda: backward(call, out, shares, out, frozenset(("q", "k", "v")))
 
 
 def warm(job: tuple[str, ScanConfig]) -> str:
@@ -186,36 +195,38 @@ def peers(rows: list[dict[str, Any]], budget: float) -> None:
     from fla.ops.retention import chunk_retention
     from fla.ops.simple_gla import chunk_simple_gla
 
-    for S, B in WORKLOADS:  # fla's layout is [B, S, H, D]
+    def runs(S: int, B: int) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], bool]]:
         made = torch.Generator(device="cuda").manual_seed(0)
         q, k, v = (torch.randn(B, S, H, D, device="cuda", dtype=torch.bfloat16, generator=made) for _ in range(3))
-        gs = F.logsigmoid(torch.randn(B, S, H, device="cuda", generator=made)) / 16
-        gk = (F.logsigmoid(torch.randn(B, S, H, D, device="cuda", generator=made)) / 16).to(q.dtype)
-        runs: dict[str, tuple[Callable[[], Any], bool]] = {
-            "fla-retention": (lambda: chunk_retention(q, k, v)[0], True),
-            "fla-simplegla": (lambda: chunk_simple_gla(q, k, v, gs)[0], False),
-            "fla-gla": (lambda: chunk_gla(q, k, v, gk)[0], False),
-            "fla-linear": (lambda: chunk_linear_attn(q, k, v, normalize=False)[0], True),
+        gs = torch.nn.functional.logsigmoid(torch.randn(B, S, H, device="cuda", generator=made)) / 16
+        gk = (torch.nn.functional.logsigmoid(torch.randn(B, S, H, D, device="cuda", generator=made)) / 16).to(q.dtype)
+        return {
+            "fla-retention": (lambda *a: chunk_retention(*a)[0], (q, k, v), True),
+            "fla-simplegla": (lambda *a: chunk_simple_gla(*a)[0], (q, k, v, gs), False),
+            "fla-gla": (lambda *a: chunk_gla(*a)[0], (q, k, v, gk), False),
+            "fla-linear": (lambda *a: chunk_linear_attn(*a, normalize=False)[0], (q, k, v), True),
         }
-        for name, (run, has_backward) in runs.items():
+
+    for S, B in WORKLOADS:  # fla's layout is [B, S, H, D]
+        for name, (run, given, has_backward) in runs(S, B).items():
             if time.time() - START > budget:
                 return
             for pas in ("fwd", "bwd") if has_backward else ("fwd",):
                 try:
-                    if pas == "fwd":
-                        ms = bench(run)
-                    else:
-                        for t in (q, k, v):
-                            t.requires_grad_(True)
-                        out = run()
-                        grad = torch.randn_like(out)
-                        ms = bench(lambda: torch.autograd.grad(out, (q, k, v), grad, retain_graph=True))
-                    note = ""
+                    ms, note = bench(peer_pass(run, given, pas)), ""
                 except Exception as error:
                     ms, note = None, f"ERR {error!r}"[:200]
-                for t in (q, k, v):
-                    t.requires_grad_(False)
                 add(rows, S, B, name, pas, ms, note)
+
+
+def peer_pass(run: Callable[..., Any], given: tuple[Any, ...], pas: str) -> Callable[[], Any]:
+    """A pass of a peer, ready to be measured."""
+    if pas == "fwd":
+        return lambda: run(*given)
+    leaves = [t.detach().requires_grad_(True) for t in given]
+    out = run(*leaves)
+    grad = torch.randn_like(out)
+    return lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True)
 
 
 def main() -> int:

@@ -49,7 +49,8 @@ class Operand:
 
 @dataclass(frozen=True)
 class Walk:
-    """A scan: out_i = sum over visible j of (q_i . k_j) decay_ij v_j, j <= i or (`reverse`) j >= i; `strict` leaves out i.
+    """A scan: out_i = sum over visible j of (q_i . k_j) decay_ij v_j, j <= i or (`reverse`) j >= i, without i itself
+    where `strict`.
 
     `column`: what `states` sums beside v: `ones` (the normaliser) or `vector` (a number u per row). `normalised`
     divides by the sum of weights. `feature`: a further component of q (u_i, with 1 for k) or of k. `slope` is what the
@@ -243,10 +244,10 @@ def _arguments(w: Walk, kernel: str, reads: Reads) -> list[Argument]:
     found += [Argument(n, "*fp32", "tensor", (n,)) for n in w.vectors(kernel)]
     strides: list[tuple[str, str]] = [(r, axis) for r in roles for axis in "bhl"]
     if w.per_head:
-        found.append(Argument("gamma", "*given", "tensor", ("gamma",)))
+        found.append(Argument("gamma", "*input", "tensor", ("gamma",)))
         strides += [("gamma", "b"), ("gamma", "h")]
     elif w.decay == "token":
-        found.append(Argument("g", "*given", "tensor", ("g",)))
+        found.append(Argument("g", "*input", "tensor", ("g",)))
         strides += [("g", axis) for axis in "bhl"]
     if w.docs:
         found.append(Argument("docs", "*i32", "tensor", ("docs",)))
@@ -263,7 +264,7 @@ def _arguments(w: Walk, kernel: str, reads: Reads) -> list[Argument]:
         found.append(Argument(scalar_name(name), "fp32" if kind is Kind.FLOAT else "i32", "scalar", (name,)))
     for name in reads.inputs:
         text = input_name(name)
-        found.append(Argument(text, "*given", "input", (name,)))
+        found.append(Argument(text, "*input", "input", (name,)))
         for i in range(reads.ranks[name]):
             found.append(Argument(f"{text}_s{i}", "i64", "input stride", (name, i)))
             found.append(Argument(f"{text}_n{i}", "i32", "input size", (name, i)))

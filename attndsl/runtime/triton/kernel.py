@@ -18,14 +18,12 @@ from attndsl.codegen.triton import TritonModule, generate, unsupported
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
-from attndsl.runtime.state import State
 from attndsl.runtime.triton.choices import Choices, Facts
 from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.machine import machine_of
-from attndsl.runtime.triton.scan_kernel import ScanRunner
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
-from attndsl.schedule.legalise import ScanForm
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
@@ -46,13 +44,15 @@ class TritonKernel:
     def __init__(self, attention: Attention) -> None:
         self.attention = attention
         self._modules: dict[Form, TritonModule] = {}
-        self._on_device: dict[tuple[int, torch.device], tuple[OnDevice, ...]] = {}
+        self._on_device: dict[tuple[int, int, torch.device], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
         self._choices = Choices(attention)
-        self._scans = ScanRunner()
+        self._decode = Decode(attention)
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
+        if self._decode.wanted(call):
+            return self._decode.tiling(call, self._dtype(call))
         config = self._config(call)
         return Tiling(config.rows, config.columns, config.q_box, config.k_box)
 
@@ -76,6 +76,9 @@ class TritonKernel:
         B, H, Lq, _ = call.q.shape
         out = torch.empty((B, H, Lq, call.v.shape[-1]), dtype=call.q.dtype, device=call.q.device)
         lse = torch.empty((B, H, Lq), dtype=torch.float32, device=call.q.device)
+        few = self._decode.wanted(call)
+        if few and self._decode.forward(call, plan, self._dtype(call), _aligned(call), out, lse, need_lse):
+            return out.to(dtype), lse if need_lse else None, ()
         if out.numel() or lse.numel():
             for found in self._tables(call, plan):
                 form = self._form(call, found.tables)
@@ -96,31 +99,6 @@ class TritonKernel:
         raise NotImplementedError(
             f"{self.attention.name}: backend 'triton' has no backward pass in this version; backend 'cpu' has one"
         )
-
-    # Feature maps in linear time
-
-    def scan_gap(self, call: Call, form: ScanForm) -> str | None:
-        """As `ScanKernel.scan_gap`."""
-        return self._scans.gap(call, form)
-
-    def scan(
-        self, call: Call, form: ScanForm, state: State | None, need_state: bool, save: bool
-    ) -> tuple[Tensor, State | None, tuple[Tensor, ...]]:
-        """As `ScanKernel.scan`."""
-        return self._scans.forward(call, form, state, need_state, save)
-
-    def scan_backward(
-        self,
-        call: Call,
-        form: ScanForm,
-        state: State | None,
-        saved: tuple[Tensor, ...],
-        grad_out: Tensor | None,
-        grad_state: tuple[Tensor | None, Tensor | None],
-        needs: frozenset[str],
-    ) -> Mapping[str, Tensor]:
-        """As `ScanKernel.scan_backward`."""
-        return self._scans.backward(call, form, state, saved, grad_out, grad_state, needs)
 
     # How a call is run
 
@@ -159,7 +137,8 @@ class TritonKernel:
         )  # fmt: skip
 
     def _tables(self, call: Call, plan: Plan) -> tuple[OnDevice, ...]:
-        key = id(plan), call.q.device
+        # plans of few rows serve calls of several lengths
+        key = id(plan), call.sizes["Lq"], call.q.device
         with self._lock:
             found = self._on_device.get(key)
         if found is None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_form import Dtype
 from attndsl.codegen.triton_scan import ScanModule, Walk, generate_scan
+from attndsl.runtime.triton.compiled import compiling
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut
@@ -39,7 +40,8 @@ class Carried:
 class Operands:
     """The tensors of one scan: q, k, v and, where its output is multiplied by a slope, x; each [B, heads, L, size].
 
-    `gamma` (a base or its logarithm) broadcasts to [B, H], `g` to [B, H, L], `docs` (i32) to [B, H, L]; `share` and `u` are fp32 [B, H, L].
+    `gamma` (a base or its logarithm) broadcasts to [B, H], `g` and `docs` (i32) to [B, H, L]; `share` and `u` are fp32
+    [B, H, L].
     """
 
     q: Tensor
@@ -234,7 +236,8 @@ def _run(kernel: Any, grid: tuple[int], device: torch.device, values: tuple[Any,
         triton.set_allocator(scratch)
         for fewer in range(stages, 0, -1):
             try:
-                kernel[grid](*values, num_warps=warps, num_stages=fewer)
+                options = {"num_warps": warps, "num_stages": fewer}
+                compiling(lambda options=options: kernel[grid](*values, **options), kernel.device_caches.clear)
                 return
             except OutOfResources:
                 if fewer == 1:
@@ -272,4 +275,6 @@ def config_of(q: Tensor, keys: int, values: int) -> ScanConfig:
     if q.device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(q.device)
         capability = major * 10 + minor
-    return choose_scan("fp32" if interpreting() and q.dtype is torch.bfloat16 else DTYPES[q.dtype], keys, values, capability)
+    return choose_scan(
+        "fp32" if interpreting() and q.dtype is torch.bfloat16 else DTYPES[q.dtype], keys, values, capability
+    )

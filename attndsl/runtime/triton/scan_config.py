@@ -11,7 +11,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class ScanConfig:
     """Rows of a chunk, columns of the values that a program owns, warps and stages of `outputs`; programs that a
-    multiprocessor runs side by side; and the number of segments the sequence is cut into (0: as many as fill the GPU)."""
+    multiprocessor runs side by side; and how many segments the sequence is cut into (0: as many as fill the GPU)."""
 
     chunk: int
     columns: int

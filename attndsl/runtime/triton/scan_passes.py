@@ -2,7 +2,8 @@
 
 With w_ij = phi(q_i) . psi(k_j) decay_ij and o = sum w v / z:
 
-    dq = scan(do/z, v, psi(k)) phi'(q)      dk = reverse scan(v, do/z, phi(q)) psi'(k)      dv = reverse scan(psi(k), phi(q), do/z)
+    dq = scan(do/z, v, psi(k)) phi'(q)
+    dk = reverse scan(v, do/z, phi(q)) psi'(k)      dv = reverse scan(psi(k), phi(q), do/z)
 
 where a normaliser z adds dz_i = -(do_i . o_i) / z_i to every do_i . v_j. With P_ij = w_ij dw_ij, the gradient of the
 logarithm of the decay from l - 1 to l is the sum of P_ij over i >= l > j. Within a segment that is the sum over i >= l
@@ -30,7 +31,7 @@ from attndsl.runtime.triton.scan_config import GATE_LENGTH
 @dataclass(frozen=True)
 class Maps:
     """What a linear attention is made of at compile time: component maps of queries and keys (None: the identity),
-    the kind of decay, whether rows are divided by the sum of their weights, and whether a row leaves out its own key."""
+    the kind of decay, whether rows are divided by the sum of their weights, and whether a row leaves out its key."""
 
     query: Expr | None = None
     key: Expr | None = None
@@ -42,9 +43,10 @@ class Maps:
 
 @dataclass(frozen=True, eq=False)
 class ScanCall:
-    """The tensors of a call: `q [B, H, L, F]`, `k [B, Hkv, L, F]`, `v [B, Hkv, L, Dv]` of one dtype; with a decay per head
-    `gamma` (its base or logarithm), with one per token `g`, which broadcast to [B, H] and [B, H, L]; `docs`, i32 that
-    broadcast to [B, H, L], ascending, where the state starts anew; `initial` and what maps read of inputs, scalars and sizes."""
+    """The tensors of a call: `q [B, H, L, F]`, `k [B, Hkv, L, F]`, `v [B, Hkv, L, Dv]` of one dtype; with a decay per
+    head `gamma` (its base or logarithm), with one per token `g`, which broadcast to [B, H] and [B, H, L]; `docs`, i32
+    that broadcast to [B, H, L], ascending, where the state starts anew; `initial`; and what maps read of inputs,
+    scalars and sizes."""
 
     maps: Maps
     q: Tensor
@@ -136,8 +138,8 @@ def _empty(call: ScanCall, *shape: int, dtype: torch.dtype = torch.float32) -> T
 def forward(
     call: ScanCall, want_final: bool = False, wide: bool = False
 ) -> tuple[Tensor, Tensor | None, Carried | None]:
-    """Output [B, H, L, Dv] in q's dtype (`wide`: fp32); with a normaliser what rows are multiplied by, fp32 [B, H, L]; the state
-    after the last row if wanted."""
+    """Output [B, H, L, Dv] in q's dtype (`wide`: fp32); with a normaliser what rows are multiplied by, fp32 [B, H, L];
+    the state after the last row if wanted."""
     B, H, L = call.shape
     F, Dv = call.k.shape[-1], call.v.shape[-1]
     scan = _forward_scan(call)
@@ -194,7 +196,8 @@ def backward(
         "k": dk if gated or "k" in needs or (normalised and "initial" in needs) else None,
         "v": dv if needs & {"v", "initial"} else None,
     }
-    segments, length = cut_together([s for s in scans.values() if s is not None], GATE_LENGTH if gated else 0)
+    most = 0 if not gated else dq.config.chunk if call.dtype == "fp32" else GATE_LENGTH
+    segments, length = cut_together([s for s in scans.values() if s is not None], most)
     before: Segments | Carried | None = call.initial
     after: Segments | Carried | None = grad_final
     if segments > 1 or gated:

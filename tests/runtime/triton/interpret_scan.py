@@ -18,9 +18,9 @@ def cases() -> list[tuple[LinearCase, ScanConfig]]:
     for n, (decay, L) in enumerate(product(("none", "head", "log", "token"), (1, 17, 40, 129))):
         for i in range(2):
             normalised, mapped, docs, state = options[(n * 5 + i * 8 + i) % 16]
-            L = 70 if L > 64 and i else L  # noqa: PLW2901
+            rows = 70 if L > 64 and i else L
             case = LinearCase(
-                ("fp32", "fp16")[(n + i) % 2 if L < 64 else 0], L, (24, 16, 40)[n % 3], (24, 40, 16)[(n + i) % 3],
+                ("fp32", "fp16")[(n + i) % 2 if L < 64 else 0], rows, (24, 16, 40)[n % 3], (24, 40, 16)[(n + i) % 3],
                 decay, normalised, mapped, docs, state, strict=(n + i) % 5 == 0, B=1, H=2, Hkv=1 + i,
             )  # fmt: skip
             found.append((case, ScanConfig(16, 16, 4, 1, segments=1 + 2 * ((n + i) % 2))))

@@ -15,5 +15,5 @@ def compile_scan(walk: Walk, name: str, config: ScanConfig, start: bool = True) 
     constants = {"BT": config.chunk, "BV": config.columns, "START": start, "FINAL": False}
     return compile_kernel(
         getattr(load_module(module.source), name), module.arguments[name], constants, dtype=walk.dtype,
-        inputs={}, warps=config.warps, stages=config.stages,
+        inputs={"gamma": "fp32", "g": "fp32"}, warps=config.warps, stages=config.stages,
     )  # fmt: skip
