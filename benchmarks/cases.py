@@ -147,3 +147,46 @@ CASES = (
          q_offset=25),
     Case("one row", WINDOW, Lq=1, Lk=197, q_offset="end"),
 )  # fmt: skip
+
+DUO = "attention duo(input full: bool[H]) { mask k <= q and (full[h] or k < 8 or q - k < 40) }"
+RECENT = "attention recent(const w: int = 40, const first: int = 4) { mask k <= q and (q - k < w or k < first) }"
+FEW_ROWS = (
+    Case("few, causal, 4 heads to 1", "attention causal { mask k <= q }", Lq=1, Lk=331, B=2, H=8, Hkv=2,
+         q_offset="end"),
+    Case("few, causal, 5 rows", "attention causal { mask k <= q }", Lq=5, Lk=131, H=2, Hkv=1, D=40, Dv=24,
+         q_offset="end"),
+    Case("few, dense, 16 rows, 8 heads to 1", "attention dense {}", Lq=16, Lk=197, H=8, Hkv=1, D=32),
+    Case("few, window and first keys", RECENT, Lq=3, Lk=389, H=4, Hkv=2, q_offset="end"),
+    Case("few, window, offsets", WINDOW, Lq=4, Lk=197, B=3, H=2, q_offset=(3, 100, 193)),
+    Case("few, alibi", ALIBI, Lq=2, Lk=197, inputs=SLOPE, q_offset="end"),
+    Case("few, sink and gate", COSINE_GATE, Lq=3, Lk=150, H=4, Hkv=2, q_offset="end",
+         inputs={"z": normal(4), "g": normal(1, 4, 3)}),
+    Case("few, vector gate, negative scale", "attention gain(input g: f32[H, Dv]) { output o * g[h] }", Lq=1, Lk=131,
+         H=4, Hkv=1, D=16, scale=-0.2, inputs={"g": normal(4, 16)}),
+    Case("few, relu2", "attention relu2 { mask k <= q weight relu(s)^2 / count }", Lq=6, Lk=131, H=4, Hkv=2,
+         q_offset="end", lse=False),
+    Case("few, normalised", "attention relu1 { mask k <= q weight relu(s) / (sum(relu(s)) + 1) }", Lq=2, Lk=197,
+         q_offset="end", lse=False),
+    Case("few, cog", "attention cog { mask k <= q weight sign(s) * exp(abs(s)) / sum(exp(abs(s))) }", Lq=2, Lk=131,
+         q_offset="end"),
+    Case("few, exponential", "attention expo { mask k <= q weight exp(s - 4) }", Lq=2, Lk=131, q_offset="end"),
+    Case("few, heads that differ", DUO, Lq=2, Lk=300, H=4, Hkv=2, q_offset="end",
+         inputs={"full": lambda g: torch.tensor([True, True, False, True])}),
+    Case("few, heads alike", DUO, Lq=2, Lk=300, H=4, Hkv=2, q_offset="end",
+         inputs={"full": lambda g: torch.tensor([True, True, False, False])}),
+    Case("few, documents", "attention docs(input doc: i32[B, L] sorted) { mask doc[b, q] == doc[b, k] and k <= q }",
+         Lq=2, Lk=197, B=2, q_offset="end", inputs={"doc": ints(5, 2, 197, ordered=True)}),
+    Case("few, key bias", "attention kb(input c: f32[H, L]) { score s + c[h, k] mask k <= q }", Lq=3, Lk=197,
+         H=4, Hkv=2, q_offset="end", inputs={"c": normal(4, 197)}),
+    Case("few, dilated", "attention dilated { mask k <= q and (q - k) % 4 == 0 }", Lq=5, Lk=300, q_offset="end"),
+    Case("few, blocks", "attention blocks { mask (q // 32 * 7 + k // 32 * 5) % 3 == 0 }", Lq=9, Lk=389,
+         q_offset=100),
+    Case("few, dead rows", "attention dead { mask q < 100 and k > q }", Lq=5, Lk=150, q_offset=97),
+    Case("few, no key", "attention none { mask k > q + 1000 output o + 1 }", Lq=5, Lk=150),
+    Case("few, grid with offset", "attention moved { grid m(y, x) mask abs(q.y - k.y) <= 1 }", Lq=5, Lk=80,
+         grid=(8, 10), q_offset=25),
+    Case("few, one key", "attention dense {}", Lq=1, Lk=1, H=4, Hkv=4),
+    Case("few, lengths in the mask", "attention tail { mask k >= Lk - 70 and k <= q }", Lq=2, Lk=197, q_offset="end"),
+)  # fmt: skip
+
+ALL_CASES = (*CASES, *FEW_ROWS)

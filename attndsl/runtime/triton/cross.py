@@ -7,13 +7,12 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attndsl.codegen.triton import TritonModule
-from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_form import Dtype
 from attndsl.runtime.triton.compiled import our_cache
 from attndsl.runtime.triton.modules import load_module
@@ -41,33 +40,17 @@ def cross_compile(
     warps: int,
     stages: int,
     capability: int = 90,
+    kernel: str = "forward",
 ) -> Compiled:
-    """Compile the forward kernel for a compute capability (times ten). `inputs` gives the element types of inputs as
+    """Compile a kernel of a module for a compute capability (times ten). `inputs` gives the element types of inputs as
     Triton spells them (`fp32`, `i32`, `u8` for bools); pointers are taken to be aligned to 16 bytes."""
-    return compile_kernel(
-        load_module(module.source).forward, module.arguments, constants, dtype=dtype, inputs=inputs, warps=warps,
-        stages=stages, capability=capability,
-    )  # fmt: skip
-
-
-def compile_kernel(
-    function: Any,
-    arguments: Sequence[Argument],
-    constants: Mapping[str, int | bool],
-    *,
-    dtype: Dtype,
-    inputs: Mapping[str, str],
-    warps: int,
-    stages: int,
-    capability: int = 90,
-) -> Compiled:
-    """As `cross_compile`, for a kernel of a loaded module and its arguments."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    signature, attributes = signature_of(arguments, dtype, inputs)
-    values = {a.name: constants[a.name] for a in arguments if a.role == "constexpr"}
+    signature, attributes = signature_of(module, dtype, inputs)
+    function = getattr(load_module(module.source), kernel)
+    values = {a.name: constants[a.name] for a in module.arguments if a.role == "constexpr"}
     source = ASTSource(function, signature, constexprs=values, attrs=attributes)
     with our_cache():
         built = triton.compile(
@@ -79,12 +62,12 @@ def compile_kernel(
 
 
 def signature_of(
-    arguments: Sequence[Argument], dtype: Dtype, inputs: Mapping[str, str]
+    module: TritonModule, dtype: Dtype, inputs: Mapping[str, str]
 ) -> tuple[dict[str, str], dict[tuple[int, ...], list[list[Any]]]]:
     """Argument types by name, and by position what Triton may know of an argument: pointers are aligned."""
     signature: dict[str, str] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
-    for i, a in enumerate(arguments):
+    for i, a in enumerate(module.arguments):
         type_ = a.type
         if type_ == "*qkv":
             type_ = f"*{dtype}"

@@ -97,7 +97,7 @@ def lower(
     plan = build(
         attention, problem, Tiling(config.rows, config.columns, config.q_box, config.k_box).tile(attention, problem)
     )
-    on_grid = attention.q_space is not None and isinstance(problem.q_offset, int) and problem.q_offset == 0
+    on_grid = attention.q_space is not None and not problem.moved
     found: list[Lowered] = []
     element = 4 if dtype == "fp32" else 2
     try:
@@ -180,7 +180,7 @@ def compile_all(
 
 def attempt_of(it: Lowered, inputs: Mapping[str, str]) -> Attempt:
     """The compilation of a launch's kernel, as a failure report tells it."""
-    signature, attributes = signature_of(it.module.arguments, it.form.dtype, inputs)
+    signature, attributes = signature_of(it.module, it.form.dtype, inputs)
     values = {a.name: it.constants[a.name] for a in it.module.arguments if a.role == "constexpr"}
     return Attempt(
         it.attention, it.module.source, it.step, signature, values, attributes, it.config.warps, it.stages,
