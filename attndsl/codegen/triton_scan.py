@@ -165,8 +165,8 @@ def slope_of(mapped: Expr | None) -> Expr | None:
 def generate_scan(w: Walk, title: list[str]) -> ScanModule:
     """The module of a scan. `title` is a comment at its top."""
     reads = Reads(dict(w.ranks), w.wide)
-    q = _Role("q", w.q.size, parts(w.q.size))
-    k = _Role("k", w.k.size, parts(w.k.size))
+    q = _Role("q", w.q.size, _parts(w))
+    k = _Role("k", w.k.size, _parts(w))
     v = _Role("v", w.v.size, (Part(0, 0, 0, True),))
     for role, operand in ((q, w.q), (k, w.k), (v, w.v)):
         if operand.map is not None or operand.scaled:
@@ -200,6 +200,16 @@ def generate_scan(w: Walk, title: list[str]) -> ScanModule:
         precision=', input_precision="ieee"' if w.dtype == "fp32" else "",
     )
     return ScanModule(_tidy(text), arguments)
+
+
+def _parts(w: Walk) -> tuple[Part, ...]:
+    """Components of queries and keys as powers of two. They are the rows of the states: of at least 64, so that all
+    products of narrow floats are of one kind (wgmma; mixed with the older one, pipelined loads read what is not there).
+    """
+    if w.dtype == "fp32":
+        return parts(w.k.size)
+    padded = parts(-(-w.k.size // 64) * 64)
+    return tuple(Part(p.index, p.start, p.width, p.start + p.width > w.k.size) for p in padded)
 
 
 def _map_code(operand: Operand, name: str, reads: Reads) -> MapCode:
