@@ -145,6 +145,10 @@ CASES = (
          grid={"aa": (33,), "bb": (20,)}),
     Case("grid with offset", "attention moved { grid m(y, x) mask abs(q.y - k.y) <= 1 }", Lq=30, Lk=80, grid=(8, 10),
          q_offset=25),
+    Case("fewer rows than the grid", "attention moved { grid m(y, x) mask abs(q.y - k.y) <= 1 }", Lq=30, Lk=80,
+         grid=(8, 10)),
+    Case("fewer keys than the grid", JOINT, Lq=80, Lk=67, grid={"text": (20,), "video": (3, 4, 5)},
+         consts={"window": (3, 3, 3)}),
     Case("one row", WINDOW, Lq=1, Lk=197, q_offset="end"),
 )  # fmt: skip
 

@@ -42,11 +42,10 @@ class Tiling:
 
     def tile(self, attention: Attention, problem: Problem) -> Tile | None:
         """The boxes for a problem, as `build` takes them; None where there is nothing to see."""
-        moved = not isinstance(problem.q_offset, int) or problem.q_offset != 0
         spaces = [s for s in (attention.q_space, attention.k_space) if s is not None]
         if self.step and _positions_alone(attention):
             return max(problem.sizes["Lq"], 1), self.columns
-        if moved or all(len(segment.axes) == 1 for s in spaces for segment in s.segments):
+        if problem.moved or all(len(segment.axes) == 1 for s in spaces for segment in s.segments):
             return self.rows, self.columns
         found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         weight: dict[tuple[str, str], int] = {}

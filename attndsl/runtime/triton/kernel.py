@@ -18,13 +18,16 @@ from attndsl.codegen.triton import TritonModule, generate, unsupported
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
+from attndsl.runtime.failures import KernelError
 from attndsl.runtime.triton.choices import Choices, Facts
 from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
+from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
 from attndsl.schedule.plan import Plan
+from attndsl.schedule.problem import moved
 from attndsl.schedule.tiling import Tiling
 
 _DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -47,6 +50,7 @@ class TritonKernel:
         self._on_device: dict[tuple[int, int, torch.device], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
         self._choices = Choices(attention)
+        self._walks: dict[tuple[Form, bool, Config], Walked] = {}
         self._decode = Decode(attention)
 
     def tiling(self, call: Call) -> Tiling:
@@ -81,9 +85,7 @@ class TritonKernel:
             return out.to(dtype), lse if need_lse else None, ()
         if out.numel() or lse.numel():
             for found in self._tables(call, plan):
-                form = self._form(call, found.tables)
-                module = self.module(form)
-                launch(Launch(call, form, module, found.tables, found.views, self._config(call), out, lse, need_lse))
+                self._launch(call, found, out, lse, need_lse)
         return out.to(dtype), lse if need_lse else None, ()
 
     def backward(
@@ -102,8 +104,39 @@ class TritonKernel:
 
     # How a call is run
 
+    def _launch(self, call: Call, found: OnDevice, out: Tensor, lse: Tensor, need_lse: bool) -> None:
+        wished, form = self._config(call), self._form(call, found.tables)
+        key = form, found.tables.bare, wished
+        it = self._walks.get(key)
+        if it is None:
+            it = self._walks[key] = walked(self.attention, form, found.tables, wished, self._capability(call))
+
+        def run(it: Walked) -> Any:
+            module = self.module(it.form)
+            return launch(Launch(call, it.form, module, found.tables, found.views, it.config, out, lse, need_lse))
+
+        try:
+            compiled = run(it)
+        except KernelError as error:
+            if it.form.walk != "specialized":
+                raise
+            it = self._walks[key] = Walked(form, plain(wished), f"Triton does not compile them: {error.words}")
+            run(it)
+            return
+        if it.form.walk == "specialized" and compiled is not None and not specialized(compiled):
+            self._walks[key] = Walked(form, plain(wished), "Triton compiled the loop without them")
+
+    @property
+    def reasons(self) -> dict[Form, str]:
+        """Why kernels have no specialised warps although their configuration asks for them."""
+        return {key[0]: it.reason for key, it in self._walks.items() if it.reason}
+
     def _config(self, call: Call) -> Config:
         return self._choices.config("forward", self.facts(call))
+
+    def _capability(self, call: Call) -> int:
+        machine = machine_of(call.q.device)
+        return 90 if machine is None else machine.capability
 
     def facts(self, call: Call) -> Facts:
         """What the configurations of a call depend on."""
@@ -143,7 +176,7 @@ class TritonKernel:
             found = self._on_device.get(key)
         if found is None:
             on_grid = self.attention.q_space is not None and not _moved(call)
-            made = launches(plan, self._segments(call, on_grid), self._config(call).rows, on_grid)
+            made = launches(plan, self._segments(call, on_grid), self._config(call).rows, on_grid, spans=True)
             found = tuple(_uploaded(t, call.q.device) for t in made)
             with self._lock:
                 self._on_device[key] = found
@@ -165,7 +198,8 @@ class TritonKernel:
 
 
 def _moved(call: Call) -> bool:
-    return isinstance(call.q_offset, Tensor) or call.q_offset != 0
+    offset = None if isinstance(call.q_offset, Tensor) else call.q_offset
+    return moved(offset, call.sizes, call.q_extents, call.k_extents)
 
 
 def _uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:
