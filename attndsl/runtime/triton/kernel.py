@@ -24,6 +24,7 @@ from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.machine import machine_of
+from attndsl.runtime.triton.scan_kernel import LinearKernel
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
 from attndsl.schedule.plan import Plan
@@ -41,7 +42,7 @@ class OnDevice:
     views: Mapping[tuple[str, int], Tensor]
 
 
-class TritonKernel:
+class TritonKernel(LinearKernel):
     """Forward on CUDA tensors (under `TRITON_INTERPRET=1` on CPU tensors)."""
 
     def __init__(self, attention: Attention) -> None:

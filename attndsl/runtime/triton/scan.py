@@ -115,6 +115,14 @@ class Scan:
             self._carry(segments, column, decays, None if initial is None else initial.column, 1)
         return Segments(length, local, column)
 
+    def total(self) -> Tensor:
+        """The sum of keys^T values over all rows, fp32 [B, H, keys, values], without decay."""
+        segments, length = self.cut()
+        shape = (self.B, self.H, segments, self.walk.k.size, self.walk.v.size)
+        local = torch.empty(shape, dtype=torch.float32, device=self.operands.q.device)
+        self._launch("states", segments, length, {"local": local}, {"parts": segments, "first": 0}, {})
+        return local.sum(2)
+
     def _carry(self, segments: int, local: Tensor, decays: Tensor | None, initial: Tensor | None, inner: int) -> None:
         size = local[0, 0, 0].numel()
         block = 256 if size <= 1 << 14 else 1024

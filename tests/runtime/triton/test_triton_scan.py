@@ -18,15 +18,13 @@ from attndsl.ir.types import INT, Kind, Type
 from attndsl.runtime.triton.scan_config import ScanConfig, cut
 from tests.runtime.triton.scan_compiling import compile_scan
 
-GROUPS = 2
 
-
-@pytest.mark.parametrize("group", range(GROUPS))
-def test_scans_equal_the_definition(group: int) -> None:
+@pytest.mark.parametrize("cases", ["interpret_scan", "interpret_linear"])
+def test_scans_equal_the_definition(cases: str) -> None:
     """In processes of their own: Triton decides at import whether it interprets."""
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.triton.interpret_scan", str(group), str(GROUPS)],
+        [sys.executable, "-m", f"tests.runtime.triton.{cases}", "0", "1"],
         capture_output=True, text=True, env=environment, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
