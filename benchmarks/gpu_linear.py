@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from attndsl.runtime.triton.scan import Carried
 from attndsl.runtime.triton.scan_config import ScanConfig, scan_configured
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
 from benchmarks.crew import Crew, Job
@@ -229,6 +230,24 @@ def speed(crew: Crew, record: Record, end: float) -> None:
             for name in PEERS:
                 if crew.until(name, end):
                     peer_rows(name, record, end)
+            for system, S, B, run, note in others():
+                if time.time() < end:
+                    record.measure(S, B, system, "fwd", run, note)
+
+
+def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
+    """(system, rows, batches, run, note): one row with a state, and a Taylor map of 16 components."""
+    q, k, v, _ = tensors(1, 64)
+    first = Carried(torch.rand(64, H, D, D, device="cuda"))
+    call = replace(call_of("linear", q, k, v, None), initial=first)
+    moved = 2 * first.state.numel() * 4 / 4.3e12 * 1e3
+    yield "attndsl-triton step", 1, 64, lambda: forward(call, want_final=True), f"bytes of the state {moved:.4f} ms"
+    import attndsl
+
+    taylor = attndsl.load(Path(__file__).parent.parent / "examples" / "taylor.attn")
+    q, k, v, _ = tensors(32768, 1)
+    q, k = (x[..., :16].contiguous() for x in (q, k))
+    yield "attndsl-triton taylor", 32768, 1, lambda: taylor(q, k, v), "16 components, values of 128"
 
 
 def peer_rows(name: str, record: Record, end: float) -> None:

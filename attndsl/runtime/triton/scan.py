@@ -175,58 +175,44 @@ class Scan:
         numbers: Mapping[str, int],
         constants: Mapping[str, bool],
     ) -> None:
-        o, config = self.operands, self.config
-        tensors: dict[str, Tensor | None] = {
-            "q": o.q, "k": o.k, "v": o.v, "x": o.x, "gamma": o.gamma, "g": o.g, "docs": o.docs, "share": o.share,
-            "u": o.u, **given,
-        }  # fmt: skip
-        spare = o.q if given.get("local") is None else given["local"]
+        o, config, unit = self.operands, self.config, self.walk.stride_unit
         H = self.H
         known: dict[str, Any] = {
             "B": self.B, "H": H, "L": self.rows, "slices": self.slices, "segments": segments, "length": length,
             "BT": config.chunk, "BV": config.columns, "group": o.sizes.get("group", 1), **numbers, **constants,
-            **{f"{r}_group": H // t.shape[1] for r, t in tensors.items() if t is not None and r in "qkvx"},
+            "share": o.share, "u": o.u,
         }  # fmt: skip
-        unit = self.walk.stride_unit
+        for role, t in (("q", o.q), ("k", o.k), ("v", o.v), ("x", o.x)):
+            if t is not None:
+                sb, sh, sl, _ = t.stride()
+                known[role], known[f"{role}_group"] = t, H // t.shape[1]
+                known[f"{role}_sb"], known[f"{role}_sh"], known[f"{role}_sl"] = sb // unit, sh // unit, sl // unit
+        for name_of, t in (("gamma", o.gamma), ("g", o.g), ("docs", o.docs)):
+            if t is not None:
+                known[name_of] = t
+                for axis, n, s in zip("bhl", t.shape, t.stride(), strict=False):
+                    known[f"{name_of}_s{axis}"] = 0 if n == 1 else s
+        spare = o.q if given.get("local") is None else given["local"]
+        known |= {n: spare if t is None else t for n, t in given.items()}
+        module = self.module
+        values = tuple(known[a.name] if a.name in known else self._value(a) for a in module.arguments[name])
+        kernel = getattr(load_module(module.source), name)
+        _run(kernel, (self.B * H * self.slices * known["parts"],), o.q.device, values, config.warps, config.stages)
 
-        def value(a: Argument) -> Any:
-            key = a.key[0]
-            match a.role:
-                case "tensor":
-                    found = tensors[str(key)]
-                    return spare if found is None else found
-                case "stride":
-                    found = tensors[str(key)]
-                    assert found is not None, key
-                    return _stride(found, str(a.key[1]), unit if str(key) in "qkvx" else 1)
-                case "size":
-                    return o.sizes[str(key)]
-                case "scalar":
-                    return float(o.scalars[str(key)]) if a.type == "fp32" else int(o.scalars[str(key)])
-                case "input":
-                    return o.inputs[str(key)]
-                case "input stride":
-                    return o.inputs[str(key)].stride(int(a.key[1]))
-                case "input size":
-                    return o.inputs[str(key)].shape[int(a.key[1])]
-                case _:
-                    return known[str(key)]
-
-        values = [value(a) for a in self.module.arguments[name]]
-        kernel = getattr(load_module(self.module.source), name)
-        grid = (self.B * H * self.slices * known["parts"],)
-        _run(kernel, grid, o.q.device, tuple(values), config.warps, config.stages)
-
-
-_AXES = {"b": 0, "h": 1, "l": -1}
-
-
-def _stride(t: Tensor, axis: str, unit: int) -> int:
-    """Of q, k, v, x [B, H, L, size] the first three; of others the named axis, 0 where the tensor has one element."""
-    if t.ndim == 4:
-        return t.stride("bhl".index(axis)) // unit
-    at = _AXES[axis]
-    return 0 if t.shape[at] == 1 else t.stride(at)
+    def _value(self, a: Argument) -> Any:
+        """What maps read of sizes, scalars and inputs."""
+        o, key = self.operands, str(a.key[0])
+        match a.role:
+            case "size":
+                return o.sizes[key]
+            case "scalar":
+                return float(o.scalars[key]) if a.type == "fp32" else int(o.scalars[key])
+            case "input":
+                return o.inputs[key]
+            case "input stride":
+                return o.inputs[key].stride(int(a.key[1]))
+            case _:
+                return o.inputs[key].shape[int(a.key[1])]
 
 
 def _run(kernel: Any, grid: tuple[int], device: torch.device, values: tuple[Any, ...], warps: int, stages: int) -> None:

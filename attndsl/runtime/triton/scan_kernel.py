@@ -56,6 +56,21 @@ def _own_index(node: Expr, root: Expr) -> bool:
     return True
 
 
+@lru_cache(maxsize=512)
+def _gap(form: ScanForm, sizes: tuple[tuple[str, int], ...]) -> str | None:
+    decay = form.weight.decay
+    if decay.channel:
+        return "a decay per channel"
+    if decay.token and decay.base is not None:
+        return "a power beside a decay per token"
+    if (name := form.elsewhere) is not None:
+        return f"features that read {name!r} at other positions than their own"
+    extents = dict(sizes)
+    if max(form.features(extents), form.z_features(extents), extents["Dv"]) > MOST_FEATURES:
+        return f"more than {MOST_FEATURES} features"
+    return None
+
+
 @dataclass(frozen=True, eq=False)
 class _Parts:
     """A call as the kernels take it, under autograd where that is on: the scan of the numerator, the other scan that a
@@ -71,20 +86,11 @@ class LinearKernel:
 
     def scan_gap(self, call: Call, form: ScanForm) -> str | None:
         """What of this call has no kernel, in words; None if all has one."""
-        sizes = call.sizes
         if call.q.dtype not in DTYPES:
             return f"numbers of {call.q.dtype} (fp16, bf16 and fp32 have kernels)"
-        if form.weight.decay.channel:
-            return "a decay per channel"
-        if form.weight.decay.token and form.weight.decay.base is not None:
-            return "a power beside a decay per token"
-        if form.kind != "reduction" and (call.q_offset != 0 or sizes["Lq"] != sizes["Lk"]):
+        if form.kind != "reduction" and (call.q_offset != 0 or call.sizes["Lq"] != call.sizes["Lk"]):
             return "queries at other positions than the keys"
-        if (name := form.elsewhere) is not None:
-            return f"features that read {name!r} at other positions than their own"
-        if max(form.features(sizes), form.z_features(sizes), sizes["Dv"]) > MOST_FEATURES:
-            return f"more than {MOST_FEATURES} features"
-        return None
+        return _gap(form, tuple(call.sizes.items()))
 
     def scan(
         self, call: Call, form: ScanForm, state: State | None, need_state: bool, save: bool
@@ -262,17 +268,13 @@ class LinearKernel:
         if state is None:
             return None
         H = call.sizes["H"]
-        S, z = state.S, state.z
+        parts = [state.S] if state.z is None else [state.S, state.z]
         if segments is not None and state.segment is not None and segments.shape[2]:
             group = 1 if form.by_head else H // max(call.sizes["Hkv"], 1)
-            same = (segments[:, ::group, 0] == state.segment).all(-1)
-            S = S * same[..., None, None]
-            z = None if z is None else z * same[..., None]
-        heads = S.shape[1]
-        if heads != H:
-            S = S.repeat_interleave(H // max(heads, 1), 1)
-            z = None if z is None else z.repeat_interleave(H // max(heads, 1), 1)
-        return S.contiguous(), None if z is None else z.contiguous()
+            same = (segments[:, ::group, 0] == state.segment).all(-1)[..., None]
+            parts = [p * (same[..., None] if p.ndim == 4 else same) for p in parts]
+        parts = [p if p.shape[1] == H else p.repeat_interleave(H // max(p.shape[1], 1), 1) for p in parts]
+        return parts[0].contiguous(), parts[1].contiguous() if len(parts) > 1 else None
 
     # Denominators and outputs that torch computes
 
