@@ -230,9 +230,9 @@ def speed(crew: Crew, record: Record, end: float) -> None:
             for name in PEERS:
                 if crew.until(name, end):
                     peer_rows(name, record, end)
-            for system, S, B, run, note in others():
+            for system, rows, batches, run, note in others():
                 if time.time() < end:
-                    record.measure(S, B, system, "fwd", run, note)
+                    record.measure(rows, batches, system, "fwd", run, note)
 
 
 def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
