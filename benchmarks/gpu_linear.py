@@ -81,7 +81,7 @@ def check_jobs() -> list[Job]:
 
 WORKLOADS = ((8192, 4), (32768, 1))
 H, D = 16, 128
-FORWARD = (ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 2, 2), ScanConfig(64, 128, 8, 2, 1))
+FORWARD = (ScanConfig(64, 32, 4, 2, 2), ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 64, 4, 3, 1))
 BACKWARD = (ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 2, 2), ScanConfig(64, 64, 4, 3, 1))
 NAMES = ("retention", "linear", "simplegla", "elu1")
 

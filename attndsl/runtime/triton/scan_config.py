@@ -55,7 +55,8 @@ def cut(rows: int, chunk: int, programs: int, fill: int, segments: int = 0, most
     """(segments, rows of each) of a sequence: one where `programs` fill the GPU (`fill` programs), else as many as do,
     of four chunks at least. `segments` forces their number, `most` limits their rows."""
     if not segments:
-        segments = 1 if programs * 4 >= fill * 3 else -(-fill // max(programs, 1))
+        # one wave: a second one that is not full costs as much as the first
+        segments = 1 if programs * 4 >= fill * 3 else fill // max(programs, 1)
         segments = max(1, min(segments, rows // (4 * chunk)))
     if most:
         segments = max(segments, -(-rows // most))

@@ -66,8 +66,9 @@ def test_generated_scans_hold_nothing_unknown() -> None:
 
 def test_a_sequence_is_cut_where_few_programs_would_run() -> None:
     assert cut(8192, 64, 128, 132) == (1, 8192)
+    assert cut(8192, 64, 128, 264) == (2, 4096)
     segments, length = cut(32768, 64, 32, 264)
-    assert segments == 9
+    assert segments == 8
     assert length % 64 == 0
     assert (segments - 1) * length < 32768 <= segments * length
     assert cut(1, 64, 1, 264) == (1, 64)
