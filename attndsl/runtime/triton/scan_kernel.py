@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attndsl.codegen.expr_triton import UnsupportedError
-from attndsl.codegen.triton_scan import component_map
-from attndsl.ir.expr import Count, Expr, Index, Load, Reduce, Value, mentions, rewrite, walk
+from attndsl.codegen.triton_scan_source import fused_map
+from attndsl.ir.expr import Count, Expr, Index, Load, Reduce, Value, mentions, rewrite
 from attndsl.ir.features import Normaliser
 from attndsl.ir.types import FLOAT, INT, Kind, Type
 from attndsl.runtime.call import Call
@@ -32,28 +31,6 @@ from attndsl.schedule.legalise import ScanForm
 MOST_FEATURES = 512
 _TOTAL = Load(FLOAT, "@total", ())
 _COUNT = Count(INT)
-
-
-@lru_cache(maxsize=512)
-def fused_map(features: Expr, tensor: str) -> tuple[bool, Expr | None]:
-    """Whether the kernels can apply these features of `Q` or `K` themselves, and the map of a component."""
-    reads = (Index, Count, Value)
-    if mentions(features, lambda n: isinstance(n, reads) and not _own_index(n, features)):
-        return False, None
-    if mentions(features, lambda n: isinstance(n, Load) and n.tensor != tensor):
-        return False, None
-    try:
-        return True, component_map(features, tensor)
-    except UnsupportedError:
-        return False, None
-
-
-def _own_index(node: Expr, root: Expr) -> bool:
-    """Whether an index is read by Q or K alone."""
-    for other in walk(root):
-        if node in other.children and not (isinstance(other, Load) and other.tensor in ("Q", "K")):
-            return False
-    return True
 
 
 @lru_cache(maxsize=512)
