@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from math import prod
 from threading import Lock
@@ -17,10 +17,11 @@ from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.triton import TritonModule, generate, unsupported
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
-from attndsl.runtime.call import Call
+from attndsl.runtime.cache.store import generation
+from attndsl.runtime.call import Call, Saved
 from attndsl.runtime.failures import KernelError
 from attndsl.runtime.triton.choices import Choices, Facts
-from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.config import Config, all_forced
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.machine import machine_of
@@ -59,6 +60,14 @@ class TritonKernel:
             return self._decode.tiling(call, self._dtype(call))
         config = self._config(call)
         return Tiling(config.rows, config.columns, config.q_box, config.k_box)
+
+    def settings(self) -> Hashable:
+        """Configurations that are asked for, and how often this process has tuned."""
+        return all_forced(), generation()
+
+    def saves(self, q: Tensor, k: Tensor, v: Tensor, need_lse: bool) -> tuple[Saved, ...]:
+        """Nothing: there is no backward pass."""
+        return ()
 
     def module(self, form: Form) -> TritonModule:
         """The generated code for a form, made once."""
