@@ -21,6 +21,7 @@ from attndsl.runtime.grids import given_extents, slot_count
 from attndsl.runtime.names import CALL_OPTIONS, choice, require_all, show_param, split_arguments
 from attndsl.runtime.offsets import whole_offset
 from attndsl.runtime.scalars import describe, scalar_value
+from attndsl.schedule.legalise import scan_form
 
 LAYOUTS = ("bhsd", "bshd")
 
@@ -54,7 +55,7 @@ class Given(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class Signature:
     """What an attention takes, as plain as tracing needs it. Scalars have a name, whether they are floats, and a
-    default."""
+    default; `scans`: most of its calls run as a scan."""
 
     attention: Attention
     spec: str
@@ -63,15 +64,17 @@ class Signature:
     names: tuple[str, ...]
     has_lse: bool
     extents: int
+    scans: bool
 
     @staticmethod
-    def of(attention: Attention, spec: str) -> Signature:
+    def of(attention: Attention, simplified: Attention, spec: str) -> Signature:
         """The signature of an attention (consts bound) that prints as `spec`."""
         scalars = tuple((s.name, s.kind is Kind.FLOAT, s.default) for s in attention.scalars)
         inputs = tuple(i.name for i in attention.inputs)
         names = (*(s[0] for s in scalars), *inputs)
         lse = weight_form(attention).has_lse
-        return Signature(attention, spec, scalars, inputs, names, lse, slot_count(attention))
+        scans = scan_form(simplified).form is not None
+        return Signature(attention, spec, scalars, inputs, names, lse, slot_count(attention), scans)
 
 
 def given(

@@ -59,7 +59,7 @@ def _run(*args: Any) -> tuple[list[Tensor], list[Tensor]]:
     given, (need_lse, checked, save) = Given(*args[:_FIELDS]), args[_FIELDS:]
     with _alone(given.q.device.type):
         bound = runner_of(given.spec).bound(given, checked)
-        out, lse, saved = bound.kernel.forward(bound.call, bound.plan, need_lse, save)
+        out, lse, saved = bound.forward(need_lse, save)
     # no tensor may be two results
     return [out] if lse is None else [out, lse], [t for t in saved if t is not out and t is not lse]
 
@@ -155,7 +155,7 @@ def _run_backward(*args: Any) -> list[Tensor]:
         by_place = {i: unit_stride(g) for i, g in zip(places, grads, strict=True)}
         wanted = [(n, t) for n, t, w in zip(runner.differentiable, given.tensors, needs, strict=True) if w]
         names = frozenset(n for n, _ in wanted)
-        found = bound.kernel.backward(bound.call, bound.plan, tuple(saved), by_place.get(0), by_place.get(1), names)
+        found = bound.backward(tuple(saved), by_place.get(0), by_place.get(1), names)
         return [found[n].contiguous() if n in found else t.new_zeros(t.shape) for n, t in wanted]
 
 

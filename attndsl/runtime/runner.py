@@ -6,7 +6,7 @@ A call that repeats an earlier one (see `Runner.bound`) is neither checked nor p
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -19,13 +19,14 @@ from attndsl.ir.expr import ParamRef, walk
 from attndsl.ir.free import tensors as tensors_read
 from attndsl.ir.types import Kind
 from attndsl.runtime.binding import bind_call, host_table
-from attndsl.runtime.call import Call, Kernel, Saved
+from attndsl.runtime.call import Call, Kernel, Saved, ScanKernel
 from attndsl.runtime.checked import check_promises
 from attndsl.runtime.dispatch import choose_backend, kernel_of
 from attndsl.runtime.given import Given
 from attndsl.runtime.host import decided_by
 from attndsl.runtime.plans import PlanCache
 from attndsl.runtime.scalars import scalar_value
+from attndsl.schedule.legalise import ScanForm, legalise, scan_form
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
 from attndsl.schedule.tiling import Tiling
@@ -38,23 +39,62 @@ Scalars = dict[str, bool | int | float]
 
 @dataclass(frozen=True)
 class Bound:
-    """A call that is checked, with its plan and who runs it."""
+    """A call that is checked, and who runs it: by a plan, or with `form` as a scan.
+
+    `saves` is false where backward runs forward again: for attentions that may scan, as what a scan saves depends on
+    lengths, which graphs do not know.
+    """
 
     kernel: Kernel
     call: Call
-    plan: Plan
+    plan: Plan | None
+    form: ScanForm | None = None
+    saves: bool = True
+
+    def forward(self, need_lse: bool, save: bool) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+        """As `Kernel.forward`."""
+        return self._forward(need_lse, save and self.saves)
+
+    def backward(
+        self,
+        saved: tuple[Tensor, ...],
+        grad_out: Tensor | None,
+        grad_lse: Tensor | None,
+        needs: frozenset[str],
+    ) -> Mapping[str, Tensor]:
+        """As `Kernel.backward`."""
+        if not self.saves:
+            saved = self._forward(grad_lse is not None, True)[2]
+        if self.form is not None:
+            scan = self._scan
+            return scan.scan_backward(self.call, self.form, None, saved, grad_out, (None, None), needs)
+        assert self.plan is not None
+        return self.kernel.backward(self.call, self.plan, saved, grad_out, grad_lse, needs)
+
+    def _forward(self, need_lse: bool, save: bool) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+        if self.form is not None:
+            out, _, saved = self._scan.scan(self.call, self.form, None, False, save)
+            return out, None, saved
+        assert self.plan is not None
+        return self.kernel.forward(self.call, self.plan, need_lse, save)
+
+    @property
+    def _scan(self) -> ScanKernel:
+        assert isinstance(self.kernel, ScanKernel)
+        return self.kernel
 
 
 @dataclass(frozen=True)
 class _Binding:
     """What repeated calls share. `call` has no tensors; `copied` are those of q, k and v that need a unit stride.
-    `plan` is None where elements of tensors decide it."""
+    `plan` is None where elements of tensors decide it, and with a `form`."""
 
     kernel: Kernel
     call: Call
     copied: tuple[bool, bool, bool]
     plan: Plan | None
     tiling: Tiling | None
+    form: ScanForm | None
 
 
 class Runner:
@@ -68,6 +108,7 @@ class Runner:
         self._bindings: OrderedDict[Hashable, _Binding] = OrderedDict()
         self._lock = Lock()
         self._masked = tuple(i.name for i in attention.inputs if i.name in tensors_read(simplified.mask))
+        self._scans = scan_form(simplified).form is not None
         self._inputs = tuple(i.name for i in attention.inputs)
         deciding = decided_by(attention) | {n.name for n in walk(simplified.mask) if isinstance(n, ParamRef)}
         self._deciding = tuple(s.name for s in attention.scalars if s.name in deciding)
@@ -95,6 +136,8 @@ class Runner:
 
     def saves(self, given: Given, need_lse: bool) -> tuple[Saved, ...]:
         """What the kernel of a call saves for its backward."""
+        if self._scans:
+            return ()
         return self.kernel_for(given).saves(given.q, given.k, given.v, need_lse)
 
     def bound(self, given: Given, checked: bool = False) -> Bound:
@@ -184,8 +227,9 @@ class Runner:
             self.attention, self.simplified, given.q, given.k, given.v, arguments,
             scale=scale, q_offset=offset, grid=given.grid,
         )  # fmt: skip
-        tiling = kernel.tiling(call)
-        plan = self.plan(call, tiling)
+        form = self._form(kernel, call)
+        tiling = None if form is not None else kernel.tiling(call)
+        plan = None if form is not None else self.plan(call, tiling)
         on_grid = self.attention.q_space is not None or self.attention.k_space is not None
         if isinstance(offset, int) or not on_grid:
             pairs = zip((given.q, given.k, given.v), (call.q, call.k, call.v), strict=True)
@@ -194,12 +238,21 @@ class Runner:
             fixed = isinstance(offset, int) and not self._masked
             template = call.repeated(empty, empty, empty, {}, {}, offset if isinstance(offset, int) else 0)
             template = template if fixed else template.replanned({})
-            binding = _Binding(kernel, template, (copied[0], copied[1], copied[2]), plan if fixed else None, tiling)
+            binding = _Binding(
+                kernel, template, (copied[0], copied[1], copied[2]), plan if fixed else None, tiling, form
+            )
             with self._lock:
                 self._bindings[key] = binding
                 while len(self._bindings) > CAPACITY:
                     self._bindings.popitem(last=False)
-        return Bound(kernel, call, plan)
+        return Bound(kernel, call, plan, form, not self._scans)
+
+    def _form(self, kernel: Kernel, call: Call) -> ScanForm | None:
+        """How the kernel scans a call, None if it does not."""
+        if not self._scans or not isinstance(kernel, ScanKernel):
+            return None
+        form = legalise(self.simplified, call.problem).form
+        return None if form is None or kernel.scan_gap(call, form) is not None else form
 
     def _repeated(self, binding: _Binding, given: Given, scalars: Scalars, offset: int | Tensor) -> Bound:
         q, k, v = (
@@ -209,10 +262,10 @@ class Runner:
         if not isinstance(offset, int):
             offset = offset.to(torch.int64)
         call = binding.call.repeated(q, k, v, inputs, scalars, offset)
-        if binding.plan is not None:
-            return Bound(binding.kernel, call, binding.plan)
+        if binding.plan is not None or binding.form is not None:
+            return Bound(binding.kernel, call, binding.plan, binding.form, not self._scans)
         call = call.replanned({n: host_table(inputs[n]) for n in self._masked})
-        return Bound(binding.kernel, call, self.plan(call, binding.tiling))
+        return Bound(binding.kernel, call, self.plan(call, binding.tiling), None, not self._scans)
 
 
 def _whole(number: Tensor) -> Any:

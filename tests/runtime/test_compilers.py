@@ -26,6 +26,7 @@ ALIBI = """attention alibi(scalar strength: float = 1.0, scalar window: int = 9,
 DOCS = "attention docs(input doc: i32[B, L] sorted) { mask doc[b, q] == doc[b, k] and k <= q }"
 GATED = """attention gated(input z: f32[H], input g: f32[B, H, Lq]) {
     mask k <= q weight exp(s) / (exp(z[h]) + sum) output o * sigmoid(g[b, h, q]) }"""
+LINEAR = "attention retention(input gamma: f32[H]) { mask k <= q weight dot(Q, K) * gamma[h]^(q - k) / sum }"
 GRID = "attention near { grid video(t, y) mask abs(q.t - k.t) <= 1 and abs(q.y - k.y) <= 1 }"
 
 
@@ -58,6 +59,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (GATED, {"z": torch.rand(4), "g": torch.randn(2, 4, 12)}, {"layout": "bshd"}),
     (GRID, {}, {"grid": (3, 4)}),
     (GRID, {}, {"grid": {"y": 4}}),
+    (LINEAR, {"gamma": torch.tensor([0.5, 0.7, 0.9, 1.0])}, {}),
     ("attention dense {}", {}, {"q_offset": "end", "scale": 0.25}),
     ("attention dense {}", {}, {"q_offset": torch.tensor([0, 1]), "return_lse": True}),
 ]
@@ -120,6 +122,21 @@ def test_a_wrong_call_is_told_when_it_is_compiled() -> None:
         compiled(lambda q: f(q, k, v))(q)
     with pytest.raises(ValueError, match=r"'slope' must have shape \[H\] = \[4\], got \[3\]"):
         compiled(lambda q: f(q, k, v, slope=torch.rand(3)))(q)
+
+
+def test_states_stay_outside_graphs() -> None:
+    f = attndsl.load("attention linear { mask k <= q weight dot(Q, K) }")
+    q, k, v = tensors()
+    whole = f(q, k, v)
+
+    def parts(q: Tensor) -> Tensor:
+        first, state = f(q[:, :, :5], k[:, :, :5], v[:, :, :5], return_state=True)
+        return torch.cat([first, f(q[:, :, 5:], k[:, :, 5:], v[:, :, 5:], initial_state=state)], 2)
+
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(parts, backend="eager")(q), whole)
+    with pytest.raises(Exception, match="disable"):
+        compiled(parts, "eager")(q)
 
 
 class Block(torch.nn.Module):
