@@ -129,7 +129,7 @@ def given(
         numbers.append(q_offset)
         places.append(count + 1)
         q_offset = 0
-    elif type(q_offset) is not int:
+    elif type(q_offset) is not int or not -(2**31) <= q_offset < 2**31:
         whole = whole_offset(owner, q_offset, q.shape[2], k.shape[2])
         if whole is None:
             raise TypeError(f"{owner}: q_offset must be an int, an int tensor [B] or 'end', got {describe(q_offset)}")
@@ -170,6 +170,6 @@ def _grid(signature: Signature, grid: Any) -> list[int] | None:
     if grid is None:
         return None
     items: Sequence[Any] = grid if isinstance(grid, (tuple, list)) else ()
-    if items and len(items) == signature.extents and all(type(n) is int for n in items):
+    if items and len(items) == signature.extents and all(type(n) is int and abs(n) < 2**31 for n in items):
         return list(items)
     return given_extents(signature.attention, grid)
