@@ -98,6 +98,7 @@ def standalone(
                 "arguments": [Passed(a.name, value_code(it, problem, a)) for a in it.module.arguments],
                 "warps": it.config.warps,
                 "stages": it.stages,
+                "registers": it.config.registers,
             }
             for it in found
         ],
