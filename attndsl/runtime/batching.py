@@ -2,6 +2,7 @@
 looped over where it does not (a mapped tensor without a batch dimension, a mapped number, a spec that computes
 with `b`)."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import Decay, Expr, Index, Load, Size
+from attndsl.runtime.call import Kept, Saved
 from attndsl.runtime.given import Given
 from attndsl.runtime.host import meaning
 from attndsl.runtime.registry import runner_of
@@ -30,7 +33,10 @@ def attend_batched(info: Any, dims: tuple[Dims, ...], *args: Any) -> tuple[Any, 
     count: int = info.batch_size
     folded = _folded(given, dims, count)
     if folded is not None:
-        found = tuple([_unfold(t, count) for t in part] for part in op(*folded, *rest))
+        results, kept = op(*folded, *rest)
+        own = [s.batch for s in saves_of(folded, rest[0]) if isinstance(s, Kept)] if kept else []
+        parts = (results, [0] * len(results)), (kept, own)
+        found = tuple([_unfold(t, count, b) for t, b in zip(*part, strict=True)] for part in parts)
     else:
         found = _stacked([op(*(_at(a, d, i) for a, d in zip(args, dims, strict=True))) for i in range(count)])
     return found, tuple([0] * len(part) for part in found)
@@ -46,12 +52,20 @@ def backward_batched(info: Any, dims: tuple[Dims, ...], *args: Any) -> tuple[Any
     chosen = [d for d, n in zip(places_of_batch, needs, strict=True) if n]
     wanted = [d for d in chosen if d is not None]
     if folded is not None and wanted == chosen:
-        more = [[_fold(t, d, 0, count) for t, d in zip(part, at, strict=True)]
-                for part, at in zip((saved, grads), dims[_FIELDS : _FIELDS + 2], strict=True)]  # fmt: skip
+        own = [s.batch if isinstance(s, Kept) else 0 for s in saves_of(folded, False)]
+        parts = zip((saved, grads), dims[_FIELDS : _FIELDS + 2], (own, [0] * len(grads)), strict=True)
+        more = [[_fold(t, d, b, count) for t, d, b in zip(*part, strict=True)] for part in parts]
         found = [_unfold(t, count, d) for t, d in zip(op(*folded, *more, places, needs), wanted, strict=True)]
     else:
         (found,) = _stacked([(op(*(_at(a, d, i) for a, d in zip(args, dims, strict=True))),) for i in range(count)])
     return found, [0] * len(found)
+
+
+def saves_of(given: Given, need_lse: bool) -> tuple[Saved, ...]:
+    """What the kernel of a call saves for backward."""
+    # a kernel that is made now must not be made of a tracer's tensors
+    with _disable_current_modes():
+        return runner_of(given.spec).saves(given, need_lse)
 
 
 def _folded(given: Given, dims: tuple[Dims, ...], count: int) -> Given | None:

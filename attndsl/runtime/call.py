@@ -35,6 +35,7 @@ class Call:
     `memo` is a kernel's own: what it keeps there is found again by every call that differs from this one in nothing
     but elements of tensors and scalars that the mask does not read (same shapes, strides, element types, device,
     alignment to 16 bytes, scale, offset, plan and `Kernel.settings`). Several threads may use it at once.
+    `differentiated`: a backward of this call may follow, or this is it.
     """
 
     attention: Attention
@@ -50,6 +51,7 @@ class Call:
     scale: float
     tables: Mapping[str, npt.NDArray[Any]]
     memo: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any])
+    differentiated: bool = False
 
     def with_tensors(self, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor]) -> Call:
         """The same call on other tensors of the same shapes."""
@@ -91,10 +93,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Kept:
-    """A tensor that forward makes for backward alone: contiguous, dimension 0 the batch."""
+    """A tensor that forward makes for backward alone: contiguous, `batch` its dimension of B."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    batch: int = 0
 
 
 Saved = Kept | Literal["out", "lse"]

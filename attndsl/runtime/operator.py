@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.library import Library
-from torch.utils._python_dispatch import _disable_current_modes
 
-from attndsl.runtime.batching import attend_batched, backward_batched
+from attndsl.runtime.batching import attend_batched, backward_batched, saves_of
 from attndsl.runtime.binding import unit_stride
-from attndsl.runtime.call import Kept, Saved
+from attndsl.runtime.call import Kept
 from attndsl.runtime.given import Given
 from attndsl.runtime.registry import runner_of
 from attndsl.runtime.runner import lse_dtype
@@ -58,7 +57,7 @@ def attend(given: Given, need_lse: bool, checked: bool = False) -> list[Tensor]:
 def _run(*args: Any) -> tuple[list[Tensor], list[Tensor]]:
     given, (need_lse, checked, save) = Given(*args[:_FIELDS]), args[_FIELDS:]
     with _alone(given.q.device.type):
-        bound = runner_of(given.spec).bound(given, checked)
+        bound = runner_of(given.spec).bound(given, checked=checked, differentiated=save)
         out, lse, saved = bound.forward(need_lse, save)
     # no tensor may be two results
     return [out] if lse is None else [out, lse], [t for t in saved if t is not out and t is not lse]
@@ -70,14 +69,8 @@ def _fake(*args: Any) -> tuple[list[Tensor], list[Tensor]]:
     results = [q.new_empty((*q.shape[:3], given.v.shape[3]))]
     if need_lse:
         results.append(q.new_empty(q.shape[:3], dtype=lse_dtype(q.dtype)))
-    saves = _saves(given, need_lse) if save else ()
+    saves = saves_of(given, need_lse) if save else ()
     return results, [q.new_empty(s.shape, dtype=s.dtype) for s in saves if isinstance(s, Kept)]
-
-
-def _saves(given: Given, need_lse: bool) -> tuple[Saved, ...]:
-    # a kernel that is made now must not be made of a tracer's tensors
-    with _disable_current_modes():
-        return runner_of(given.spec).saves(given, need_lse)
 
 
 def _differentiable(keys: Any, *args: Any) -> tuple[list[Tensor], list[Tensor]]:
@@ -121,7 +114,7 @@ class _Attend(torch.autograd.function._SingleLevelFunction):
         results, kept = ATTEND.redispatch(frame.below, *given, frame.need_lse, frame.checked, True)
         named = dict(zip(("out", "lse"), results, strict=False))
         own = iter(kept)
-        saved = [named[s] if isinstance(s, str) else next(own) for s in _saves(given, frame.need_lse)]
+        saved = [named[s] if isinstance(s, str) else next(own) for s in saves_of(given, frame.need_lse)]
         ctx.frame = frame
         ctx.count = len(tensors)
         ctx.mark_non_differentiable(*kept)
@@ -151,7 +144,7 @@ def _run_backward(*args: Any) -> list[Tensor]:
     given, (saved, grads, places, needs) = Given(*args[:_FIELDS]), args[_FIELDS:]
     with _alone(given.q.device.type):
         runner = runner_of(given.spec)
-        bound = runner.bound(given)
+        bound = runner.bound(given, differentiated=True)
         by_place = {i: unit_stride(g) for i, g in zip(places, grads, strict=True)}
         wanted = [(n, t) for n, t, w in zip(runner.differentiable, given.tensors, needs, strict=True) if w]
         names = frozenset(n for n, _ in wanted)

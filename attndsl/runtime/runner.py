@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -140,8 +140,9 @@ class Runner:
             return ()
         return self.kernel_for(given).saves(given.q, given.k, given.v, need_lse)
 
-    def bound(self, given: Given, checked: bool = False) -> Bound:
-        """A call with nothing left to check. Raises TypeError and ValueError that name the argument.
+    def bound(self, given: Given, *, checked: bool = False, differentiated: bool = False) -> Bound:
+        """A call with nothing left to check; `differentiated` as in `Call`. Raises TypeError and ValueError that name
+        the argument.
 
         Calls of equal tensors' shapes, strides, element types, devices and alignments, of equal options and equal
         scalars where they decide something, share their binding, and their plan unless the mask reads a tensor.
@@ -149,10 +150,10 @@ class Runner:
         kernel = self.kernel_for(given)
         scalars = self._scalars(given)
         offset, scale = self._numbers(given)
-        key = self._key(given, kernel, scalars, offset, scale)
+        key = (differentiated, *self._key(given, kernel, scalars, offset, scale))
         binding = self._bindings.get(key)
         if binding is None:
-            found = self._bind(given, kernel, scalars, offset, scale, key)
+            found = self._bind(given, kernel, scalars, offset, scale, key, differentiated)
         else:
             found = self._repeated(binding, given, scalars, offset)
             with self._lock:
@@ -208,7 +209,7 @@ class Runner:
 
     def _key(
         self, given: Given, kernel: Kernel, scalars: Scalars, offset: int | Tensor, scale: float | Tensor | None
-    ) -> Hashable:
+    ) -> tuple[Hashable, ...]:
         parts: list[Hashable] = [
             kernel, kernel.settings(), scale, None if given.grid is None else tuple(given.grid),
             offset if isinstance(offset, int) else (offset.shape, offset.dtype, offset.device),
@@ -220,13 +221,21 @@ class Runner:
         return tuple(parts)
 
     def _bind(
-        self, given: Given, kernel: Kernel, scalars: Scalars, offset: int | Tensor, scale: Any, key: Hashable
+        self,
+        given: Given,
+        kernel: Kernel,
+        scalars: Scalars,
+        offset: int | Tensor,
+        scale: Any,
+        key: Hashable,
+        differentiated: bool,
     ) -> Bound:
         arguments: dict[str, object] = {**scalars, **dict(zip(self._inputs, given.inputs, strict=True))}
         call = bind_call(
             self.attention, self.simplified, given.q, given.k, given.v, arguments,
             scale=scale, q_offset=offset, grid=given.grid,
         )  # fmt: skip
+        call = replace(call, differentiated=differentiated)
         form = self._form(kernel, call)
         tiling = None if form is not None else kernel.tiling(call)
         plan = None if form is not None else self.plan(call, tiling)
