@@ -22,6 +22,7 @@ from attndsl.runtime.triton.config import Config, Pass, all_forced
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.machine import machine_of
+from attndsl.runtime.triton.scan_kernel import LinearKernel
 from attndsl.runtime.triton.sweeps import (
     OnDevice,
     Sweeps,
@@ -37,7 +38,7 @@ from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
 
-class TritonKernel:
+class TritonKernel(LinearKernel):
     """Forward and backward on CUDA tensors (under `TRITON_INTERPRET=1` on CPU tensors)."""
 
     def __init__(self, attention: Attention) -> None:
