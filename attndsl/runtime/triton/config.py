@@ -58,6 +58,11 @@ def configured(forward: Config | None = None, **others: Config | None) -> Genera
         _FORCED.reset(token)
 
 
+def all_forced() -> tuple[tuple[Pass, Config | None], ...]:
+    """What `configured` asks for, all passes."""
+    return tuple(sorted(_FORCED.get().items()))
+
+
 def decode_asked() -> Lit["on", "off", "shape"]:
     """Whether calls are split over their keys; by their shape unless `configured` says more."""
     found = _FORCED.get()
@@ -83,8 +88,10 @@ def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Con
         columns = 128 if head <= 64 else 64 if head <= 128 else 32
         return Config(64, columns if dtype != "fp32" else columns // 2, 4, 3)
     if dtype == "fp32":
-        # no tensor cores without tf32: small tiles of scalar products
-        return Config(32, 32, 4, 1)
+        # no tensor cores without tf32: scalar products, in tiles and warps whose registers hold them
+        if head <= 64:
+            return Config(32, 32, 4 if head <= 32 else 8, 1)
+        return Config(16, 32 if head <= 128 else 16, 8, 1)
     if capability < 90:
         return Config(128, 64, 4, 2) if head <= 64 else Config(128, 64, 8, 2) if head <= 128 else Config(64, 32, 4, 2)
     if head <= 64:
