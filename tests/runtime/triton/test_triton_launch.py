@@ -125,7 +125,7 @@ def test_tables_are_uploaded_once(compiled: list[int], monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("attention linear { mask k <= q weight dot(Q, K) }", "a dot product of vectors other than `s`"),
+        ("attention linear { mask abs(q - k) < 9 weight dot(Q, K) }", "a dot product of vectors other than `s`"),
         ("attention cosine { score s / (norm(Q) * norm(K)) }", "the vector Q in an expression"),
         ("attention two { weight exp(s) / max(sum, 1) }", "a reduction other than its own sum"),
         ("attention arc { score acos(s) }", "`acos`"),
