@@ -155,6 +155,13 @@ def test_a_missing_feature_is_named(text: str, words: str) -> None:
         f.source(backend="triton")
     assert words in str(error.value)
     assert "backend 'cpu'" in str(error.value)
+    kernel = TritonKernel(f.simplified)
+    q = torch.randn(1, 1, 80, 64, dtype=torch.bfloat16, requires_grad=True)
+    call = bind_call(f.attention, f.simplified, q, q, q, {})
+    for save in (False, True):
+        with pytest.raises(ValueError, match="backend 'triton' does not have") as error:
+            kernel.forward(call, planned(f, kernel, call), False, save)
+        assert words in str(error.value)
 
 
 def test_only_narrow_floats_and_heads(compiled: list[int]) -> None:
