@@ -43,3 +43,8 @@ def test_gradients_equal_the_definition(group: int) -> None:
 def test_random_programs_equal_the_definition() -> None:
     """Masks, scores, weights and outputs that hypothesis writes, with their gradients."""
     run("interpret_random", SEED, 15)
+
+
+def test_the_operator_on_this_backend() -> None:
+    """Repeated calls, torch.compile and torch.func."""
+    run("interpret_operator")

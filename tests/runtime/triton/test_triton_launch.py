@@ -122,6 +122,24 @@ def test_tables_are_uploaded_once(compiled: list[int], monkeypatch: pytest.Monke
     assert len(compiled) == 2
 
 
+def test_a_repeated_launch_runs_what_was_compiled_for_such_pointers() -> None:
+    ran: list[str] = []
+
+    class Compiled:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, grid: tuple[int, int, int]) -> Any:
+            return lambda *values: ran.append(f"{self.name} {grid} {values[1:]}")
+
+    ready = launch_module.Prepared(None, (7,), (), (), 1, (16, 16), set(), {})
+    room = torch.zeros(64, dtype=torch.bfloat16)
+    for i, start in enumerate((0, 8, 1, 0, 3)):
+        values = [room[start:], i]
+        ready.run(values, lambda i=i: Compiled(f"kernel {i}"))
+    assert ran == ["kernel 0 (7, 1, 1) (1,)", "kernel 0 (7, 1, 1) (3,)", "kernel 2 (7, 1, 1) (4,)"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
