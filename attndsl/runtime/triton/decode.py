@@ -30,6 +30,7 @@ from attndsl.runtime.triton.config import Config, choose, decode_asked
 from attndsl.runtime.triton.decode_launch import Prepared, Ready, prepared_key
 from attndsl.runtime.triton.decode_tables import decode_tables, joined
 from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
+from attndsl.runtime.triton.reach import far, wide
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import moved
@@ -142,14 +143,14 @@ class Decode:
         ready = self._tables(call, plan)
         if ready is None:
             return False
-        config, wide = self.config(call, dtype), _wide(call)
-        key = prepared_key(call, config, aligned, wide, need_lse)
+        config, is_wide = self.config(call, dtype), wide(call.inputs)
+        key = prepared_key(call, config, aligned, is_wide, need_lse)
         prepared = ready.prepared.get(key)
         if prepared is None:
             form = Form(
                 dtype, call.q.shape[-1], call.v.shape[-1], ready.tables.q, (ready.tables.piece,), aligned=aligned,
-                wide=wide, batch_offset=isinstance(call.q_offset, Tensor), negative=call.scale < 0,
-                interpreted=interpreting(),
+                wide=is_wide, batch_offset=isinstance(call.q_offset, Tensor), negative=call.scale < 0,
+                interpreted=interpreting(), far=far(ready.tables.box * ready.tables.split_k, call.k, call.v),
             )  # fmt: skip
             prepared = ready.prepared[key] = self._prepared(call, form, ready, config, need_lse)
         prepared.run(call, out, lse)
@@ -203,10 +204,3 @@ def _slots(config: Config, form: Form, device: Device) -> int:
     registers = config.columns * max(form.D, form.Dv) * element // 2 * REGISTERS // (64 * 128)
     each = min(device.shared_memory // max(shared, 1), 65536 // max(registers, 1), 16 // config.warps)
     return device.multiprocessors * max(1, each)
-
-
-def _wide(call: Call) -> bool:
-    return any(
-        t.numel() and sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) >= 2**31
-        for t in call.inputs.values()
-    )

@@ -24,6 +24,7 @@ from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.machine import machine_of
+from attndsl.runtime.triton.reach import far_tiles, wide
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
 from attndsl.schedule.plan import Plan
@@ -161,12 +162,11 @@ class TritonKernel:
         pieces = tuple(p.form for p in tables.pieces)
         aligned = _aligned(call)
         tma = aligned and bool(pieces) and not any(p.side.any_split for p in pieces) and _has_tma(call)
-        wide = any(t.numel() and sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) >= 2**31
-                   for t in call.inputs.values())  # fmt: skip
         return Form(
             self._dtype(call), call.q.shape[-1], call.v.shape[-1], tables.q, pieces,
-            on_grid=tables.on_grid, tma=tma, aligned=aligned, wide=wide, batch_offset=isinstance(call.q_offset, Tensor),
-            negative=call.scale < 0, interpreted=interpreting(),
+            on_grid=tables.on_grid, tma=tma, aligned=aligned, wide=wide(call.inputs),
+            batch_offset=isinstance(call.q_offset, Tensor), negative=call.scale < 0, interpreted=interpreting(),
+            far=far_tiles(tables, call.sizes["Lq"], call.k, call.v),
         )  # fmt: skip
 
     def _tables(self, call: Call, plan: Plan) -> tuple[OnDevice, ...]:
