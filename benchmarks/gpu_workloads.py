@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, wait
-from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -21,22 +19,27 @@ from attndsl.reference import reference
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.triton.config import Config, configured
 from attndsl.runtime.triton.kernel import TritonKernel
+from attndsl.runtime.triton.labels import label
 from attndsl.schedule.build import build
+from benchmarks.gpu_compile import Compiling
 
 Keep = Callable[[dict[str, Any]], None]
 ROWS_CHECKED = 64
 LIMIT = 8e-3
 """Relative error (norm over norm) of a bf16 result: its rounding is 1.7e-3."""
 
+SPECIALIZED = Config(128, 128, 4, 2, specialize=True)
+TWO_A_SM = Config(128, 64, 8, 2, registers=128)
+"""Two programs fit a multiprocessor: one computes while the other starts or ends."""
 CONFIGS = {
-    128: [Config(128, 128, 4, 2, True), Config(128, 64, 4, 3, True), Config(128, 64, 4, 2, True),
-          Config(128, 128, 8, 3), Config(128, 64, 8, 3), Config(64, 64, 4, 3), Config(64, 64, 4, 4)],
-    64: [Config(128, 128, 4, 2, True), Config(128, 128, 4, 3, True), Config(128, 64, 4, 3, True),
-         Config(128, 64, 4, 2, True), Config(128, 64, 4, 3), Config(128, 64, 8, 3), Config(64, 64, 4, 4),
-         Config(128, 128, 4, 2)],
-}  # fmt: skip
+    128: (SPECIALIZED, Config(128, 128, 8, 3), Config(64, 64, 4, 3)),
+    64: (SPECIALIZED, Config(128, 64, 4, 3), Config(128, 64, 8, 3, registers=128)),
+}
 """By head size; specialised ones are Triton's to get right, and every result is compared with the definition."""
-GRID_CONFIGS = [Config(128, 128, 8, 3), Config(128, 128, 8, 2), Config(128, 64, 8, 3), Config(64, 64, 4, 3)]
+SHORT_CONFIGS = (SPECIALIZED, Config(64, 64, 4, 3), TWO_A_SM)
+GRID_CONFIGS = (Config(128, 128, 8, 3), Config(64, 64, 4, 3), TWO_A_SM)
+WAIT = 60.0
+"""Seconds after which a kernel counts as one that does not compile."""
 
 
 def workloads() -> list[Workload]:
@@ -44,9 +47,11 @@ def workloads() -> list[Workload]:
     return [*dense(16384), *masked(), *neighborhoods(), *dense(4096)]
 
 
-def configurations(w: Workload, quick: bool = False) -> list[Config]:
-    """What is measured of ours: what tuning chooses from."""
+def configurations(w: Workload, quick: bool = False) -> tuple[Config, ...]:
+    """What is measured of ours, best guesses first: what tuning chooses from, for tiles that see many or few keys."""
     found = GRID_CONFIGS if w.grid is not None else CONFIGS[w.D]
+    if w.grid is None and w.pairs < w.S * w.S // 4:
+        found = SHORT_CONFIGS
     return found[:1] if quick else found
 
 
@@ -72,49 +77,50 @@ def compile_one(number: int, config: Config | None) -> str:
     return ""
 
 
-def compile_all(workers: int, deadline: float, *, quick: bool) -> set[tuple[str, int, Config]]:
-    """Every kernel, many at a time, each run once. Those of ours that failed, or never returned, by text, head size and
-    configuration."""
-    start = time.time()
-    every = workloads()
-    jobs = [(i, c) for i, w in enumerate(every) if "S4096" not in w.name for c in configurations(w, quick)]
-    if not quick:
-        jobs = [(i, None) for i in range(len(every))] + jobs
-    bad: set[tuple[str, int, Config]] = set()
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    running = {pool.submit(compile_one, *job): job for job in jobs}
-    done, late = wait(running, timeout=max(1.0, deadline - time.time()))
-    stuck = [job for job in late if job.running()]
-    for job in (*done, *stuck):
-        number, config = running[job]
-        text = "did not return" if job in late else repr(job.exception()) if job.exception() else job.result()
-        if text:
-            print(f"compiling {every[number].name} {config}: {text}", flush=True)
-            if config is not None:
-                bad.add((every[number].text, every[number].D, config))
-    own = list((getattr(pool, "_processes", None) or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    if late:
-        for process in own:
-            process.kill()
-    print(f"-- {len(done)} of {len(jobs)} kernels compiled in {time.time() - start:.0f} s", flush=True)
-    return bad
-
-
 def measure(keep: Keep, deadline: float, *, quick: bool, workers: int = 8) -> None:
     """Every workload: our configurations, then FlexAttention. Rows as peers' tables have them."""
-    bad = compile_all(workers, min(deadline, time.time() + 120), quick=quick)
-    for w in workloads():
+    every = workloads()
+    jobs: list[tuple[int, Config | None]] = []
+    for i, w in enumerate(every):
+        jobs += [(_same_kernels(every, i), c) for c in configurations(w, quick)]
+        jobs += [] if quick else [(i, None)]
+    compiling = Compiling(compile_one, jobs, workers)
+    try:
+        for i, w in enumerate(every):
+            _measure_one(w, i, _same_kernels(every, i), compiling, keep, deadline, quick)
+    finally:
+        compiling.close()
+
+
+def _same_kernels(every: list[Workload], number: int) -> int:
+    """The first workload that runs the same kernels: nothing depends on lengths."""
+    w = every[number]
+    return next(i for i, o in enumerate(every) if (o.text, o.D, o.consts) == (w.text, w.D, w.consts))
+
+
+def _measure_one(
+    w: Workload, number: int, kernels: int, compiling: Compiling, keep: Keep, deadline: float, quick: bool
+) -> None:
+    until = min(deadline, time.time() + WAIT)
+    configs: list[Config] = []
+    for config in configurations(w, quick):
+        problem = compiling.problem((kernels, config), until)
+        if problem:
+            _row(keep, w, "attndsl-config", None, f"{label(config)}: {problem}")
+        else:
+            configs.append(config)
+    for run in (_ours,) if quick else (_ours, _flex):
         if time.time() > deadline:
             print(f"no time for {w.name}", flush=True)
+            return
+        if run is _flex and (problem := compiling.problem((number, None), until)):
+            _row(keep, w, "flex", None, problem)
             continue
-        configs = [c for c in configurations(w, quick) if (w.text, w.D, c) not in bad]
-        for run in (_ours,) if quick else (_ours, _flex):
-            try:
-                run(w, keep, configs)
-            except Exception as error:
-                _row(keep, w, run.__name__.strip("_"), None, "ERR " + repr(error)[:300].replace("\n", " "))
-        torch.cuda.empty_cache()
+        try:
+            run(w, keep, configs)
+        except Exception as error:
+            _row(keep, w, run.__name__.strip("_"), None, "ERR " + repr(error)[:300].replace("\n", " "))
+    torch.cuda.empty_cache()
 
 
 def _bench(run: Callable[[], Any]) -> float:
@@ -122,6 +128,19 @@ def _bench(run: Callable[[], Any]) -> float:
 
     found: Any = triton.testing.do_bench(run, warmup=30, rep=120, return_mode="median")
     return float(found)
+
+
+def _by_graph(ms: float, run: Callable[[], Any]) -> str:
+    """The time in a CUDA graph, in words, where the host cannot keep up with kernels this short."""
+    if ms > 2.0:
+        return ""
+    import triton
+
+    try:
+        found: Any = triton.testing.do_bench_cudagraph(run, rep=20, return_mode="median")
+        return f"; {float(found):.4f} ms in a graph"
+    except Exception as error:
+        return f"; no graph: {error!r}"[:120]
 
 
 def _row(keep: Keep, w: Workload, system: str, ms: float | None, note: str) -> None:
@@ -140,7 +159,7 @@ def _ours(w: Workload, keep: Keep, configs: list[Config]) -> None:
     best: tuple[float, str] | None = None
     for config in configs:
         with configured(config):
-            shown = f"{config.rows}x{config.columns} w{config.warps} s{config.stages}" + " ws" * config.specialize
+            shown = label(config)
             try:
                 start = time.time()
                 plan = build(f.simplified, call.problem, kernel.tiling(call).tile(f.simplified, call.problem))
@@ -160,6 +179,7 @@ def _ours(w: Workload, keep: Keep, configs: list[Config]) -> None:
             if kernel.reasons:
                 shown += f" ({', '.join(kernel.reasons.values())})"
                 kernel = TritonKernel(f.simplified)
+            shown += _by_graph(ms, lambda kernel=kernel, plan=plan: kernel.forward(call, plan, False, False))
             note = f"{shown}; plan {planned:.1f} ms, first {first:.2f} s, {boxes}, error {error:.1e}"
             _row(keep, w, "attndsl-config", ms, note)
             if best is None or ms < best[0]:
@@ -231,4 +251,5 @@ def _flex(w: Workload, keep: Keep, configs: list[Config]) -> None:
     torch.cuda.synchronize()
     note += f" first {time.time() - start:.2f} s"
     ms = _bench(lambda: attention(q, k, v, **kwargs))
+    note += _by_graph(ms, lambda: attention(q, k, v, **kwargs))
     _row(keep, w, "flex-perm" if w.permuted else "flex", ms, note)

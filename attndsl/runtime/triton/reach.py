@@ -7,6 +7,7 @@ from math import prod
 
 from torch import Tensor
 
+from attndsl.runtime.call import Call
 from attndsl.runtime.triton.tables import LaunchTables
 
 LIMIT = 2**31
@@ -25,9 +26,12 @@ def far(span: int, *tensors: Tensor) -> bool:
     return any(span * t.stride(2) >= LIMIT for t in tensors)
 
 
-def far_tiles(tables: LaunchTables, Lq: int, k: Tensor, v: Tensor) -> bool:
-    """Whether the rows of a tile in the output, or the keys of a box on a line, are that far apart."""
+def far_tiles(tables: LaunchTables, call: Call, *, turned: bool) -> bool:
+    """Whether the rows of a tile, or the columns of a box on a line, are that far apart in the tensors of a call. With
+    `turned` rows are keys."""
+    rows, columns = ((call.k, call.v), (call.q,)) if turned else ((call.q,), (call.k, call.v))
     # a tile of several axes may reach over the whole segment
-    rows = Lq if len(tables.box) > 1 else prod(tables.box) * max(tables.splits)
-    boxes = (prod(p.box) * max(p.splits) for p in tables.pieces if len(p.box) == 1)
-    return rows * v.shape[-1] >= LIMIT or any(far(n, k, v) for n in boxes)
+    span = rows[0].shape[2] if len(tables.box) > 1 else prod(tables.box) * max(tables.splits)
+    boxes = [prod(p.box) * max(p.splits) for p in tables.pieces if len(p.box) == 1]
+    results = span * max(t.shape[-1] for t in (call.q, call.v)) >= LIMIT
+    return results or far(span, *rows) or any(far(n, *columns) for n in boxes)
