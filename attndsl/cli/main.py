@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from attndsl.cli import check, explain, fmt, run, viz
+from attndsl.cli import cache, check, doctor, explain, fmt, run, viz
 from attndsl.cli.output import CALL_WRONG, OK, SPEC_WRONG, CallError, print_diagnostics
 from attndsl.diagnostics.report import SpecError
 
@@ -25,6 +25,8 @@ app.command("fmt")(fmt.fmt)
 app.command("explain")(explain.explain)
 app.command("run")(run.run)
 app.command("viz")(viz.viz)
+app.command("doctor")(doctor.doctor)
+app.add_typer(cache.app)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,110 @@
+"""Which configurations a pass may have: what the hardware's limits and the sizes of a call leave.
+
+A candidate's accumulators and scores must fit the registers of its threads, its tiles the shared memory of a block, and
+each warp must have rows of its own. What is left is ranked, compiled and measured elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from attndsl.runtime.cache.key import up
+from attndsl.runtime.triton.choices import Facts
+from attndsl.runtime.triton.config import Config, Pass
+from attndsl.tune.machines import Gpu
+
+ROWS = (16, 32, 64, 128, 256)
+COLUMNS = (32, 64, 128, 256)
+WARPS = (4, 8)
+STAGES = (1, 2, 3, 4)
+REGISTERS = 255
+"""Of a thread."""
+BESIDE = 28
+"""Registers of a thread beside tiles: addresses, row statistics, loop counters."""
+WARP_ROWS = 16
+"""Rows of a tile that the matrix instructions give a warp."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a candidate takes at least: registers of a thread, bytes of shared memory of a block."""
+
+    registers: float
+    shared: int
+
+
+def element_size(dtype: str) -> int:
+    """Bytes of `bf16`, `fp16`, `fp32`."""
+    return 4 if dtype == "fp32" else 2
+
+
+def footprint(step: Pass, config: Config, D: int, Dv: int, dtype: str) -> Footprint:
+    """The registers and shared memory that a candidate's tiles need."""
+    e, pairs = element_size(dtype), config.rows * config.columns
+    head, stages = _padded(D) + _padded(Dv), max(config.stages, 1)
+    if step == "dkdv":
+        accumulators, scores, kept = config.rows * head, 2 * pairs, config.rows * head * e
+    elif step == "dq":
+        accumulators, scores, kept = config.rows * _padded(D), 2 * pairs, config.rows * head * e
+    else:
+        accumulators, scores, kept = config.rows * _padded(Dv), pairs, config.rows * _padded(D) * e
+    # scores become weights in the element type while the next product runs
+    numbers = accumulators + scores * (1 + e / 8)
+    return Footprint(numbers / (32 * config.warps) + BESIDE, kept + stages * config.columns * head * e)
+
+
+def _padded(size: int) -> int:
+    return -(-size // 16) * 16
+
+
+def fits(step: Pass, config: Config, facts: Facts, gpu: Gpu) -> bool:
+    """Whether a candidate can run at all."""
+    s = facts.sizes
+    need = footprint(step, config, s["D"], s["Dv"], facts.dtype)
+    return need.registers <= REGISTERS and need.shared <= gpu.machine.shared_memory
+
+
+def candidates(step: Pass, facts: Facts, gpu: Gpu, default: Config) -> tuple[Config, ...]:
+    """The configurations to try for calls of these sizes, the default first. Boxes on grids are left to the plan; see
+    `boxes`."""
+    s = facts.sizes
+    lines, others = (s["Lk"], s["Lq"]) if step == "dkdv" else (s["Lq"], s["Lk"])
+    rows = [r for r in ROWS if r <= max(up(lines), WARP_ROWS)]
+    columns = [c for c in COLUMNS if c <= max(up(others), WARP_ROWS)] or [COLUMNS[0]]
+    found: dict[Config, None] = {default: None}
+    for r, c, w, n in product(rows, columns, WARPS, STAGES):
+        config = Config(r, c, w, n)
+        if facts.dtype == "fp32" and r * c > 64 * 64:
+            continue
+        if r < WARP_ROWS * min(w, 4) or (w == 8 and r < 128 and r * c < 128 * 64):
+            # warps without rows, or with too little to do between two barriers
+            continue
+        if fits(step, config, facts, gpu):
+            found[config] = None
+    if step == "decode":
+        found |= dict.fromkeys(_splits(tuple(found), facts, gpu))
+    if step == "forward" and gpu.machine.capability == 90 and facts.dtype != "fp32":
+        found |= dict.fromkeys(_specialised(tuple(found)))
+    return tuple(found)
+
+
+def _specialised(configs: tuple[Config, ...]) -> Iterator[Config]:
+    """Triton specialises warps of programs of 4; with 8 it shares the tile between two groups of them."""
+    for config in configs:
+        if config.warps in (4, 8) and config.stages in (2, 3) and config.rows >= 64 and not config.specialize:
+            yield replace(config, specialize=True)
+
+
+def _splits(configs: tuple[Config, ...], facts: Facts, gpu: Gpu) -> Iterator[Config]:
+    """Keys split over programs: as many splits as fill the multiprocessors once, twice and four times."""
+    if not hasattr(configs[0], "splits"):
+        return
+    s = facts.sizes
+    programs = max(s["B"] * s["Hkv"], 1)
+    for config in configs:
+        boxes = max(-(-s["Lk"] // config.columns), 1)
+        for waves in (1, 2, 4):
+            count = min(max(waves * gpu.machine.multiprocessors // programs, 1), boxes)
+            yield replace(config, splits=count)
