@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from attndsl.cli import cache, check, doctor, explain, fmt, run, viz
-from attndsl.cli.output import CALL_WRONG, OK, SPEC_WRONG, CallError, print_diagnostics
+from attndsl.cli import build, cache, check, doctor, explain, fmt, run, viz
 from attndsl.diagnostics.report import SpecError
+from attndsl.runtime.failures import KernelError
 
 app = typer.Typer(
     name="attndsl",
@@ -24,6 +24,7 @@ app.command("check")(check.check)
 app.command("fmt")(fmt.fmt)
 app.command("explain")(explain.explain)
 app.command("run")(run.run)
+app.command("build")(build.build)
 app.command("viz")(viz.viz)
 app.command("doctor")(doctor.doctor)
 app.add_typer(cache.app)
@@ -47,7 +48,8 @@ def options(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line. Exit code 0 fine, 1 the spec is wrong, 2 the call is wrong."""
+    """Run the command line. Exit code 0 fine, 1 the spec is wrong, 2 the call is wrong, 3 our mistake: a result
+    outside the error rule, or a kernel that does not compile."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = _dispatch(arguments)
@@ -67,6 +69,9 @@ def _dispatch(arguments: list[str]) -> int:
         return SPEC_WRONG
     except CallError as error:
         return _fail(str(error))
+    except KernelError as error:
+        print(f"attndsl: {error}", file=sys.stderr)
+        return COMPILER_WRONG
     except (KeyboardInterrupt, typer.Abort):
         print("attndsl: stopped", file=sys.stderr)
         return 130

@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from attndsl.diagnostics.report import Diagnostic
 
-OK, SPEC_WRONG, CALL_WRONG = 0, 1, 2
-"""Exit codes: fine, the spec is wrong, the call is wrong."""
+OK, SPEC_WRONG, CALL_WRONG, COMPILER_WRONG = 0, 1, 2, 3
+"""Exit codes: fine, the spec is wrong, the call is wrong, a result or a kernel is (our mistake, not the user's)."""
 
 
 class CallError(Exception):
@@ -78,15 +78,16 @@ def plural(count: int, noun: str) -> str:
 
 
 @contextmanager
-def progress(what: str) -> Generator[None]:
-    """A spinner while something long runs, on a terminal; nothing else where output is piped."""
+def progress(what: str) -> Generator[Callable[[str], None]]:
+    """A spinner while something long runs, on a terminal; nothing else where output is piped. What is yielded changes
+    the words beside it."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        yield
+        yield lambda _: None
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(what):
-        yield
+    with Console(stderr=True).status(what) as status:
+        yield status.update
 
 
 def read_spec(path: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attndsl.cli.options import did_you_mean, parse_grid, parse_settings, parse_shape
-from attndsl.cli.output import OK, CallError, print_json, progress, unicode_output
+from attndsl.cli.output import COMPILER_WRONG, OK, CallError, print_json, progress, unicode_output
 
 if TYPE_CHECKING:
     from attndsl.cli.setup import Setup
@@ -20,8 +20,6 @@ DTYPES = {
     **dict.fromkeys(("bf16", "bfloat16"), "bf16"),
     **dict.fromkeys(("fp16", "f16", "float16"), "fp16"),
 }
-RESULT_WRONG = 3
-"""Exit code for a result outside the error rule: the compiler's mistake, not the user's."""
 
 
 def run(
@@ -55,7 +53,7 @@ def run(
         print_json(_as_data(setup, plan, DTYPES[dtype], seed, errors, rows, times))
     else:
         _print_results(setup, errors, rows, times)
-    return OK if all(e.ok for e in errors.values()) else RESULT_WRONG
+    return OK if all(e.ok for e in errors.values()) else COMPILER_WRONG
 
 
 def _try(setup: Setup, dtype: str, seed: int, backward: bool) -> tuple[dict[str, Error], int, Times]:

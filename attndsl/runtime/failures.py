@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from attndsl.diagnostics.source import NOWHERE, Span
-from attndsl.ir.attention import Attention
 
 
 class KernelError(RuntimeError):
@@ -18,27 +18,30 @@ class KernelError(RuntimeError):
     folder could be written). The same spec runs on backend 'cpu', and with another configuration perhaps.
     """
 
-    def __init__(self, attention: Attention, configuration: str, words: str, reproducer: Path | None) -> None:
-        self.attention = attention.name
-        self.place = place_of(attention.span)
+    def __init__(
+        self, attention: str, place: str, line: str, configuration: str, words: str, reproducer: Path | None
+    ) -> None:
+        self.attention = attention
+        self.place = place
         self.configuration = configuration
         self.words = words
         self.reproducer = reproducer
+        self._line = line
         kept = "could not be kept: no folder can be written; set ATTNDSL_CACHE_DIR"
         if reproducer is not None:
             kept = f"python {reproducer}"
-        spec = f"{self.place}: {first_line(attention.span)}" if self.place else attention.name
         super().__init__(
-            f"{attention.name}: a generated kernel did not compile; backend 'cpu' runs this attention\n"
-            f"  spec        {spec}\n"
+            f"{attention}: a generated kernel did not compile; backend 'cpu' runs this attention\n"
+            f"  spec        {f'{place}: {line}' if place else attention}\n"
             f"  kernel      {configuration}\n"
             f"  compiler    {indented(words)}\n"
             f"  reproducer  {kept}"
         )
 
-    def __reduce__(self) -> tuple[type[RuntimeError], tuple[str]]:
-        """Between processes the message travels."""
-        return RuntimeError, (str(self),)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return KernelError, (
+            self.attention, self.place, self._line, self.configuration, self.words, self.reproducer
+        )  # fmt: skip
 
 
 def place_of(span: Span) -> str:

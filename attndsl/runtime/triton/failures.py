@@ -16,7 +16,7 @@ from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.cache.files import write_file
 from attndsl.runtime.cache.folder import part
-from attndsl.runtime.failures import KernelError, place_of
+from attndsl.runtime.failures import KernelError, first_line, place_of
 
 ELEMENTS = {
     "float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64", "bool": "i1", "uint8": "u8",
@@ -102,7 +102,11 @@ def words_of(form: Form, rows: int, columns: int) -> tuple[str, ...]:
 
 def failure(attempt: Attempt, words: str) -> KernelError:
     """The error for a compilation that failed, its reproducer kept."""
-    return KernelError(attempt.attention, attempt.configuration, words, keep_reproducer(attempt, words))
+    span = attempt.attention.span
+    place = place_of(span)
+    line = first_line(span) if place else ""
+    kept = keep_reproducer(attempt, words)
+    return KernelError(attempt.attention.name, place, line, attempt.configuration, words, kept)
 
 
 def said_by(error: BaseException) -> str:

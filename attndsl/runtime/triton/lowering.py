@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from math import prod
+from multiprocessing import get_context
 from typing import Any
 
 from attndsl.codegen.expr_triton import UnsupportedError
@@ -14,7 +17,7 @@ from attndsl.ir.attention import Attention, Const, Input
 from attndsl.runtime.triton.config import Config, Pass, choose, stages_that_fit
 from attndsl.runtime.triton.cross import Compiled, cross_compile, signature_of
 from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
-from attndsl.runtime.triton.launch import SHARED_MEMORY, constants
+from attndsl.runtime.triton.launch import constants
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
@@ -26,6 +29,17 @@ ELEMENTS = {
     "i8": "i8", "i16": "i16", "i32": "i32", "i64": "i64",
 }  # fmt: skip
 """Declared element types as Triton spells them; fp64 inputs are read as fp32."""
+
+
+LARGEST_HEAD = 256
+
+SHARED_MEMORY = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99}
+"""KiB of shared memory that a block can have, by compute capability (times ten)."""
+
+
+def shared_memory(capability: int) -> int:
+    """Bytes of shared memory that a block can have; for a capability not known, as little as any has."""
+    return SHARED_MEMORY.get(capability, 99) << 10
 
 
 @dataclass(frozen=True)
@@ -74,8 +88,15 @@ def lower(
     capability has them. ValueError names a feature that the backend does not have.
     """
     D, Dv = problem.sizes["D"], problem.sizes["Dv"]
+    if max(D, Dv) > LARGEST_HEAD:
+        raise ValueError(
+            f"{attention.name}: backend 'triton' has heads of at most {LARGEST_HEAD} components; "
+            "backend 'cpu' has no limit"
+        )
     config = config or choose("forward", dtype, D, Dv, capability)
-    plan = build(attention, problem, Tiling(config.rows, config.columns).tile(attention, problem))
+    plan = build(
+        attention, problem, Tiling(config.rows, config.columns, config.q_box, config.k_box).tile(attention, problem)
+    )
     on_grid = attention.q_space is not None and isinstance(problem.q_offset, int) and problem.q_offset == 0
     found: list[Lowered] = []
     element = 4 if dtype == "fp32" else 2
@@ -87,7 +108,7 @@ def lower(
                         aligned=D * element % 16 == 0 and Dv * element % 16 == 0,
                         batch_offset=not isinstance(problem.q_offset, int))  # fmt: skip
             rows, columns = prod(tables.box), max((prod(p.box) for p in tables.pieces), default=16)
-            stages = stages_that_fit(config, element, D, Dv, rows, columns, SHARED_MEMORY[capability // 10])
+            stages = stages_that_fit(config, element, D, Dv, rows, columns, shared_memory(capability))
             module = generate(attention, form)
             values = constants(form, tables, lse)
             found.append(Lowered(attention, "forward", form, module, tables, values, config, stages, capability))
@@ -132,7 +153,7 @@ def compile_lowered(it: Lowered, inputs: Mapping[str, str] | None = None) -> Com
 def compile_fitting(it: Lowered, inputs: Mapping[str, str] | None = None) -> tuple[Lowered, Compiled]:
     """As `compile_lowered`, with fewer stages where the kernel takes more shared memory than there is, as a call does
     it. KernelError where one stage does not fit either."""
-    limit = SHARED_MEMORY[it.capability // 10]
+    limit = shared_memory(it.capability)
     while True:
         built = compile_lowered(it, inputs)
         if built.shared <= limit:
@@ -141,6 +162,20 @@ def compile_fitting(it: Lowered, inputs: Mapping[str, str] | None = None) -> tup
             words = f"out of resource: shared memory, required: {built.shared}, hardware limit: {limit}"
             raise failure(attempt_of(it, elements(it.attention) if inputs is None else inputs), words)
         it = replace(it, stages=it.stages - 1)
+
+
+def compile_all(
+    found: Sequence[Lowered], done: Callable[[int], None] = lambda _: None
+) -> list[tuple[Lowered, Compiled]]:
+    """`compile_fitting` for every launch, in processes of their own where there are several. `done` is told how many
+    are. A kernel that two launches share is compiled once."""
+    if len(found) < 2 or (os.cpu_count() or 1) < 2:
+        return [compile_fitting(it) for it in found]
+    with ProcessPoolExecutor(min(len(found), os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(compile_fitting, it) for it in found]
+        for count, _ in enumerate(as_completed(waiting), 1):
+            done(count)
+        return [job.result() for job in waiting]
 
 
 def attempt_of(it: Lowered, inputs: Mapping[str, str]) -> Attempt:

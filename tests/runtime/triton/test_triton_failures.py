@@ -97,11 +97,11 @@ def test_a_reproducer_of_a_good_kernel_compiles(tmp_path: Path) -> None:
 def test_fewer_stages_where_shared_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     it = lowered(attndsl.load(SPEC), config=Config(64, 32, 4, 3))
     most = lowering.compile_lowered(it).shared
-    monkeypatch.setitem(lowering.SHARED_MEMORY, 9, most - 1)
+    monkeypatch.setattr(lowering, "shared_memory", lambda _: most - 1)
     fitting, built = lowering.compile_fitting(it)
     assert fitting.stages < 3
     assert built.shared < most
-    monkeypatch.setitem(lowering.SHARED_MEMORY, 9, 100)
+    monkeypatch.setattr(lowering, "shared_memory", lambda _: 100)
     with pytest.raises(attndsl.KernelError, match=r"shared memory, required: \d+, hardware limit: 100"):
         lowering.compile_fitting(it)
 
@@ -152,8 +152,9 @@ def test_a_call_says_it_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failure_travels_between_processes() -> None:
     import pickle
 
-    from attndsl.runtime.failures import KernelError
-
-    error = KernelError(attndsl.load(SPEC).attention, "forward", "words", None)
-    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    error = attndsl.KernelError("broken", "a.attn:1:1", "attention broken {", "forward", "words", None)
+    again = pickle.loads(pickle.dumps(error))
+    assert isinstance(again, attndsl.KernelError)
+    assert str(again) == str(error)
+    assert (again.place, again.words, again.reproducer) == ("a.attn:1:1", "words", None)
     assert "set ATTNDSL_CACHE_DIR" in str(error)

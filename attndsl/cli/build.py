@@ -1,0 +1,171 @@
+"""`attndsl build`: the kernels of a spec as files, compiled for a GPU that need not be there."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attndsl.cli.options import did_you_mean, parse_grid, parse_settings, parse_shape
+from attndsl.cli.output import OK, CallError, plural, print_json, progress
+
+if TYPE_CHECKING:
+    from attndsl.cli.setup import Setup
+    from attndsl.runtime.triton.cross import Compiled
+    from attndsl.runtime.triton.lowering import Lowered
+    from attndsl.schedule.plan import Plan
+
+TARGETS = {"sm_80": 80, "sm_86": 86, "sm_89": 89, "sm_90": 90, "sm_100": 100, "sm_120": 120}
+
+
+def build(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The .attn file; - is standard input.")],
+    output: Annotated[str, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.")],
+    target: Annotated[str, typer.Option(help=f"The GPU: {', '.join(TARGETS)}.")] = "sm_90",
+    backend: Annotated[str, typer.Option(help="Which backend's kernels: triton.")] = "triton",
+    shape: Annotated[str | None, typer.Option(help="Sizes, such as B=1,H=8,L=4096,D=64.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Grid extents, such as 8x24x40.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A const or scalar: window=3,9,9.")] = None,
+    name: Annotated[str | None, typer.Option(help="Which attention of the file.")] = None,
+    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> int:
+    """Compile an attention for a GPU: sources, PTX, cubin, the plan, and a module that runs by itself."""
+    from attndsl.cli.folder import check_folder, write_folder
+    from attndsl.cli.run import DTYPES
+
+    if dtype not in DTYPES:
+        raise CallError(f"--dtype: there is no {dtype!r}{did_you_mean(dtype, DTYPES)}; it is bf16, fp16 or fp32")
+    if target not in TARGETS:
+        raise CallError(f"--target: there is no {target!r}{did_you_mean(target, TARGETS)}; it is {', '.join(TARGETS)}")
+    if backend != "triton":
+        hint = did_you_mean(backend, ["triton"])
+        raise CallError(f"--backend: kernels of {backend!r} cannot be built{hint}; it is triton")
+    given = parse_shape(shape), parse_grid(grid), parse_settings(settings or [])
+    check_folder(Path(output))
+
+    from attndsl.cli.planning import check
+    from attndsl.cli.setup import prepare
+    from attndsl.cli.specs import pick
+
+    setup = prepare(pick(file, name), *given)
+    check(setup)
+    if not all(map(find_spec, ("torch", "triton"))):
+        raise CallError("build needs torch and triton: pip install 'attndsl[triton]'")
+    files, manifest = built(setup, DTYPES[dtype], target)
+    write_folder(Path(output), files, manifest)
+    if as_json:
+        print_json(manifest)
+    else:
+        _print(output, setup, manifest)
+    return OK
+
+
+def built(setup: Setup, dtype: Any, target: str) -> tuple[dict[str, str | bytes], dict[str, Any]]:
+    """The files of a build and its manifest. CallError names what the backend cannot do; KernelError is a kernel that
+    does not compile."""
+    from attndsl.cli.explain import written
+    from attndsl.ir.simplify import simplify
+    from attndsl.runtime.triton.lowering import lower
+    from attndsl.runtime.triton.standalone import call_name, standalone, tables_of
+
+    simplified, problem = simplify(setup.attention), setup.problem()
+    try:
+        with progress("planning"):
+            plan, found = lower(simplified, problem, dtype, capability=TARGETS[target])
+    except ValueError as error:
+        raise CallError(str(error)) from error
+    found, compiled = _compiled(found)
+    files: dict[str, str | bytes] = {}
+    kernels: list[dict[str, Any]] = []
+    for it, code in zip(found, compiled, strict=True):
+        paths = {
+            "source": f"kernels/{it.name}.py", "ptx": f"ptx/{it.name}.{target}.ptx",
+            "cubin": f"cubin/{it.name}.{target}.cubin",
+        }  # fmt: skip
+        files |= {paths["source"]: it.module.source, paths["ptx"]: code.ptx, paths["cubin"]: code.cubin}
+        kernels.append(_kernel(it, code, target) | paths)
+    module = f"{call_name(setup.attention.name)}.py"
+    files[module] = standalone(simplified, setup.attention, problem, found, written(setup.attention))
+    files["tables.json"] = _tables(tables_of(found))
+    files["plan.txt"] = _plan_text(setup, plan, kernels)
+    return files, _manifest(setup, plan, dtype, target) | {"module": module, "kernels": kernels}
+
+
+def _compiled(found: tuple[Lowered, ...]) -> tuple[list[Lowered], list[Compiled]]:
+    """Every kernel compiled, in processes of their own where there are several."""
+    from attndsl.runtime.triton.lowering import compile_all
+
+    with progress(f"compiling {plural(len(found), 'kernel')}") as say:
+        pairs = compile_all(found, lambda done: say(f"compiled {done} of {plural(len(found), 'kernel')}"))
+    return [it for it, _ in pairs], [code for _, code in pairs]
+
+
+def _kernel(it: Lowered, code: Compiled, target: str) -> dict[str, Any]:
+    return {
+        "name": it.name,
+        "pass": it.step,
+        "target": target,
+        "tile": list(it.tile),
+        "warps": it.config.warps,
+        "stages": it.stages,
+        "registers": code.registers,
+        "spills": code.spills,
+        "shared": code.shared,
+    }
+
+
+def _tables(tables: dict[str, dict[str, list[int]]]) -> str:
+    import json
+
+    return json.dumps(tables, separators=(",", ":")) + "\n"
+
+
+def _manifest(setup: Setup, plan: Plan, dtype: str, target: str) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    from attndsl.cli.report import call_data, plan_data
+
+    return {
+        "attndsl": version("attndsl"),
+        "triton": version("triton"),
+        "attention": setup.attention.name,
+        "backend": "triton",
+        "target": target,
+        "dtype": dtype,
+        "call": call_data(setup),
+        "plan": plan_data(plan),
+    }
+
+
+def _plan_text(setup: Setup, plan: Plan, kernels: list[dict[str, Any]]) -> str:
+    from attndsl.cli.dump import plan_text
+    from attndsl.cli.explain import written
+    from attndsl.cli.report import bounds_line, plan_line, settings_line, tiles_line
+
+    lines = [f"{setup.attention.name}  {setup.describe()}"]
+    lines += [f"set     {line}" for line in (settings_line(setup),) if line]
+    lines += ["", *(f"    {line}" for line in written(setup.attention)), ""]
+    lines += [f"plan    {plan_line(plan)}", f"tiles   {tiles_line(plan)}", f"bounds  {bounds_line(plan)}"]
+    lines += [f"ranges  {text}" for text in plan.closed_form]
+    lines += [f"because {text}" for text in plan.reasons]
+    lines += ["", *map(kernel_line, kernels), "", plan_text(plan)]
+    return "\n".join(lines) + "\n"
+
+
+def kernel_line(kernel: dict[str, Any]) -> str:
+    """A kernel and what it takes."""
+    tile = "x".join(map(str, kernel["tile"]))
+    return (
+        f"kernel  {kernel['name']}: tile {tile}, {kernel['warps']} warps, {kernel['stages']} stages; "
+        f"{kernel['registers']} registers, {kernel['spills']} bytes spilled, {kernel['shared']:,} bytes shared"
+    )
+
+
+def _print(output: str, setup: Setup, manifest: dict[str, Any]) -> None:
+    print(f"{setup.attention.name}  {setup.describe()}  {manifest['dtype']}  {manifest['target']}")
+    for kernel in manifest["kernels"]:
+        print(kernel_line(kernel))
+    print(f"wrote   {output}: {manifest['module']} runs by itself; kernels, ptx, cubin, plan.txt, manifest.json")
