@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from attndsl.api import AttentionFunction, MissingSpecError, attention, load
     from attndsl.diagnostics.report import SpecError
     from attndsl.runtime.failures import KernelError
+    from attndsl.runtime.tuning import tuning
     from attndsl.schedule.plan import Plan
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "__version__",
     "attention",
     "load",
+    "tuning",
 ]
 
 _HOMES = {
@@ -30,6 +32,7 @@ _HOMES = {
     "SpecError": "attndsl.diagnostics.report",
     "attention": "attndsl.api",
     "load": "attndsl.api",
+    "tuning": "attndsl.runtime.tuning",
 }
 
 

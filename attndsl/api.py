@@ -13,6 +13,8 @@ from attndsl.ir.attention import Attention, Const
 from attndsl.ir.expr import Load, ParamRef, walk
 from attndsl.runtime.names import did_you_mean, show_dim, show_param
 from attndsl.runtime.tiles import tile_of
+from attndsl.runtime.tuning import Tuning
+from attndsl.runtime.tuning import asked as asked_for_tuning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +73,7 @@ class AttentionFunction:
         grid: Any = None,
         backend: str | None = None,
         checked: bool = False,
+        tune: str | None = None,
         **arguments: Any,
     ) -> Any:
         """The output [B, H, Lq, Dv] in q's dtype; with `return_lse` also lse [B, H, Lq].
@@ -83,12 +86,21 @@ class AttentionFunction:
         `scale` multiplies dot(Q, K), 1/sqrt(D) unless given. `q_offset` is the position of row 0: an int, an int tensor
         [B], or "end" for Lk - Lq. `grid` gives the extents of the axes, in order or by name; one may be left out.
         `checked` verifies promises (`sorted`, `permutation`, `log_decay`) and that visible pairs read inside tensors,
-        in time Lq * Lk. Gradients flow to q, k, v and float inputs, and through lse; once.
+        in time Lq * Lk. Gradients flow to q, k, v and float inputs, and through lse; once. `tune="now"` searches for
+        the fastest configuration before the call runs, if its bucket of sizes was not tuned before (see `tuning`).
 
         Raises TypeError and ValueError that name the argument, what was given and what was expected, and KernelError
         (with the kernel's configuration, the compiler's words and a reproducer file) where a generated kernel does not
         compile.
         """
+        asked = asked_for_tuning()
+        if tune is not None or asked is not None:
+            from attndsl.tune.online import tune_call
+
+            tune_call(
+                self._runner, q, k, v, arguments, asked or Tuning(), now=tune, backend=backend, layout=layout,
+                scale=scale, q_offset=q_offset, grid=grid,
+            )  # fmt: skip
         return self._runner(
             q, k, v, arguments, layout=layout, return_lse=return_lse, scale=scale, q_offset=q_offset, grid=grid,
             backend=backend, checked=checked,

@@ -53,7 +53,7 @@ def show(
     from attndsl.runtime.cache.entry import entry_data
 
     every = _entries(shipped, None)
-    found = [e for e in every if _id(e.key).startswith(entry)] or [e for e in every if e.name == entry]
+    found = [e for e in every if entry_id(e.key).startswith(entry)] or [e for e in every if e.name == entry]
     if not found:
         raise CallError(f"there is no entry {entry!r} in {_where(shipped)}; `attndsl cache ls` lists them")
     if as_json:
@@ -160,7 +160,8 @@ def _where(shipped: bool) -> str:
     return "the package" if shipped else str(cache_root())
 
 
-def _id(key: Key) -> str:
+def entry_id(key: Key) -> str:
+    """A short name of an entry."""
     from attndsl.runtime.cache.key import digest
 
     return digest(key.name)[:8]
@@ -183,12 +184,12 @@ def _row(entry: Entry) -> tuple[str, ...]:
     notes = [] if entry.measured else ["predicted"]
     notes += [] if _current(key) else ["other version"]
     where = f"{key.dtype} {show_shape(entry.shape)}"
-    return _id(key), entry.name, key.step, where, key.machine.name, entry.best or "none", gain, ", ".join(notes)
+    return entry_id(key), entry.name, key.step, where, key.machine.name, entry.best or "none", gain, ", ".join(notes)
 
 
 def _as_row(entry: Entry) -> dict[str, Any]:
     return {
-        "id": _id(entry.key), "attention": entry.name, "pass": entry.key.step, "shape": dict(entry.shape),
+        "id": entry_id(entry.key), "attention": entry.name, "pass": entry.key.step, "shape": dict(entry.shape),
         "best": entry.best, "gain": entry.gain, "measured": entry.measured, "current": _current(entry.key),
         "key": entry.key.data(),
     }  # fmt: skip

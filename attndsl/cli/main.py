@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from attndsl.cli import build, cache, check, doctor, explain, fmt, run, viz
+from attndsl.cli import build, cache, check, doctor, explain, fmt, run, tune, viz
+from attndsl.cli.output import CALL_WRONG, COMPILER_WRONG, OK, SPEC_WRONG, CallError, print_diagnostics
 from attndsl.diagnostics.report import SpecError
 from attndsl.runtime.failures import KernelError
 
@@ -26,6 +27,7 @@ app.command("explain")(explain.explain)
 app.command("run")(run.run)
 app.command("build")(build.build)
 app.command("viz")(viz.viz)
+app.command("tune")(tune.tune)
 app.command("doctor")(doctor.doctor)
 app.add_typer(cache.app)
 

@@ -87,6 +87,9 @@ def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, 
     tensor = 2 * work.pairs * (by_d * D + by_dv * Dv) / rate
     exponentials = work.pairs / (gpu.exponentials * units * gpu.clock)
     loads = work.boxes * work.columns * (D + Dv) * e / (64.0 * units * gpu.clock)
+    # every 64 rows read the box anew, every box its rows' queries: narrow boxes starve the tensor cores
+    reads = work.boxes * (work.rows * D + max(work.rows / 64, 1.0) * work.columns * (D + Dv)) * e
+    shared = reads / (128.0 * units * gpu.clock)
     waves = max(work.tiles / (units * side), 1e-3)
     rows, keys = s["B"] * s["H"] * s["Lq"], s["B"] * s["Hkv"] * s["Lk"]
     busy = tensor + exponentials
@@ -96,7 +99,7 @@ def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, 
     return np.array(
         [
             tensor,
-            tensor * max(64.0 / max(work.columns, 1.0), 64.0 / max(work.rows, 1.0)) ** 2,
+            max(shared - 0.75 * tensor, 0.0),
             exponentials,
             MASK_OPERATIONS * work.partial / gpu.scalar,
             loads,
