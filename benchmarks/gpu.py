@@ -34,9 +34,9 @@ def check_case(number: int, dtype_name: str) -> tuple[str, str]:
     """(case, what is wrong or empty) for one case; errors against the eager computation in the same dtype."""
     import attndsl
     from attndsl.reference import reference
-    from benchmarks.cases import CASES
+    from benchmarks.cases import ALL_CASES
 
-    case, dtype = CASES[number], getattr(torch, dtype_name)
+    case, dtype = ALL_CASES[number], getattr(torch, dtype_name)
     name = f"{case.name} {dtype_name}"
     try:
         tensors = [t.cuda() for t in case.tensors(dtype)]
@@ -77,9 +77,9 @@ def _wrong(out: Any, eager: Any, exact: Any, dtype: torch.dtype) -> str:
 
 def check(workers: int) -> list[dict[str, Any]]:
     """All cases, in processes of their own so that kernels compile side by side."""
-    from benchmarks.cases import CASES
+    from benchmarks.cases import ALL_CASES
 
-    jobs = [(i, d) for i in range(len(CASES)) for d in ("bfloat16", "float16")]
+    jobs = [(i, d) for i in range(len(ALL_CASES)) for d in ("bfloat16", "float16")]
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for done in as_completed([pool.submit(check_case, *j) for j in jobs]):
@@ -106,7 +106,8 @@ def versions() -> dict[str, str]:
     }  # fmt: skip
 
 
-def _ask(*command: str) -> str:
+def ask(*command: str) -> str:
+    """What a command prints, empty where there is none."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -127,8 +128,8 @@ def main() -> int:
     out: Path = given.out or RESULTS / folder / f"{datetime.date.today().isoformat()}-forward.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
-        "gpu": gpu, "driver": _ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "versions": versions(), "commit": given.commit or _ask("git", "rev-parse", "HEAD"), "checks": [], "rows": [],
+        "gpu": gpu, "driver": ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "versions": versions(), "commit": given.commit or ask("git", "rev-parse", "HEAD"), "checks": [], "rows": [],
     }  # fmt: skip
     print(gpu, record["versions"], flush=True)
     if given.only != "time":

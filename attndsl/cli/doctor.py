@@ -115,7 +115,7 @@ def _calls(file: str, given: Any, name: str | None, dtype: str, target: str | No
         return found
     attention = simplify(setup.attention)
     facts = Facts(machine, dtype, setup.sizes, setup.q_extents, setup.k_extents)
-    steps: tuple[Pass, ...] = ("forward", "dq", "dkdv")
+    steps: tuple[Pass, ...] = ("forward", "dq", "dkdv", "decode")
     for step in steps:
         choice = decide(attention, step, facts)
         found["passes"][step] = {"config": label(choice.config), "origin": choice.origin, "why": choice.why}

@@ -11,7 +11,8 @@ from attndsl.cli.output import COMPILER_WRONG, OK, CallError, print_json, progre
 
 if TYPE_CHECKING:
     from attndsl.cli.setup import Setup
-    from attndsl.cli.trial import Error, Tensors, Times
+    from attndsl.cli.trial import Tensors, Times
+    from attndsl.reference.accuracy import Verdict
     from attndsl.schedule.plan import Plan
     from attndsl.schedule.problem import Problem
 
@@ -56,7 +57,7 @@ def run(
     return OK if all(e.ok for e in errors.values()) else COMPILER_WRONG
 
 
-def _try(setup: Setup, dtype: str, seed: int, backward: bool) -> tuple[dict[str, Error], int, Times]:
+def _try(setup: Setup, dtype: str, seed: int, backward: bool) -> tuple[dict[str, Verdict], int, Times]:
     try:
         import torch
     except ImportError:
@@ -85,7 +86,7 @@ def _try(setup: Setup, dtype: str, seed: int, backward: bool) -> tuple[dict[str,
             floats = tracked.floats()
             gradients = {n: torch.zeros_like(x) if x.grad is None else x.grad for n, x in floats.items()}
     rows = sum(stop - start for start, stop in tensors.rows)
-    errors: dict[str, Error] = {}
+    errors: dict[str, Verdict] = {}
     if tensors.rows:
         with progress("checking against the fp64 oracle"):
             errors = trial.check(setup, tensors, out.detach(), gradients)
@@ -117,7 +118,7 @@ def _print_plan(setup: Setup, problem: Problem, plan: Plan, dtype: str, seed: in
     print("\n".join(f"  {line}" for line in lines), end="\n\n", flush=True)
 
 
-def _print_results(setup: Setup, errors: dict[str, Error], rows: int, times: Times) -> None:
+def _print_results(setup: Setup, errors: dict[str, Verdict], rows: int, times: Times) -> None:
     total = setup.sizes["Lq"]
     if not errors:
         print("error   not checked: all pairs are too many for the dense oracle, and rows of this spec cannot be")
@@ -150,7 +151,7 @@ def _print_time(what: str, mine: float, dense: float | None) -> None:
 
 
 def _as_data(
-    setup: Setup, plan: Plan, dtype: str, seed: int, errors: dict[str, Error], rows: int, times: Times
+    setup: Setup, plan: Plan, dtype: str, seed: int, errors: dict[str, Verdict], rows: int, times: Times
 ) -> dict[str, Any]:
     from attndsl.cli.inputs import describe
     from attndsl.cli.report import call_data, plan_data

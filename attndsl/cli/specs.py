@@ -50,13 +50,19 @@ def compile_named(file: str) -> tuple[Attention, ...]:
         raise CallError(f"cannot read {file}: {error.strerror or error}") from error
 
 
-def pick(file: str, name: str | None) -> Attention:
-    """The attention called `name`, or the only one of the file."""
+def attentions_of(file: str) -> list[Attention]:
+    """Every attention of a file; CallError where there is none."""
     if file != "-":
         read_spec(file)
     found = list(compile_named(file))
     if not found:
         raise CallError(f"{file} has functions only, no attention")
+    return found
+
+
+def pick(file: str, name: str | None) -> Attention:
+    """The attention called `name`, or the only one of the file."""
+    found = attentions_of(file)
     names = [a.name for a in found]
     if name is None and len(found) > 1:
         raise CallError(f"{file} has {len(found)} attentions, pick one with --name: {', '.join(names)}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from attndsl.cli.setup import Setup, has_vectors
 from attndsl.ir.expr import Literal, Size, walk
 from attndsl.ir.free import depends
 from attndsl.reference import reference, visible
+from attndsl.reference.accuracy import GRADIENT_FACTOR, Verdict, judge
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,19 +50,8 @@ class Tensors:
         return {"q": self.q, "k": self.k, "v": self.v, **wanted}
 
 
-@dataclass(frozen=True)
-class Error:
-    """Largest absolute error of a result against fp64, and the largest that is right by the project's rule."""
-
-    error: float
-    allowed: float
-
-    @property
-    def ok(self) -> bool:
-        return self.error <= self.allowed
-
-
 FEW_NUMBERS = 64
+"""Gradients of at most so many numbers are judged by several draws: their error on one is a matter of luck."""
 OTHER_DRAWS = 8
 
 
@@ -114,31 +105,24 @@ def oracle_rows(setup: Setup) -> tuple[tuple[int, int], ...]:
     return ((0, n), (middle, middle + n), (lq - n, lq))
 
 
-def check(setup: Setup, tensors: Tensors, out: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, Error]:
-    """Errors of the output and of gradients (by tensor name) on the oracle's rows: at most 2x, for gradients 3x, the
-    error of the plain eager computation in the same dtype, plus 2 max |ref + 0.3 - 0.3 - ref| in that dtype."""
+def check(setup: Setup, tensors: Tensors, out: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, Verdict]:
+    """Verdicts on the output and on gradients (by tensor name) by the oracle's rows and the rule of
+    `attndsl.reference.accuracy`."""
     exact_out, exact = _oracle(setup, tensors, torch.float64, bool(gradients))
     eager_out, eager = _oracle(setup, tensors, out.dtype, bool(gradients))
     mine = torch.cat([out[:, :, a:b] for a, b in tensors.rows], dim=2)
-    errors = {"out": _error(mine, exact_out, eager_out, 2)}
+    errors = {"out": judge(mine, eager_out, exact_out, out.dtype)}
+
+    @cache
+    def on_other_numbers() -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        draws = [make_tensors(setup, out.dtype, 1000 + seed) for seed in range(OTHER_DRAWS)]
+        return [(_oracle(setup, t, out.dtype, True)[1], _oracle(setup, t, torch.float64, True)[1]) for t in draws]
+
     for name, gradient in gradients.items():
-        errors[f"d{name}"] = _error(gradient, exact[name], eager[name], 3)
-    few = [n for n, g in gradients.items() if g.numel() <= FEW_NUMBERS and not errors[f"d{n}"].ok]
-    return errors | _on_other_numbers(setup, out.dtype, few, errors) if few else errors
-
-
-def _on_other_numbers(
-    setup: Setup, dtype: torch.dtype, names: list[str], errors: Mapping[str, Error]
-) -> dict[str, Error]:
-    """Errors of gradients of few numbers, where the eager computation's error on one draw is a matter of luck: allowed
-    is what its largest error over several draws allows."""
-    allowed = {n: errors[f"d{n}"].allowed for n in names}
-    for seed in range(OTHER_DRAWS):
-        tensors = make_tensors(setup, dtype, 1000 + seed)
-        exact, eager = (_oracle(setup, tensors, d, True)[1] for d in (torch.float64, dtype))
-        for n in names:
-            allowed[n] = max(allowed[n], _error(eager[n], exact[n], eager[n], 3).allowed)
-    return {f"d{n}": Error(errors[f"d{n}"].error, allowed[n]) for n in names}
+        few = gradient.numel() <= FEW_NUMBERS
+        others = (lambda name=name: [(e[name], x[name]) for e, x in on_other_numbers()]) if few else None
+        errors[f"d{name}"] = judge(gradient, eager[name], exact[name], out.dtype, GRADIENT_FACTOR, others)
+    return errors
 
 
 def _oracle(setup: Setup, t: Tensors, dtype: torch.dtype, backward: bool) -> tuple[Tensor, dict[str, Tensor]]:
@@ -166,15 +150,6 @@ def _rows_of(tensor: Tensor, shape: tuple[Any, ...], start: int, stop: int) -> T
         if isinstance(dim, Size) and dim.name == "Lq":
             tensor = tensor.narrow(axis, start, stop - start)
     return tensor
-
-
-def _error(mine: Tensor, exact: Tensor, eager: Tensor, factor: int) -> Error:
-    if not exact.numel():
-        return Error(0.0, 0.0)
-    rounded = exact.to(mine.dtype)
-    floor = 2 * (rounded + 0.3 - 0.3 - rounded).abs().max().double()
-    allowed = factor * (eager.double() - exact).abs().nan_to_num(0.0).max() + floor
-    return Error(float((mine.double() - exact).abs().max()), float(allowed))
 
 
 def measure(function: Callable[[], Any]) -> float:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from attndsl.runtime.triton.config import Pass
     from attndsl.tune.search import Progress
 
-PASSES: tuple[Pass, ...] = ("forward", "dq", "dkdv")
+PASSES: tuple[Pass, ...] = ("forward", "dq", "dkdv", "decode")
 NOT_TUNED = 3
 """Exit code where no candidate of a pass was right, or compiled."""
 
@@ -32,7 +32,7 @@ def tune(
     name: Annotated[str | None, typer.Option(help="Which attention of the file.")] = None,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
     budget: Annotated[str, typer.Option(help="Time for every pass: 120s, 2m.")] = "60s",
-    passes: Annotated[str, typer.Option(help="Which passes: forward,dq,dkdv.")] = "forward",
+    passes: Annotated[str, typer.Option(help="Which passes: forward,dq,dkdv,decode.")] = "forward",
     target: Annotated[
         str | None, typer.Option(help="A GPU that is not here: sm_80, sm_89, sm_90, sm_100, h200, ...")
     ] = None,
@@ -78,7 +78,7 @@ def _seconds(text: str) -> float:
 def _passes(text: str) -> list[Pass]:
     found: list[Pass] = []
     for word in (w.strip() for w in text.split(",")):
-        step = next((p for p in PASSES if p == word), None)
+        step: Pass | None = next((p for p in PASSES if p == word), None)
         if step is None:
             raise CallError(f"--passes: there is no {word!r}{did_you_mean(word, PASSES)}; it has {', '.join(PASSES)}")
         if step not in found:

@@ -14,17 +14,13 @@ from attndsl.codegen.expr_triton import (
     Reads,
     Scope,
     UnsupportedError,
-    extent_name,
-    input_name,
     level,
-    scalar_name,
-    size_name,
 )
 from attndsl.codegen.templates import render
-from attndsl.codegen.triton_arguments import Argument, standard_arguments
+from attndsl.codegen.triton_arguments import Argument, read_arguments, standard_arguments
 from attndsl.codegen.triton_form import Form, Part, parts, typical_forms
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
-from attndsl.codegen.triton_sides import PieceCode, local_meaning, piece_code, row_code
+from attndsl.codegen.triton_sides import PieceCode, RowCode, local_meaning, piece_code, row_code
 from attndsl.codegen.triton_weight import rule_of, vector_free
 from attndsl.ir.attention import Attention, Const, Input
 from attndsl.ir.expr import SCORE, TRUE, Count, Expr, Index, Op, ParamRef, Reduce, Value, number, op, rewrite
@@ -71,7 +67,7 @@ class EndCode:
 
 def generate(attention: Attention, form: Form) -> TritonModule:
     """The module of an attention (consts bound, simplified) for a form. UnsupportedError names a missing feature."""
-    return _Generator(attention, form).module()
+    return Generator(attention, form).module()
 
 
 def supported(attention: Attention) -> None:
@@ -94,7 +90,9 @@ def typical_source(attention: Attention) -> str:
     return "\n\n".join(generate(attention, form).source for form in typical_forms(attention))
 
 
-class _Generator:
+class Generator:
+    """Writes the kernel of a form, piece by piece."""
+
     def __init__(self, attention: Attention, form: Form) -> None:
         vector_free(attention)
         self.attention, self.form = attention, form
@@ -102,8 +100,19 @@ class _Generator:
         self.reads = Reads(_ranks(attention), form.wide)
         self.hoisted = Scope("r")
         self.exponent = self._exponent()
-        self.rows = row_code(form, self.reads)
+        self.rows = self._rows()
         self.exp = "tl.exp2" if form.low_precision else "tl.exp"
+
+    def _rows(self) -> RowCode:
+        return row_code(self.form, self.reads)
+
+    def _by_row(self, e: Expr) -> bool:
+        """Whether the code of an expression of the row is a column [BM, 1], not a scalar."""
+        return q_side(e)
+
+    def _vector(self, text: str, e: Expr) -> str:
+        """The code of an expression of the row as a vector [BM], or as a scalar."""
+        return f"tl.reshape({text}, [BM])" if self._by_row(e) else f"({text})"
 
     def _exponent(self) -> Exponent | None:
         if self.rule.logit is None:
@@ -114,37 +123,38 @@ class _Generator:
         )  # fmt: skip
 
     def module(self) -> TritonModule:
-        form = self.form
-        pieces = [self._piece(i) for i in range(len(form.pieces))]
+        pieces = [self._piece(i) for i in range(len(self.form.pieces))]
         end = self._end()
         arguments = self._arguments()
-        text = render(
-            "triton/forward.py.j2",
-            title=title(self.attention),
-            helpers=self.reads.helpers,
-            fast_tanh=form.dtype == "bf16" and not form.interpreted,
-            numbers=[a.name for a in arguments if a.role != "constexpr" and not a.type.startswith("*")],
-            arguments=arguments,
-            hoisted=self.hoisted.lines,
-            q=self.rows,
-            pieces=pieces,
-            rule=self.rule,
-            plain=self.exponent is not None and self.exponent.plain,
-            end=end,
-            exp=self.exp,
-            scale="scale_log2" if form.low_precision else "scale",
-            has_output=self.attention.output is not None,
-            d_parts=_limited(parts(form.D), form.D),
-            v_parts=_limited(parts(form.Dv), form.Dv),
-            D=form.D,
-            Dv=form.Dv,
-            tma=form.tma,
-            aligned=form.stride_unit if form.stride_unit > 1 else 0,
-            negative=form.negative,
-            batch_offset=form.batch_offset,
-            precision=', input_precision="ieee"' if form.dtype == "fp32" else "",
-        )
-        return TritonModule(_tidy(text), arguments)
+        text = render("triton/forward.py.j2", **self._holes(arguments), pieces=pieces, end=end)
+        return TritonModule(tidy(text), arguments)
+
+    def _holes(self, arguments: tuple[Argument, ...]) -> dict[str, Any]:
+        """What every template is given. To be asked for after the code that says what it reads."""
+        form = self.form
+        return {
+            "title": title(self.attention),
+            "helpers": self.reads.helpers,
+            "fast_tanh": form.dtype == "bf16" and not form.interpreted,
+            "numbers": [a.name for a in arguments if a.role != "constexpr" and not a.type.startswith("*")],
+            "arguments": arguments,
+            "hoisted": self.hoisted.lines,
+            "q": self.rows,
+            "rule": self.rule,
+            "plain": self.exponent is not None and self.exponent.plain,
+            "exp": self.exp,
+            "scale": "scale_log2" if form.low_precision else "scale",
+            "has_output": self.attention.output is not None,
+            "d_parts": _limited(parts(form.D), form.D),
+            "v_parts": _limited(parts(form.Dv), form.Dv),
+            "D": form.D,
+            "Dv": form.Dv,
+            "tma": form.tma,
+            "aligned": form.stride_unit if form.stride_unit > 1 else 0,
+            "negative": form.negative,
+            "batch_offset": form.batch_offset,
+            "precision": ', input_precision="ieee"' if form.dtype == "fp32" else "",
+        }
 
     # Loops
 
@@ -208,7 +218,7 @@ class _Generator:
         if self.exponent is not None and self.exponent.dropped is not None:
             dropped = local(gathered(self.exponent.dropped))
             text = printer.print(dropped)
-            lse += f" + tl.reshape({text}, [BM])" if q_side(dropped) else f" + {text}"
+            lse += f" + {self._vector(text, dropped)}"
         return EndCode(lines, values, output_lines, outputs, scope.lines, lse)
 
     def _factor(self, printer: Printer, local: Any, scope: Scope) -> str:
@@ -222,7 +232,7 @@ class _Generator:
             assert rule.extra is not None
             extra = _exponent_of(local(rule.extra), LOG2E if self.form.low_precision else 1.0)
             text = printer.print(extra)
-            sink = scope.name(f"tl.reshape({text}, [BM])" if q_side(extra) else f"({text})").code
+            sink = scope.name(self._vector(text, extra)).code
             top = scope.name(f"tl.maximum(m, {sink})").code
             share = scope.name(f"{self.exp}(m - {top})").code
             total = scope.name(f"l * {share} + {self.exp}({sink} - {top})").code
@@ -243,13 +253,12 @@ class _Generator:
             return None
 
         bottom = local(rewrite(rule.denominator, replaced))
-        if q_side(bottom):
+        if self._by_row(bottom):
             names = {e: f"({t})[:, None]" for e, t in names.items()}
         inner = Printer(self.reads, {**printer.leaves, **names}, scope)
         text = inner.print(bottom)
-        total = scope.name(
-            f"tl.reshape({text}, [BM])" if q_side(bottom) else f"{text} + tl.zeros([BM], tl.float32)"
-        ).code
+        by_row = self._by_row(bottom)
+        total = scope.name(self._vector(text, bottom) if by_row else f"{text} + tl.zeros([BM], tl.float32)").code
         return scope.name(f"tl.where({total} == 0.0, 0.0, 1.0 / tl.where({total} == 0.0, 1.0, {total}))").code
 
     def _output(self, part: Part, printer: Printer, local: Any, scope: Scope) -> str:
@@ -270,19 +279,7 @@ class _Generator:
     def _arguments(self) -> tuple[Argument, ...]:
         reads, form = self.reads, self.form
         found = standard_arguments(form, logit=self.rule.logit is not None)
-        for name in reads.sizes:
-            found.append(Argument(size_name(name), "i32", "size", (name,)))
-        for side, segment, axis in reads.extents:
-            found.append(Argument(extent_name(side, segment, axis), "i32", "extent", (side, segment, axis)))
-        for name, kind in reads.scalars.items():
-            type_ = "fp32" if kind is Kind.FLOAT else "i32"
-            found.append(Argument(scalar_name(name), type_, "scalar", (name,)))
-        for name in reads.inputs:
-            text = input_name(name)
-            found.append(Argument(text, "*input", "input", (name,)))
-            for i in range(reads.ranks[name]):
-                found.append(Argument(f"{text}_s{i}", "i64", "input stride", (name, i)))
-                found.append(Argument(f"{text}_n{i}", "i32", "input size", (name, i)))
+        found += read_arguments(reads)
         assert len({a.name for a in found}) == len(found)
         constants = ["BM"]
         if self.rows.boxes and len(self.rows.axes) > 1:
@@ -324,10 +321,12 @@ def _exponent_of(e: Expr, unit: float) -> Expr:
     return op("mul", op("log", op("max", e, number(0.0))), number(unit))
 
 
-def _tidy(text: str) -> str:
+def tidy(text: str) -> str:
+    """Generated text without stray blank lines and spaces."""
     text = "\n".join(line.rstrip() for line in text.splitlines())
-    head, kernel = text.split("@triton.jit(do_not_specialize", 1)
+    start = "@triton.jit(do_not_specialize"
+    head, *kernels = text.split(start)
     head = re.sub(r"\n{3,}", "\n\n\n", head)
-    kernel = re.sub(r"\n{2,}( *(?!#)\S)", r"\n\1", kernel)
-    kernel = re.sub(r"\n{3,}", "\n\n", kernel)
-    return head + "@triton.jit(do_not_specialize" + kernel.rstrip() + "\n"
+    kernels = [re.sub(r"\n{2,}( *(?!#)\S)", r"\n\1", kernel) for kernel in kernels]
+    kernels = [re.sub(r"\n{3,}", "\n\n", kernel).rstrip() for kernel in kernels]
+    return head + "\n\n\n".join(start + kernel for kernel in kernels) + "\n"

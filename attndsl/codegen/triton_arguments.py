@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attndsl.codegen.expr_triton import Reads, extent_name, input_name, scalar_name, size_name
 from attndsl.codegen.triton_form import Form
+from attndsl.ir.types import Kind
 
 
 @dataclass(frozen=True)
@@ -58,4 +60,21 @@ def standard_arguments(form: Form, *, logit: bool) -> list[Argument]:
         ]
     found += [Argument(f"split_q_{a}", "i32", "number", (f"split_q{a}", -1)) for a, s in enumerate(form.q.split) if s]
     found.append(Argument("scale", "fp32", "number", ("scale", -1)))
+    return found
+
+
+def read_arguments(reads: Reads) -> list[Argument]:
+    """Those that expressions read."""
+    found = [Argument(size_name(name), "i32", "size", (name,)) for name in reads.sizes]
+    for side, segment, axis in reads.extents:
+        found.append(Argument(extent_name(side, segment, axis), "i32", "extent", (side, segment, axis)))
+    for name, kind in reads.scalars.items():
+        type_ = "fp32" if kind is Kind.FLOAT else "i32"
+        found.append(Argument(scalar_name(name), type_, "scalar", (name,)))
+    for name in reads.inputs:
+        text = input_name(name)
+        found.append(Argument(text, "*input", "input", (name,)))
+        for i in range(reads.ranks[name]):
+            found.append(Argument(f"{text}_s{i}", "i64", "input stride", (name, i)))
+            found.append(Argument(f"{text}_n{i}", "i32", "input size", (name, i)))
     return found

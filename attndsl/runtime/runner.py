@@ -79,4 +79,5 @@ class Runner:
             check_decay(self.simplified, problem)
             return build(self.simplified, problem, None if tiling is None else tiling.tile(self.simplified, problem))
 
-        return self._plans.get(call.problem, checked, tiling)
+        problem = call.problem if tiling is None else tiling.problem(self.simplified, call.problem)
+        return self._plans.get(problem, checked, tiling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -38,3 +39,21 @@ class Problem:
     q_extents: Mapping[str, tuple[int, ...]] = field(default_factory=_no_extents)
     k_extents: Mapping[str, tuple[int, ...]] = field(default_factory=_no_extents)
     q_offset: int | npt.NDArray[np.int64] = 0
+
+    @property
+    def moved(self) -> bool:
+        """Whether positions follow a line though the attention has a grid: rows have an offset, or a side of the call
+        is shorter than the grid."""
+        offset = self.q_offset if isinstance(self.q_offset, int) else None
+        return moved(offset, self.sizes, self.q_extents, self.k_extents)
+
+
+def moved(
+    q_offset: int | None,
+    sizes: Mapping[str, int],
+    q_extents: Mapping[str, tuple[int, ...]],
+    k_extents: Mapping[str, tuple[int, ...]],
+) -> bool:
+    """As `Problem.moved`; an offset of None is one for each batch."""
+    sides = ((q_extents, sizes["Lq"]), (k_extents, sizes["Lk"]))
+    return q_offset != 0 or any(e and sum(map(prod, e.values())) != n for e, n in sides)

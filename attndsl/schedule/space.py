@@ -77,8 +77,7 @@ class Pair:
 
 def pairs(attention: Attention, problem: Problem) -> Iterator[Pair]:
     """Every pair of a q segment and a k segment, with the mask between them."""
-    moved = not isinstance(problem.q_offset, int) or problem.q_offset != 0
-    if moved and attention.q_space is not None:
+    if problem.moved and attention.q_space is not None:
         q = SegmentBox("q", "", 0, ("0",), (problem.sizes["Lq"],))
         k = SegmentBox("k", "", 0, ("0",), (problem.sizes["Lk"],))
         yield _pair(attention, problem, q, k, on_grid=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 
 from attndsl.ir.attention import Attention
+from attndsl.ir.expr import Expr, Index, Literal, Load, Op, ParamRef, Size, mentions, walk
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Layout
 from attndsl.schedule.problem import Problem
@@ -15,18 +17,35 @@ from attndsl.schedule.tiles import Tile
 @dataclass(frozen=True)
 class Tiling:
     """Boxes of `rows` times `columns` positions on a line. On a grid the shapes `q_box` and `k_box` where a segment has
-    as many axes; otherwise the cost model's shapes, cut to that."""
+    as many axes; otherwise the cost model's shapes, cut to that.
+
+    With `step`, lengths and offsets are rounded to multiples of it where the mask allows: one plan for many calls,
+    of a row tile that holds theirs and of at least as many keys."""
 
     rows: int
     columns: int
     q_box: tuple[int, ...] = ()
     k_box: tuple[int, ...] = ()
+    step: int = 0
+
+    def problem(self, attention: Attention, problem: Problem) -> Problem:
+        """The problem that is planned for a call."""
+        step, offset = self.step, problem.q_offset
+        if not step or not isinstance(offset, int) or not _positions_alone(attention):
+            return problem
+        first = offset // step * step
+        rows = -(-(offset + problem.sizes["Lq"] - first) // step) * step
+        keys = -(-problem.sizes["Lk"] // step) * step
+        if min(first, first + rows, keys - 1) < -(2**31) or max(first + rows, keys) >= 2**31:
+            return problem
+        return replace(problem, sizes={**problem.sizes, "Lq": rows, "Lk": keys, "L": keys}, q_offset=first)
 
     def tile(self, attention: Attention, problem: Problem) -> Tile | None:
         """The boxes for a problem, as `build` takes them; None where there is nothing to see."""
-        moved = not isinstance(problem.q_offset, int) or problem.q_offset != 0
         spaces = [s for s in (attention.q_space, attention.k_space) if s is not None]
-        if moved or all(len(segment.axes) == 1 for s in spaces for segment in s.segments):
+        if self.step and _positions_alone(attention):
+            return max(problem.sizes["Lq"], 1), self.columns
+        if problem.moved or all(len(segment.axes) == 1 for s in spaces for segment in s.segments):
             return self.rows, self.columns
         found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         weight: dict[tuple[str, str], int] = {}
@@ -49,6 +68,30 @@ class Tiling:
         if not found:
             return None
         return found[""] if "" in found else dict(found)
+
+
+@lru_cache(maxsize=256)
+def _positions_alone(attention: Attention) -> bool:
+    """Whether the mask of a pair follows from its positions, batch, head and scalars, and residues split no axis: then
+    it is the same in a longer problem."""
+    if attention.q_space is not None or attention.k_space is not None:
+        return False
+
+    def plain(node: Expr) -> bool:
+        match node:
+            case Op(op=name):
+                return name != "mod"
+            case Load(indices=indices):
+                return not any(mentions(i, _is_position) for i in indices)
+            case _:
+                own = isinstance(node, Size) and node.name not in ("Lq", "Lk", "L")
+                return own or isinstance(node, Index | Literal | ParamRef)
+
+    return all(plain(node) for node in walk(attention.mask))
+
+
+def _is_position(node: Expr) -> bool:
+    return isinstance(node, Index) and node.name in ("q", "k", "row")
 
 
 def _box(layout: Layout) -> tuple[int, ...]:

@@ -69,6 +69,8 @@ def fits(step: Pass, config: Config, facts: Facts, gpu: Gpu) -> bool:
 def candidates(step: Pass, facts: Facts, gpu: Gpu, default: Config) -> tuple[Config, ...]:
     """The configurations to try for calls of these sizes, the default first. Boxes on grids are left to the plan; see
     `boxes`."""
+    if step == "decode":
+        return tuple(dict.fromkeys((default, *_decode(facts, gpu, default))))
     s = facts.sizes
     lines, others = (s["Lk"], s["Lq"]) if step == "dkdv" else (s["Lq"], s["Lk"])
     rows = [r for r in ROWS if r <= max(up(lines), WARP_ROWS)]
@@ -78,15 +80,14 @@ def candidates(step: Pass, facts: Facts, gpu: Gpu, default: Config) -> tuple[Con
         config = Config(r, c, w, n)
         if facts.dtype == "fp32" and r * c > 64 * 64:
             continue
-        if r < WARP_ROWS * min(w, 4) or (w == 8 and r < 128 and r * c < 128 * 64):
+        wide = max(s["D"], s["Dv"]) > 128
+        if r < WARP_ROWS * min(w, 2 if wide else 4) or (w == 8 and r < 128 and r * c < (2048 if wide else 8192)):
             # warps without rows, or with too little to do between two barriers
             continue
         if fits(step, config, facts, gpu):
             found[config] = None
-    if step == "decode":
-        found |= dict.fromkeys(_splits(tuple(found), facts, gpu))
     if step == "forward" and gpu.machine.capability == 90 and facts.dtype != "fp32":
-        found |= dict.fromkeys(_specialised(tuple(found)))
+        found |= dict.fromkeys(_specialised(tuple(c for c in found if c.rows in rows and c.columns in columns)))
     return tuple(found)
 
 
@@ -97,14 +98,16 @@ def _specialised(configs: tuple[Config, ...]) -> Iterator[Config]:
             yield replace(config, specialize=True)
 
 
-def _splits(configs: tuple[Config, ...], facts: Facts, gpu: Gpu) -> Iterator[Config]:
-    """Keys split over programs: as many splits as fill the multiprocessors once, twice and four times."""
-    if not hasattr(configs[0], "splits"):
-        return
+def _decode(facts: Facts, gpu: Gpu, default: Config) -> Iterator[Config]:
+    """Keys split over programs: as many shares as the shape suggests (0), and as fill the multiprocessors once, twice
+    and four times. Tiles hold the rows of all heads of a group; what counts is how many loads are under way."""
     s = facts.sizes
     programs = max(s["B"] * s["Hkv"], 1)
-    for config in configs:
-        boxes = max(-(-s["Lk"] // config.columns), 1)
-        for waves in (1, 2, 4):
-            count = min(max(waves * gpu.machine.multiprocessors // programs, 1), boxes)
-            yield replace(config, splits=count)
+    for columns, warps, stages in product((32, 64, 128, 256), (2, 4, 8), (2, 3, 4, 5)):
+        config = replace(default, columns=columns, warps=warps, stages=stages)
+        if columns > max(up(s["Lk"]), COLUMNS[0]) or not fits("decode", config, facts, gpu):
+            continue
+        boxes = max(-(-s["Lk"] // columns), 1)
+        shares = {min(max(waves * gpu.machine.multiprocessors // programs, 1), boxes) for waves in (1, 2, 4)}
+        for splits in (0, *sorted(shares)):
+            yield replace(config, splits=splits)

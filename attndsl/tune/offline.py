@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from attndsl.ir.attention import Attention
 from attndsl.runtime.cache.entry import Entry, Timing
@@ -42,10 +43,11 @@ def predict_passes(
     from attndsl.codegen.triton import supported
 
     supported(attention)
-    moved = not isinstance(problem.q_offset, int) or problem.q_offset != 0
-    on_line = attention.q_space is None or moved
-    q_extents, k_extents = ({}, {}) if on_line else (problem.q_extents, problem.k_extents)
-    facts = Facts(gpu.machine, dtype, problem.sizes, q_extents, k_extents)
+    if "decode" in steps:
+        raise ValueError("pass 'decode' is tuned by measuring, on a GPU; the cost model does not know it")
+    facts = Facts(gpu.machine, dtype, problem.sizes, problem.q_extents, problem.k_extents)
+    if attention.q_space is None or problem.moved:
+        facts = replace(facts, q_extents={}, k_extents={})
     found: list[Entry] = []
     workers = Workers()
     try:

@@ -13,6 +13,7 @@ from torch import Tensor
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.cache.entry import Entry
 from attndsl.runtime.cache.key import Key
+from attndsl.runtime.call import Call
 from attndsl.runtime.dispatch import choose_backend
 from attndsl.runtime.names import choice
 from attndsl.runtime.triton.choices import Facts, key_for, untuned
@@ -76,18 +77,19 @@ def tune_call(
     kernel = runner.kernel(name)
     assert isinstance(kernel, TritonKernel)
     facts = kernel.facts(call)
-    steps = [s for s in passes_of(call) if key_for(runner.simplified, s, facts) not in _done]
+    steps: list[Pass] = [s for s in passes_of(kernel, call) if key_for(runner.simplified, s, facts) not in _done]
     grad = torch.randn_like(call.q[..., :1].expand(*call.q.shape[:3], call.v.shape[-1])) if len(steps) > 1 else None
     subject = Subject(runner.attention, call, grid, grad)
     report = _told if asked.verbose else None
     return tune_passes(kernel, subject, facts, steps, asked.budget, report)
 
 
-def passes_of(call: Any) -> tuple[Pass, ...]:
+def passes_of(kernel: TritonKernel, call: Call) -> tuple[Pass, ...]:
     """The passes that a call runs."""
     tensors = (call.q, call.k, call.v, *call.inputs.values())
     backward = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return ("forward", "dq", "dkdv") if backward else ("forward",)
+    first: Pass = "decode" if kernel.few(call) else "forward"
+    return (first, "dq", "dkdv") if backward else (first,)
 
 
 def tune_passes(

@@ -51,7 +51,9 @@ class Predictions:
         return self._plans[key]
 
     def predict(self, config: Config) -> float | None:
-        """Milliseconds by the cost model."""
+        """Milliseconds by the cost model, which does not know `decode`."""
+        if self.step == "decode":
+            return None
         return predict(self.step, config, self.plan(config), self.problem, self.dtype, self.gpu)
 
     def compile(self, configs: Sequence[Config]) -> Mapping[Config, str]:
@@ -94,7 +96,22 @@ class CallTrials(Predictions):
         self.kernel, self.subject, self._safe = kernel, subject, safe
         self._oracle = Oracle(subject, step)
         self._expected: Mapping[str, Tensor] | None = None
+        self._tiled: dict[Tiling, Plan] = {}
         self._saved: tuple[Plan, tuple[Tensor, ...]] | None = None
+
+    def plan(self, config: Config) -> Plan:
+        """The plan that a candidate runs."""
+        if self.step in ("dq", "dkdv"):
+            return super().plan(config)
+        call, asked = self.subject.call, configured(config, decode=None)
+        if self.step == "decode":
+            asked = configured(decode=config)
+        with asked:
+            tiling = self.kernel.tiling(call)
+        if tiling not in self._tiled:
+            problem = tiling.problem(self.attention, self.problem)
+            self._tiled[tiling] = build(self.attention, problem, tiling.tile(self.attention, problem))
+        return self._tiled[tiling]
 
     def check(self, config: Config) -> str:
         """Against the oracle on sampled rows, and against the safe configuration everywhere."""
@@ -128,7 +145,7 @@ class CallTrials(Predictions):
         call = self.subject.call
         with torch.no_grad():
             if self.step in ("forward", "decode"):
-                asked = configured(config) if self.step == "forward" else configured(decode=config)
+                asked = configured(config, decode=None) if self.step == "forward" else configured(decode=config)
                 with asked:
                     out, _, _ = self.kernel.forward(call, self.plan(config), False, save=False)
                 return {"out": out}
@@ -141,7 +158,9 @@ class CallTrials(Predictions):
         """What forward keeps for backward, once."""
         if self._saved is None:
             call = self.subject.call
-            plan = build(self.attention, self.problem, self.kernel.tiling(call).tile(self.attention, self.problem))
+            tiling = self.kernel.tiling(call)
+            problem = tiling.problem(self.attention, self.problem)
+            plan = build(self.attention, problem, tiling.tile(self.attention, problem))
             _, _, saved = self.kernel.forward(call, plan, False, save=True)
             self._saved = plan, saved
         return self._saved

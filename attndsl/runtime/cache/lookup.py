@@ -23,12 +23,14 @@ PREDICTED = 1.0
 @dataclass(frozen=True)
 class Known:
     """A configuration by field, where it is from, and why in words. `same` where numbers of the attention and the grid
-    are those that were measured: shapes of boxes hold for them alone."""
+    are those that were measured: shapes of boxes hold for them alone. `sized` where sizes and GPU are too: the number
+    of splits holds for them alone."""
 
     config: Mapping[str, Any]
     origin: Origin
     why: str
     same: bool = True
+    sized: bool = True
 
 
 def lookup(key: Key, store: Store | None = None) -> Known | None:
@@ -62,7 +64,8 @@ def _nearest(key: Key, entries: list[Entry]) -> Known | None:
     grids = (key.bucket.q_grid, key.bucket.k_grid) == (entry.key.bucket.q_grid, entry.key.bucket.k_grid)
     same = grids and key.attention == entry.key.attention
     origin: Origin = "tuned" if entry.key == key else "near"
-    return Known(entry.config, origin, _said(entry) + _differs(key, entry.key), same)
+    sized = (key.bucket, key.group, key.machine) == (entry.key.bucket, entry.key.group, entry.key.machine)
+    return Known(entry.config, origin, _said(entry) + _differs(key, entry.key), same, sized)
 
 
 def _trusted(key: Key, entry: Entry) -> bool:

@@ -81,7 +81,9 @@ def decide(attention: Attention, step: Pass, facts: Facts) -> Choice:
 
 def _adapted(known: Known) -> Config:
     config = config_of(known.config)
-    return config if known.same else replace(config, q_box=(), k_box=())
+    if not known.same:
+        config = replace(config, q_box=(), k_box=())
+    return config if known.sized else replace(config, splits=0)
 
 
 class Choices:

@@ -12,7 +12,7 @@ from typing import Literal as Lit
 Pass = Lit["forward", "dq", "dkdv", "decode"]
 """What is tuned apart. In `dkdv` rows are keys and columns queries."""
 
-_FORCED: ContextVar[Mapping[Pass, Config]] = ContextVar("attndsl_triton_config", default=MappingProxyType({}))
+_FORCED: ContextVar[Mapping[Pass, Config | None]] = ContextVar("attndsl_triton_config", default=MappingProxyType({}))
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Config:
     specialises warps for loads (one loop over all boxes instead of one for FULL and one for PARTIAL boxes).
 
     `q_box` and `k_box` are the shapes of boxes on a grid, a side per axis; without them the plan's cost model chooses.
-    """
+    `splits`, for `decode`: over how many programs the keys of a row are split; 0 leaves it to the shape."""
 
     rows: int
     columns: int
@@ -30,21 +30,31 @@ class Config:
     specialize: bool = False
     q_box: tuple[int, ...] = ()
     k_box: tuple[int, ...] = ()
+    splits: int = 0
 
 
 @contextmanager
-def configured(forward: Config | None = None, **others: Config) -> Generator[None]:
-    """Calls made within use these configurations, by pass: `configured(forward, dq=...)`."""
-    given: dict[Pass, Config] = {} if forward is None else {"forward": forward}
+def configured(forward: Config | None = None, **others: Config | None) -> Generator[None]:
+    """Calls made within use these configurations, by pass: `configured(forward, dq=...)`. With `decode` calls are split
+    over their keys whatever their shape, with `decode=None` none is."""
+    given: dict[Pass, Config | None] = {} if forward is None else {"forward": forward}
     for name, config in others.items():
         if name not in ("dq", "dkdv", "decode"):
             raise TypeError(f"there is no pass {name!r} (forward, dq, dkdv, decode)")
+        if config is None and name != "decode":
+            raise TypeError(f"pass {name!r} cannot be left out; `decode` can")
         given[name] = config
     token = _FORCED.set({**_FORCED.get(), **given})
     try:
         yield
     finally:
         _FORCED.reset(token)
+
+
+def decode_asked() -> Lit["on", "off", "shape"]:
+    """Whether calls are split over their keys; by their shape unless `configured` says more."""
+    found = _FORCED.get()
+    return "shape" if "decode" not in found else "off" if found["decode"] is None else "on"
 
 
 def forced(step: Pass) -> Config | None:
@@ -59,6 +69,10 @@ def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Con
     if asked is not None:
         return asked
     head = max(D, Dv)
+    if step == "decode":
+        # rows of a tile that hold all heads of a group; loads in flight count, not products
+        columns = 128 if head <= 64 else 64 if head <= 128 else 32
+        return Config(64, columns if dtype != "fp32" else columns // 2, 4, 3)
     if dtype == "fp32":
         # no tensor cores without tf32: small tiles of scalar products
         return Config(32, 32, 4, 1)

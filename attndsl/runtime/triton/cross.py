@@ -40,15 +40,16 @@ def cross_compile(
     warps: int,
     stages: int,
     capability: int = 90,
+    kernel: str = "forward",
 ) -> Compiled:
-    """Compile the forward kernel for a compute capability (times ten). `inputs` gives the element types of inputs as
+    """Compile a kernel of a module for a compute capability (times ten). `inputs` gives the element types of inputs as
     Triton spells them (`fp32`, `i32`, `u8` for bools); pointers are taken to be aligned to 16 bytes."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     signature, attributes = signature_of(module, dtype, inputs)
-    function = load_module(module.source).forward
+    function = getattr(load_module(module.source), kernel)
     values = {a.name: constants[a.name] for a in module.arguments if a.role == "constexpr"}
     source = ASTSource(function, signature, constexprs=values, attrs=attributes)
     with our_cache():

@@ -19,11 +19,13 @@ from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.choices import Choices, Facts
-from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.config import Config, Pass
+from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
 from attndsl.schedule.plan import Plan
+from attndsl.schedule.problem import moved
 from attndsl.schedule.tiling import Tiling
 
 _DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -43,13 +45,16 @@ class TritonKernel:
     def __init__(self, attention: Attention) -> None:
         self.attention = attention
         self._modules: dict[Form, TritonModule] = {}
-        self._on_device: dict[tuple[int, torch.device], tuple[OnDevice, ...]] = {}
+        self._on_device: dict[tuple[int, int, torch.device], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
         self._choices = Choices(attention)
+        self._decode = Decode(attention, lambda call: self.config("decode", call))
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
-        config = self._config(call)
+        if self._decode.wanted(call):
+            return self._decode.tiling(call, self._dtype(call))
+        config = self.config("forward", call)
         return Tiling(config.rows, config.columns, config.q_box, config.k_box)
 
     def module(self, form: Form) -> TritonModule:
@@ -72,11 +77,18 @@ class TritonKernel:
         B, H, Lq, _ = call.q.shape
         out = torch.empty((B, H, Lq, call.v.shape[-1]), dtype=call.q.dtype, device=call.q.device)
         lse = torch.empty((B, H, Lq), dtype=torch.float32, device=call.q.device)
+        few = self._decode.wanted(call)
+        if few and self._decode.forward(call, plan, self._dtype(call), _aligned(call), out, lse, need_lse):
+            return out.to(dtype), lse if need_lse else None, ()
         if out.numel() or lse.numel():
             for found in self._tables(call, plan):
                 form = self._form(call, found.tables)
                 module = self.module(form)
-                launch(Launch(call, form, module, found.tables, found.views, self._config(call), out, lse, need_lse))
+                launch(
+                    Launch(
+                        call, form, module, found.tables, found.views, self.config("forward", call), out, lse, need_lse
+                    )
+                )
         return out.to(dtype), lse if need_lse else None, ()
 
     def backward(
@@ -95,8 +107,13 @@ class TritonKernel:
 
     # How a call is run
 
-    def _config(self, call: Call) -> Config:
-        return self._choices.config("forward", self.facts(call))
+    def few(self, call: Call) -> bool:
+        """Whether a call is split over its keys, by pass `decode`."""
+        return self._decode.wanted(call)
+
+    def config(self, step: Pass, call: Call) -> Config:
+        """The configuration of a pass."""
+        return self._choices.config(step, self.facts(call))
 
     def facts(self, call: Call) -> Facts:
         """What the configurations of a call depend on."""
@@ -130,12 +147,13 @@ class TritonKernel:
         )  # fmt: skip
 
     def _tables(self, call: Call, plan: Plan) -> tuple[OnDevice, ...]:
-        key = id(plan), call.q.device
+        # plans of few rows serve calls of several lengths
+        key = id(plan), call.sizes["Lq"], call.q.device
         with self._lock:
             found = self._on_device.get(key)
         if found is None:
             on_grid = self.attention.q_space is not None and not _moved(call)
-            made = launches(plan, self._segments(call, on_grid), self._config(call).rows, on_grid)
+            made = launches(plan, self._segments(call, on_grid), self.config("forward", call).rows, on_grid)
             found = tuple(_uploaded(t, call.q.device) for t in made)
             with self._lock:
                 self._on_device[key] = found
@@ -157,7 +175,8 @@ class TritonKernel:
 
 
 def _moved(call: Call) -> bool:
-    return isinstance(call.q_offset, Tensor) or call.q_offset != 0
+    offset = None if isinstance(call.q_offset, Tensor) else call.q_offset
+    return moved(offset, call.sizes, call.q_extents, call.k_extents)
 
 
 def _uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:

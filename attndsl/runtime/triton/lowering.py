@@ -97,7 +97,7 @@ def lower(
     plan = build(
         attention, problem, Tiling(config.rows, config.columns, config.q_box, config.k_box).tile(attention, problem)
     )
-    on_grid = attention.q_space is not None and isinstance(problem.q_offset, int) and problem.q_offset == 0
+    on_grid = attention.q_space is not None and not problem.moved
     found: list[Lowered] = []
     element = 4 if dtype == "fp32" else 2
     try:

@@ -1,0 +1,327 @@
+"""Decode on a GPU: one new query against a long cache of keys, beside cuDNN, FlashAttention 2 and FlexAttention.
+
+    python benchmarks/gpu_decode.py [--out FILE] [--budget 100] [--quick] [--far]
+
+Checks every shape against the dense definition, then measures it with several tile configurations and splits, and the
+time that a call takes of the host. `--far` checks tensors of more than 2^31 elements instead. Rows go to
+benchmarks/results/<gpu>/<date>-decode.json with the keys of the other tables.
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportMissingImports=false, reportUnknownParameterType=false
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import Tensor
+
+import attndsl
+from attndsl.runtime.triton.config import Config, configured
+
+RESULTS = Path(__file__).parent / "results"
+START = time.time()
+LIMIT = 8e-3
+"""Relative error (norm over norm) of a bf16 result: its rounding is 1.7e-3."""
+BANDWIDTH = 4.3e12
+"""Bytes a second that an H200 copies, read and written."""
+
+CAUSAL = "attention causal { mask k <= q }"
+WINDOW = "attention window { mask k <= q and (q - k < 4096 or k < 64) }"
+SINK = "attention sink(input z: f32[H]) { mask k <= q and q - k < 4096 weight exp(s) / (exp(z[h]) + sum) }"
+ALIBI = "attention alibi(input slope: f32[H]) { score s - slope[h] * (q - k) mask k <= q }"
+SOFTCAP = "attention softcap { score 50 * tanh(s / 50) mask k <= q }"
+
+CONFIGS = [
+    Config(64, 64, 4, 3), Config(64, 32, 4, 4), Config(64, 64, 4, 4), Config(64, 128, 8, 3), Config(64, 64, 2, 3),
+    Config(64, 32, 2, 4), Config(64, 128, 4, 2),
+]  # fmt: skip
+SPLITS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One row of the table: `seen` keys of the last row are visible."""
+
+    name: str
+    text: str
+    B: int
+    kv: int
+    seen: int
+    inputs: tuple[str, ...] = ()
+    Lq: int = 1
+    H: int = 32
+    Hkv: int = 8
+    D: int = 128
+    peers: bool = False
+
+    @property
+    def bytes(self) -> int:
+        return 2 * self.B * self.Hkv * self.seen * self.D * 2
+
+    @property
+    def flops(self) -> int:
+        return 4 * self.B * self.H * self.Lq * self.seen * self.D
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        g = torch.Generator(device="cuda").manual_seed(0)
+        shapes = [(self.B, self.H, self.Lq, self.D), *[(self.B, self.Hkv, self.kv, self.D)] * 2]
+        q, k, v = (torch.randn(s, device="cuda", dtype=torch.bfloat16, generator=g) for s in shapes)
+        return q, k, v
+
+    def given(self) -> dict[str, Tensor]:
+        g = torch.Generator(device="cuda").manual_seed(1)
+        return {n: torch.rand(self.H, device="cuda", generator=g) for n in self.inputs}
+
+
+def _peers() -> Iterator[Shape]:
+    for B, kv in ((32, 8192), (8, 32768), (1, 131072)):
+        yield Shape(f"decode B{B} kv{kv} Hq32 Hkv8 D128", CAUSAL, B, kv, kv, peers=True)
+
+
+SHAPES = (
+    *_peers(),
+    Shape("decode B8 kv32768 Hq32 Hkv8 D128 window 4096 + sink 64", WINDOW, 8, 32768, 4160),
+    Shape("decode B64 kv8192 Hq32 Hkv8 D128 window 4096, sink logit", SINK, 64, 8192, 4096, ("z",)),
+    Shape("decode B8 kv32768 Hq32 Hkv8 D128 alibi", ALIBI, 8, 32768, 32768, ("slope",)),
+    Shape("decode B8 kv32768 Hq32 Hkv8 D128 softcap", SOFTCAP, 8, 32768, 32768),
+    Shape("decode B8 kv32768 Hq32 Hkv8 D128 4 rows", CAUSAL, 8, 32768, 32768, Lq=4),
+    Shape("decode B8 kv32768 Hq64 Hkv8 D64", CAUSAL, 8, 32768, 32768, H=64, D=64),
+    Shape("decode B8 kv32768 Hq16 Hkv16 D128", CAUSAL, 8, 32768, 32768, H=16, Hkv=16),
+)
+
+
+def exact(shape: Shape, q: Tensor, k: Tensor, v: Tensor, given: dict[str, Tensor]) -> Tensor:
+    """The first batch by the dense definition, in fp64 from bf16 numbers."""
+    from attndsl.reference import reference
+
+    f = attndsl.load(shape.text)
+    group = shape.H // shape.Hkv
+    parts: list[Tensor] = []
+    for hkv in range(shape.Hkv):
+        heads = slice(hkv * group, (hkv + 1) * group)
+        own = {n: t[heads] for n, t in given.items()}
+        out, _ = reference(
+            f.attention, q[:1, heads], k[:1, hkv : hkv + 1], v[:1, hkv : hkv + 1], inputs=own,
+            q_offset=shape.kv - shape.Lq, dtype=torch.float32 if shape.kv > 65536 else torch.float64,
+        )  # fmt: skip
+        parts.append(out.double())
+    return torch.cat(parts, 1)
+
+
+def error(out: Tensor, right: Tensor) -> float:
+    """Norm over norm of the first batch; infinite for what is not a number."""
+    if not bool(out.isfinite().all()):
+        return math.inf
+    return float((out[:1].double() - right).norm() / right.norm())
+
+
+def bench(run: Callable[[], Any], quick: bool = False) -> float:
+    """Milliseconds, the median, the L2 cache flushed between runs."""
+    import triton
+
+    found: Any = triton.testing.do_bench(run, warmup=20, rep=60 if quick else 120, return_mode="median")
+    return float(found)
+
+
+class Table:
+    """Rows as they are measured, on disk after each."""
+
+    def __init__(self, out: Path, record: dict[str, Any]) -> None:
+        self.out, self.record = out, record
+
+    def add(self, shape: Shape, system: str, ms: float | None, note: str) -> None:
+        tflops = shape.flops / ms / 1e9 if ms else None
+        row = {"wl": shape.name, "sys": system, "pas": "fwd", "ms": ms, "tflops": tflops, "note": note}
+        self.record["rows"].append(row)
+        self.out.write_text(json.dumps(self.record, indent=1))
+        shown = "" if ms is None else f"{ms:8.4f} ms {shape.bytes / ms / 1e9:6.2f} TB/s"
+        print(f"{shape.name:58s} {system:16s} {shown} {note}", flush=True)
+
+
+def ours(shape: Shape, table: Table, quick: bool) -> None:
+    """By the choice of the backend, then by others."""
+    q, k, v = shape.tensors()
+    given = shape.given()
+    arguments: dict[str, Any] = dict(given)
+    f = attndsl.load(shape.text)
+
+    def call() -> Any:
+        return f(q, k, v, backend="triton", q_offset="end", **arguments)
+
+    right = exact(shape, q, k, v, given)
+    torch.cuda.synchronize()
+    began = time.time()
+    out = call()
+    torch.cuda.synchronize()
+    first = time.time() - began
+    wrong = error(out, right)
+    if not wrong < LIMIT:
+        table.add(shape, "attndsl-triton", None, f"WRONG error {wrong:.2e}")
+        return
+    note = f"first {first:.2f} s, error {wrong:.1e}; call {host_time(call):.0f} us of host"
+    table.add(shape, "attndsl-triton", bench(call), note)
+    if quick or not shape.peers:
+        return
+    for config in CONFIGS:
+        for splits in (0, *SPLITS):
+            if splits and (config != CONFIGS[0] or shape.kv // config.columns < 2 * splits):
+                continue
+            tried = Config(config.rows, config.columns, config.warps, config.stages, splits=splits)
+            shown = f"{tried.columns} w{tried.warps} s{tried.stages} split {splits or 'auto'}"
+            try:
+                with configured(decode=tried):
+                    out = call()
+                    wrong = error(out, right)
+                    if wrong < LIMIT:
+                        table.add(shape, "attndsl-config", bench(call, True), shown)
+                    else:
+                        table.add(shape, "attndsl-config", None, f"WRONG {shown} error {wrong:.2e}")
+            except Exception as failure:
+                table.add(shape, "attndsl-config", None, f"ERR {shown} " + repr(failure)[:200].replace("\n", " "))
+
+
+def host_time(call: Callable[[], Any]) -> float:
+    """Microseconds that a call takes before it returns, the median."""
+    times: list[float] = []
+    for _ in range(20):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[10] * 1e6
+
+
+def growing(table: Table) -> None:
+    """A cache that grows by one key a call: host time of each call, and what is compiled or planned again."""
+    shape = Shape("decode B1 kv4096.. Hq32 Hkv8 D128, growing", CAUSAL, 1, 4096 + 512, 4096 + 512)
+    q, k, v = shape.tensors()
+    f = attndsl.load(shape.text)
+    times: list[float] = []
+    for n in range(4096, 4096 + 512):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        f(q, k[:, :, :n], v[:, :, :n], backend="triton", q_offset="end")
+        times.append((time.perf_counter() - start) * 1e6)
+    times = sorted(times[64:])
+    table.add(
+        shape, "attndsl-triton", None,
+        f"us of host a call: median {times[len(times) // 2]:.0f}, 99 % {times[-5]:.0f}, worst {times[-1]:.0f}",
+    )  # fmt: skip
+
+
+def peers(shape: Shape, table: Table) -> None:
+    """cuDNN, FlashAttention 2 and FlexAttention on the same tensors."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.attention.flex_attention import flex_attention
+    from torch.nn.functional import scaled_dot_product_attention
+
+    q, k, v = shape.tensors()
+
+    def sdpa(backend: Any) -> Callable[[], Any]:
+        def run() -> Any:
+            with sdpa_kernel(backend):
+                return scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+        return run
+
+    compiled = torch.compile(flex_attention, dynamic=False)
+    systems: dict[str, Callable[[], Any]] = {
+        "cudnn": sdpa(SDPBackend.CUDNN_ATTENTION),
+        "fa2": sdpa(SDPBackend.FLASH_ATTENTION),
+        "flex-decode": lambda: compiled(q, k, v, enable_gqa=True),
+    }
+    for name, run in systems.items():
+        try:
+            run()
+            note = f"call {host_time(run):.0f} us of host"
+            table.add(shape, name, bench(run), note)
+        except Exception as failure:
+            table.add(shape, name, None, "ERR " + repr(failure)[:200].replace("\n", " "))
+
+
+def far() -> int:
+    """Tensors of more than 2^31 elements: the last keys and rows of the last head."""
+    wrong = 0
+    L, H, D, w = 2_200_000, 8, 128, 300
+    g = torch.Generator(device="cuda").manual_seed(0)
+    k, v = (torch.empty(1, H, L, D, device="cuda", dtype=torch.bfloat16).normal_(generator=g) for _ in range(2))
+    assert k.numel() > 2**31
+    q = torch.randn(1, H, 1, D, device="cuda", dtype=torch.bfloat16, generator=g)
+
+    def softmax(rows: Tensor, h: int, first: int, last: int) -> Tensor:
+        s = rows.float() @ k[0, h, first:last].float().T / D**0.5
+        return torch.softmax(s, -1) @ v[0, h, first:last].float()
+
+    def report(name: str, out: Tensor, right: Tensor) -> int:
+        found = float((out.float() - right).norm() / right.norm())
+        print(f"{'right' if found < LIMIT else 'WRONG'} {name}: error {found:.1e}", flush=True)
+        return int(not found < LIMIT)
+
+    for name, text, seen in (
+        ("decode, causal", CAUSAL, L),
+        ("decode, window", f"attention w {{ mask k <= q and q - k < {w} }}", w),
+    ):
+        out = attndsl.load(text)(q, k, v, backend="triton", q_offset="end")
+        wrong += report(name, out[0, H - 1], softmax(q[0, H - 1], H - 1, L - seen, L))
+        wrong += report(name + ", first head", out[0, 0], softmax(q[0, 0], 0, L - seen, L))
+    # positions between heads: strides of keys above 2^31 bytes within a box are not there, between boxes they are
+    turned = attndsl.load(CAUSAL)(q, k, v, backend="triton", q_offset=L - 1 - 7)
+    wrong += report("decode, earlier row", turned[0, H - 1], softmax(q[0, H - 1], H - 1, 0, L - 7))
+    q = torch.empty_like(k).normal_(generator=g)
+    out = attndsl.load(f"attention w {{ mask k <= q and q - k < {w} }}")(q, k, v, backend="triton")
+    for row in (5, L // 2, L - 1):
+        first = max(0, row - w + 1)
+        right = softmax(q[0, H - 1, row : row + 1], H - 1, first, row + 1)
+        wrong += report(f"forward, window, row {row}", out[0, H - 1, row : row + 1], right)
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--budget", type=float, default=100.0)
+    parser.add_argument("--quick", action="store_true", help="one configuration a shape")
+    parser.add_argument("--far", action="store_true", help="check tensors of more than 2^31 elements instead")
+    parser.add_argument("--commit", default="")
+    given = parser.parse_args()
+    if given.far:
+        return 1 if far() else 0
+    from benchmarks.gpu import ask, versions
+
+    gpu = torch.cuda.get_device_name()
+    folder = gpu.replace("NVIDIA ", "").replace(" ", "-").lower()
+    out: Path = given.out or RESULTS / folder / f"{datetime.date.today().isoformat()}-decode.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {
+        "gpu": gpu, "driver": ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "versions": versions(), "commit": given.commit or ask("git", "rev-parse", "HEAD"), "rows": [],
+    }  # fmt: skip
+    table = Table(out, record)
+    for shape in SHAPES:
+        if shape.peers:
+            table.add(shape, "min-bytes", shape.bytes / BANDWIDTH * 1e3, "")
+            peers(shape, table)
+        if time.time() - START > given.budget:
+            print(f"no time for {shape.name}", flush=True)
+            continue
+        ours(shape, table, given.quick)
+        torch.cuda.empty_cache()
+    growing(table)
+    print(f"-- {time.time() - START:.0f} s, written to {out}", flush=True)
+    return 1 if any(r["note"].startswith(("WRONG", "ERR")) and "attndsl" in r["sys"] for r in record["rows"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
