@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attndsl.runtime.runner import Runner
+    from attndsl.runtime.state import State
     from attndsl.schedule.plan import Plan
     from attndsl.schedule.problem import Problem
 
@@ -74,9 +75,11 @@ class AttentionFunction:
         backend: str | None = None,
         checked: bool = False,
         tune: str | None = None,
+        initial_state: State | None = None,
+        return_state: bool = False,
         **arguments: Any,
     ) -> Any:
-        """The output [B, H, Lq, Dv] in q's dtype; with `return_lse` also lse [B, H, Lq].
+        """The output [B, H, Lq, Dv] in q's dtype; with `return_lse` also lse [B, H, Lq], with `return_state` the state.
 
         q is [B, H, Lq, D], k [B, Hkv, Lk, D], v [B, Hkv, Lk, Dv], H a multiple of Hkv (`layout="bshd"`: positions
         before heads, in and out). Further arguments are the attention's scalars (Python or numpy numbers, 0-d tensors)
@@ -86,8 +89,13 @@ class AttentionFunction:
         `scale` multiplies dot(Q, K), 1/sqrt(D) unless given. `q_offset` is the position of row 0: an int, an int tensor
         [B], or "end" for Lk - Lq. `grid` gives the extents of the axes, in order or by name; one may be left out.
         `checked` verifies promises (`sorted`, `permutation`, `log_decay`) and that visible pairs read inside tensors,
-        in time Lq * Lk. Gradients flow to q, k, v and float inputs, and through lse; once. `tune="now"` searches for
-        the fastest configuration before the call runs, if its bucket of sizes was not tuned before (see `tuning`).
+        in time Lq * Lk. Gradients flow to q, k, v and float inputs, and through lse and states; once. `tune="now"`
+        searches for the fastest configuration before the call runs, if its bucket of sizes was not tuned before (see
+        `tuning`).
+
+        A causal weight of features (linear attention) has states. `initial_state` (a `State`) stands for the keys
+        before the first row, and `return_state` gives the pair of output and the state after the last. Rows then stand
+        at `state.position` and after; inputs along L hold the values of these rows alone.
 
         Raises TypeError and ValueError that name the argument, what was given and what was expected, and KernelError
         (with the kernel's configuration, the compiler's words and a reproducer file) where a generated kernel does not
@@ -99,12 +107,28 @@ class AttentionFunction:
 
             tune_call(
                 self._runner, q, k, v, arguments, asked or Tuning(), now=tune, backend=backend, layout=layout,
-                scale=scale, q_offset=q_offset, grid=grid,
+                scale=scale, q_offset=q_offset, grid=grid, states=initial_state is not None or return_state,
             )  # fmt: skip
         return self._runner(
             q, k, v, arguments, layout=layout, return_lse=return_lse, scale=scale, q_offset=q_offset, grid=grid,
-            backend=backend, checked=checked,
+            backend=backend, checked=checked, initial_state=initial_state, return_state=return_state,
         )  # fmt: skip
+
+    def step(self, state: State | None, q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> tuple[Tensor, State]:
+        """One row after those that a state holds: (output [B, H, 1, Dv], the next state).
+
+        q is [B, H, 1, D], k [B, Hkv, 1, D], v [B, Hkv, 1, Dv] (or bshd, by `layout`); `state` None starts empty. Inputs
+        along L hold the row's own value (L is 1); further arguments are those of a call. Time and memory are those of
+        the state, however many rows came before. Raises as a call does; ValueError for more than one row.
+        """
+        rows = 1 if arguments.get("layout", "bhsd") == "bshd" else 2
+        shape = getattr(q, "shape", ())
+        if len(shape) == 4 and shape[rows] != 1:
+            raise ValueError(
+                f"{self.__name__}: step takes one row, and 'q' has {shape[rows]}; "
+                "a call with initial_state= and return_state=True takes many"
+            )
+        return self(q, k, v, initial_state=state, return_state=True, **arguments)
 
     def problem(
         self,

@@ -142,7 +142,7 @@ def main() -> int:
             record["rows"].append(row)
             out.write_text(json.dumps(record, indent=1))
 
-        measure(keep, START + given.budget, quick=given.quick)
+        measure(keep, START + given.budget, quick=given.quick, workers=given.workers)
     print(f"-- {time.time() - START:.0f} s, written to {out}", flush=True)
     return 1 if any(r["wrong"] for r in record["checks"]) else 0
 

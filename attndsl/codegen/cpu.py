@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from attndsl.codegen.cpu_scan import ScanFunctions, scan_functions
 from attndsl.codegen.expr_torch import Body, is_host, pair_vectors
 from attndsl.codegen.names import Function
 from attndsl.codegen.templates import render
@@ -14,6 +15,7 @@ from attndsl.ir.expr import SCORE, TRUE, Expr, Literal, Load, Op, Value, mention
 from attndsl.ir.forms import affine
 from attndsl.ir.free import column_only, depends, k_side, q_side, row_only
 from attndsl.ir.weights import Exponential, WeightForm, weight_form
+from attndsl.schedule.legalise import scan_form
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class CpuModule:
     score is slope * s + bias with neither depending on s; `common` are the parts of the bias that all batches and heads
     share, its arguments `common0`, ... `logit` gives the exponent that lse sums. `sink` exists where the weight is
     exp(s) / (exp(sink) + sum).
-    `may_be_infinite`: a visible score can be -inf. `wide`: a vector per pair must be written out.
+    `may_be_infinite`: a visible score can be -inf. `wide`: a vector per pair must be written out. `scan` is there where
+    the weight is one of features that a scan can follow.
     """
 
     source: str
@@ -39,12 +42,19 @@ class CpuModule:
     output: Function | None
     may_be_infinite: bool
     wide: bool
+    scan: ScanFunctions | None = None
 
     @property
     def functions(self) -> tuple[Function, ...]:
         every = (self.mask, self.score, self.slope, *self.common, self.bias, self.weight, self.logit, self.sink)
-        every = (*every, self.output)
+        every = (*every, self.output, *(() if self.scan is None else self.scan.functions))
         return tuple(f for f in every if f is not None)
+
+    @property
+    def of_scan(self) -> CpuModule:
+        """The part that a scan needs."""
+        nothing = dict.fromkeys(("mask", "score", "slope", "bias", "weight", "logit", "sink", "output"))
+        return replace(self, common=(), **nothing)  # type: ignore[arg-type]
 
 
 def generate(attention: Attention) -> CpuModule:
@@ -74,8 +84,10 @@ def generate(attention: Attention) -> CpuModule:
         "output": _function("output", "The output from the weighted sum of values o.", a.output),
     }
     shares = tuple(f for f in common if f is not None)
+    found = scan_form(a).form
     module = CpuModule(
         source="",
+        scan=None if found is None else scan_functions(found),
         common=shares,
         may_be_infinite=_may_be_infinite(a.score),
         wide=any(e is not None and pair_vectors(e) for e in (a.score, a.weight)),

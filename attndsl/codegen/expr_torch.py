@@ -221,7 +221,7 @@ class Body:
         return self._operand(arg) if missing == 0 or is_host(arg) else f"lift({self.plain(arg)}, {missing})"
 
     def _by_sum(self, node: Op) -> bool:
-        return mentions(node.args[1], lambda n: isinstance(n, Reduce | Count))
+        return mentions(node.args[1], _is_reduction)
 
     # Tameness: finite operands give finite values and derivatives.
 
@@ -341,6 +341,11 @@ def is_host(node: Expr) -> bool:
     """Whether the value is a number known without any tensor."""
     leaf = Index | Coord | Member | Load | Value | Reduce | Count | Decay
     return not mentions(node, lambda n: isinstance(n, leaf))
+
+
+def _is_reduction(node: Expr) -> bool:
+    # a scan has the value of its denominator's reduction already
+    return isinstance(node, Reduce | Count) or (isinstance(node, Value) and str(node.name) == "total")
 
 
 def pair_vectors(root: Expr) -> bool:

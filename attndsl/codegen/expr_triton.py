@@ -96,10 +96,12 @@ class Reads:
     """What the kernel must be given beside q, k and v: arguments in order of first use, and helper functions.
 
     `ranks` maps inputs (and const arrays) to their number of dimensions. Offsets within them are int32 unless `wide`.
+    `vectors` becomes true when more than a number of an input is read at once.
     """
 
     ranks: Mapping[str, int]
     wide: bool = False
+    vectors: bool = False
     sizes: dict[str, None] = field(default_factory=dict[str, None])
     extents: dict[tuple[str, str, str], None] = field(default_factory=dict[tuple[str, str, str], None])
     scalars: dict[str, Kind] = field(default_factory=dict[str, Kind])
@@ -218,6 +220,7 @@ class Printer:
         if rank > given and self.component:
             offset.append(f"{self.component[0]} * {name}_s{given}{narrow}")
             inside.append(self.component[1])
+        self.reads.vectors |= bool(offset)
         where = f", mask={' & '.join(inside)}, other=0" if inside else ""
         whole = f" + ({' + '.join(offset)})" if len(offset) > 1 else f" + {offset[0]}" if offset else ""
         read = f"tl.load({' + '.join([name, *base])}{whole}{where})"

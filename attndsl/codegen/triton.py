@@ -18,6 +18,7 @@ from attndsl.codegen.expr_triton import (
 )
 from attndsl.codegen.templates import render
 from attndsl.codegen.triton_arguments import Argument, read_arguments, standard_arguments
+from attndsl.codegen.triton_bands import FURTHEST, KEY, bands_of
 from attndsl.codegen.triton_form import Form, Part, parts, typical_forms
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
 from attndsl.codegen.triton_sides import PieceCode, RowCode, local_meaning, piece_code, row_code
@@ -33,18 +34,22 @@ VALUE_O = Value(FLOAT, "o")
 
 @dataclass(frozen=True)
 class TritonModule:
-    """A generated module: its text, and the arguments of its kernel `forward` in order."""
+    """A generated module: its text, and the arguments of its kernel `forward` in order. `reads_vectors`: it loads
+    vectors of inputs by pointers."""
 
     source: str
     arguments: tuple[Argument, ...]
+    reads_vectors: bool = False
 
 
 @dataclass
 class LoopCode:
-    """The statements of one loop's body and the values it needs."""
+    """The statements of one loop's body and the values it needs. `kept` is the exponent VALUE of visible pairs, where
+    there is a function for it."""
 
     mask_lines: list[str] = field(default_factory=list[str])
     visible: str = ""
+    kept: str = ""
     lines: list[str] = field(default_factory=list[str])
     exponent: str = ""
     numerator: str = ""
@@ -112,7 +117,7 @@ class Generator:
 
     def _vector(self, text: str, e: Expr) -> str:
         """The code of an expression of the row as a vector [BM], or as a scalar."""
-        return f"tl.reshape({text}, [BM])" if self._by_row(e) else f"({text})"
+        return f"tl.reshape({text}, [BM])" if self._by_row(e) and not self._vectors else f"({text})"
 
     def _exponent(self) -> Exponent | None:
         if self.rule.logit is None:
@@ -127,7 +132,7 @@ class Generator:
         end = self._end()
         arguments = self._arguments()
         text = render("triton/forward.py.j2", **self._holes(arguments), pieces=pieces, end=end)
-        return TritonModule(tidy(text), arguments)
+        return TritonModule(tidy(text), arguments, self.reads.vectors)
 
     def _holes(self, arguments: tuple[Argument, ...]) -> dict[str, Any]:
         """What every template is given. To be asked for after the code that says what it reads."""
@@ -135,6 +140,7 @@ class Generator:
         return {
             "title": title(self.attention),
             "helpers": self.reads.helpers,
+            "assembly": form.low_precision and not form.interpreted,
             "fast_tanh": form.dtype == "bf16" and not form.interpreted,
             "numbers": [a.name for a in arguments if a.role != "constexpr" and not a.type.startswith("*")],
             "arguments": arguments,
@@ -150,6 +156,8 @@ class Generator:
             "D": form.D,
             "Dv": form.Dv,
             "tma": form.tma,
+            "walk": form.walk,
+            "bare": form.bare,
             "aligned": form.stride_unit if form.stride_unit > 1 else 0,
             "negative": form.negative,
             "batch_offset": form.batch_offset,
@@ -162,8 +170,13 @@ class Generator:
         local = local_meaning(self.attention, self.form, index)
         code = piece_code(self.form, index, self.reads)
         leaves = {**self.rows.leaves, **code.leaves, SCORE: "s", SCALE: "scale"}
-        code.full = self._loop(local, leaves, code, masked=False)
-        code.partial = self._loop(local, leaves, code, masked=True)
+        if self.form.walk == "two loops":
+            code.full = self._loop(local, leaves, code, masked=False)
+            code.partial = self._loop(local, leaves, code, masked=True)
+            code.loops = (("full", code.full, False), ("partial", code.partial, True))
+        else:
+            masked = not self.form.bare
+            code.loops = (("all", self._loop(local, leaves, code, masked=masked), masked),)
         return code
 
     def _loop(self, local: Any, leaves: Mapping[Expr, str], piece: PieceCode, *, masked: bool) -> LoopCode:
@@ -171,8 +184,7 @@ class Generator:
         scope = Scope("c")
         printer = Printer(self.reads, leaves, scope, self.hoisted)
         if masked:
-            mask = local(self.attention.mask)
-            loop.visible = piece.inside if mask == TRUE else f"{piece.inside} & ({printer.print(mask)})"
+            self._visible(loop, local(self.attention.mask), piece, printer)
             loop.mask_lines, scope.lines = scope.lines, []
             scope.prefix = "x"
         shape = f"[BM, {piece.size}]"
@@ -196,6 +208,44 @@ class Generator:
         loop.columns, loop.position = bool(used), Index(INT, "k") in used
         return loop
 
+    def _visible(self, loop: LoopCode, mask: Expr, piece: PieceCode, printer: Printer) -> None:
+        """The condition on pairs; in a loop over all boxes it holds in FULL ones."""
+        switched = self.form.walk != "two loops"
+        full = f"i < middle{piece.suffix}"
+        found = None if self.form.on_grid or piece.residues else bands_of(mask)
+        if found is None:
+            text = piece.inside if mask == TRUE else f"{piece.inside} & ({printer.print(mask)})"
+            loop.visible = f"({full}) | ({text})" if switched else text
+            return
+        printer.used.add(KEY)
+        starts_inside = all(band.low is None for band in found)
+        terms: list[tuple[str, str]] = []
+        for band in found:
+            low = "" if band.low is None else printer.print(band.low)
+            high = printer.print(band.high) if band.high is not None else ""
+            low = self.hoisted.name(f"tl.maximum({low}, 0)").code if low else "" if starts_inside else "0"
+            high = self.hoisted.name(f"tl.minimum({high}, {piece.extents[0]})").code if high else piece.extents[0]
+            if band.rows != TRUE:
+                high = self.hoisted.name(f"tl.where({printer.print(band.rows)}, {high}, 0)").code
+            terms.append((low, high))
+        if switched:
+            low, high = terms[0]
+            low = printer.inner.name(f"tl.where({full}, {-FURTHEST}, {low})").code if low else ""
+            terms[0] = low, printer.inner.name(f"tl.where({full}, {FURTHEST - 1}, {high})").code
+        texts = [(f"({piece.at} >= {low}) & " if low else "") + f"({piece.at} < {high})" for low, high in terms]
+        loop.visible = texts[0] if len(texts) == 1 else " | ".join(f"({t})" for t in texts)
+        if len(terms) == 1:
+            low, high = terms[0]
+            kept = f"{self.reads.helper('between')}(VALUE, {piece.at}, {low}, " if low else ""
+            loop.kept = (kept or f"{self.reads.helper('below')}(VALUE, {piece.at}, ") + f"{high})"
+        else:
+            bounds: list[str] = []
+            for low, high in terms:
+                scope = printer.inner if switched and not bounds else self.hoisted
+                width = high if low == "0" else f"{high} - {low}"
+                bounds += [low, scope.name(f"tl.maximum({width}, 0)").code]
+            loop.kept = f"{self.reads.helper('within_either')}(VALUE, {piece.at}, {', '.join(bounds)})"
+
     def _of_raw(self, e: Expr) -> Expr:
         return gathered(of_raw(substitute(e, SCORE, self.attention.score)))
 
@@ -206,12 +256,13 @@ class Generator:
         local = local_meaning(self.attention, form, None)
         leaves = {**self.rows.leaves, SCALE: "scale"}
         scope = Scope("y")
-        printer = Printer(self.reads, leaves, scope)
+        outer = Printer(self.reads, leaves, scope)
+        printer = Printer(self.reads, {**leaves, **self.rows.vectors}, scope) if self._vectors else outer
         factor = self._factor(printer, local, scope)
         values = [f"acc{p.index}" + (f" * {factor}[:, None]" if factor else "") for p in parts(form.Dv)]
         lines, scope.lines = scope.lines, []
         scope.prefix = "z"
-        outputs = [self._output(part, printer, local, scope) for part in parts(form.Dv)]
+        outputs = [self._output(part, outer, local, scope) for part in parts(form.Dv)]
         output_lines, scope.lines = scope.lines, []
         lse = "(m + tl.log2(l)) * 0.6931471805599453" if self.form.low_precision else "m + tl.log(l)"
         scope.prefix = "t"
@@ -253,13 +304,18 @@ class Generator:
             return None
 
         bottom = local(rewrite(rule.denominator, replaced))
-        if self._by_row(bottom):
+        if self._by_row(bottom) and not self._vectors:
             names = {e: f"({t})[:, None]" for e, t in names.items()}
         inner = Printer(self.reads, {**printer.leaves, **names}, scope)
         text = inner.print(bottom)
         by_row = self._by_row(bottom)
         total = scope.name(self._vector(text, bottom) if by_row else f"{text} + tl.zeros([BM], tl.float32)").code
         return scope.name(f"tl.where({total} == 0.0, 0.0, 1.0 / tl.where({total} == 0.0, 1.0, {total}))").code
+
+    @property
+    def _vectors(self) -> bool:
+        """Whether values of rows are vectors [BM] at the end: Triton does not specialise warps across a reshape."""
+        return self.form.walk == "specialized"
 
     def _output(self, part: Part, printer: Printer, local: Any, scope: Scope) -> str:
         i = part.index

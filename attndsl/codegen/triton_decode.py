@@ -26,7 +26,7 @@ class DecodeModule(TritonModule):
     `state` names what a share of the keys leaves of a row beside the sums of its values.
     """
 
-    state: tuple[str, ...]
+    state: tuple[str, ...] = ()
 
 
 def generate_decode(attention: Attention, form: Form) -> DecodeModule:
@@ -50,7 +50,7 @@ class _DecodeGenerator(Generator):
         state = self._state()
         holes = self._holes(arguments)
         text = render("triton/decode.py.j2", **holes, p=piece, end=end, state=state)
-        return DecodeModule(tidy(text), arguments, tuple(state))
+        return DecodeModule(tidy(text), arguments, self.reads.vectors, tuple(state))
 
     def _rows(self) -> RowCode:
         """Rows of a tile: positions of the plan's row tile for the first head of a group, then for the next."""

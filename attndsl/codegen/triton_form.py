@@ -23,12 +23,28 @@ class SideForm:
         return any(self.split)
 
 
+FULL_SPANS, PARTIAL_SPANS = 2, 3
+"""Runs of FULL and of PARTIAL boxes that a tile may have where they are told by spans."""
+Walk = Lit["two loops", "one loop", "specialized"]
+
+
 @dataclass(frozen=True)
 class PieceForm:
-    """How the boxes of a k segment are listed: one by one (`flat`), or as runs along the only axis."""
+    """How the boxes of a k segment are told.
+
+    `spans`: at most FULL_SPANS and PARTIAL_SPANS runs of boxes along the only axis, whose places a kernel computes.
+    Otherwise a list: box by box (`flat`), or runs along the only axis.
+    """
 
     side: SideForm
     flat: bool
+    spans: bool = False
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a tile has in the table of bounds: three places in a list, or, for every span, where it ends
+        in the count of boxes and its origin, and the residue of its columns."""
+        return 2 * (FULL_SPANS + PARTIAL_SPANS) + int(self.side.any_split) if self.spans else 3
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,10 @@ class Form:
     them. `tma`: k and v (q on a line) are loaded as boxes by tensor descriptors, otherwise by pointers. `aligned`:
     addresses and strides of q, k and v are multiples of 16 bytes. `wide`: an input has 2^31 elements or more.
     `batch_offset`: `q_offset` is a tensor. `negative`: the scale is below zero.
+
+    `walk`: a loop over FULL boxes without mask code and one over PARTIAL boxes; or one loop over all boxes, whose mask
+    is arithmetic that FULL boxes switch off, `specialized` if some warps only load. `bare`: in such a loop all boxes
+    are FULL, so that there is no mask at all.
     """
 
     dtype: Dtype
@@ -53,6 +73,8 @@ class Form:
     batch_offset: bool = False
     negative: bool = False
     interpreted: bool = False
+    walk: Walk = "two loops"
+    bare: bool = False
 
     @property
     def stride_unit(self) -> int:
@@ -68,9 +90,9 @@ def typical_forms(attention: Attention) -> tuple[Form, ...]:
     """The forms that a call of this attention most likely needs: bf16, heads of 128, tensors that TMA can load."""
     if attention.q_space is None or attention.k_space is None:
         line = SideForm("", ("0",), (False,))
-        return (Form("bf16", 128, 128, line, (PieceForm(line, False),), tma=True, aligned=True),)
+        return (Form("bf16", 128, 128, line, (PieceForm(line, False, True),), tma=True, aligned=True),)
     columns = [_side(s) for s in attention.k_space.segments]
-    pieces = tuple(PieceForm(s, len(s.axes) > 1) for s in columns)
+    pieces = tuple(PieceForm(s, len(s.axes) > 1, len(s.axes) == 1) for s in columns)
     rows = [_side(s) for s in attention.q_space.segments]
     return tuple(Form("bf16", 128, 128, r, pieces, on_grid=True, tma=True, aligned=True) for r in rows)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
 from attndsl.codegen.expr_triton import Reads, extent_name
 from attndsl.codegen.triton_arguments import suffix
-from attndsl.codegen.triton_form import Form, SideForm
+from attndsl.codegen.triton_form import FULL_SPANS, PARTIAL_SPANS, Form, SideForm
 from attndsl.codegen.triton_score import TILE_FIRST_ROW, TILE_ORIGIN
 from attndsl.ir.attention import Attention, Segment
 from attndsl.ir.expr import FALSE, TRUE, Coord, Expr, Extent, Index, Member, Side, integer, op, rewrite
@@ -19,7 +19,8 @@ from attndsl.ir.types import INT
 
 @dataclass
 class RowCode:
-    """How a tile finds its rows. `leaves` names q-side nodes."""
+    """How a tile finds its rows. `leaves` names q-side nodes, [BM, 1]; `vectors` the same as [BM] at the end of a tile
+    of neighbours."""
 
     axes: tuple[str, ...]
     split: bool
@@ -27,6 +28,7 @@ class RowCode:
     extents: list[str]
     lines: list[str]
     leaves: dict[Expr, str]
+    vectors: dict[Expr, str] = field(default_factory=dict[Expr, str])
 
 
 @dataclass
@@ -41,6 +43,10 @@ class PieceCode:
     starts: list[str]
     origins: list[str]
     locals: list[str]
+    spans: bool
+    numbers: int
+    columns: list[str]
+    residues: list[str]
     loads: list[str]
     boxes: list[str]
     size: str
@@ -55,6 +61,20 @@ class PieceCode:
     constants: list[str]
     full: Any = None
     partial: Any = None
+    loops: tuple[tuple[str, Any, bool], ...] = ()
+    edges: int = FULL_SPANS + PARTIAL_SPANS
+
+    def origin(self, which: str) -> str:
+        """The code of a span's origin, for box i among those of `full`, `partial` or `all` spans."""
+        first, last = {"full": (0, FULL_SPANS), "partial": (FULL_SPANS, self.edges), "all": (0, self.edges)}[which]
+        text = f"origin{self.suffix}_{last - 1}"
+        for n in reversed(range(first, last - 1)):
+            text = f"tl.where(i < edge{self.suffix}_{n}, origin{self.suffix}_{n}, {text})"
+        return text
+
+    def spans_of(self, which: str) -> range:
+        """The numbers of these spans."""
+        return {"full": range(FULL_SPANS), "partial": range(FULL_SPANS, self.edges), "all": range(self.edges)}[which]
 
 
 def row_code(form: Form, reads: Reads) -> RowCode:
@@ -97,9 +117,11 @@ def row_code(form: Form, reads: Reads) -> RowCode:
         TILE_FIRST_ROW: "first_row",
         TILE_ORIGIN: "(first_row + q_offset)",
     }
+    vectors: dict[Expr, str] = {Index(INT, "row"): "(q_start + at)", Index(INT, "q"): "(q_start + at + q_offset)"}
     if form.on_grid:
         leaves.update({Coord(INT, "q", side.segment, a): n for a, n in zip(side.axes, names, strict=True)})
-    return RowCode(side.axes, side.any_split, boxes, extents, lines, leaves)
+        vectors[Coord(INT, "q", side.segment, side.axes[0])] = "at"
+    return RowCode(side.axes, side.any_split, boxes, extents, lines, leaves, vectors)
 
 
 def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
@@ -113,13 +135,12 @@ def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
     size = f"BN{end}" if count == 1 else "BN" + end
     starts = ["start"] if count == 1 else [f"start_{i}" for i in range(count)]
     width = count if piece.flat else 2
+    residues = [f"residue_k{i}" for i in range(count)] if side.any_split else []
     at = f"boxes{end} + {'i' if piece.flat else 'run'} * {width + (count if side.any_split else 0)}"
     loads = [f"{s} = tl.load({at} + {i})" for i, s in enumerate(starts)] if piece.flat else []
-    origins: list[str] = []
-    for i in range(count):
-        if side.any_split:
-            loads.append(f"residue_k{i} = tl.load({at} + {width + i})")
-        origins.append(f"residue_k{i} + split{end}_{i} * " if side.split[i] else "")
+    loads += [f"{s} = tl.load({at} + {width + i})" for i, s in enumerate(residues)]
+    columns = [*(starts if piece.flat else ["first", "boxes_here"]), *residues]
+    origins = [f"residue_k{i} + split{end}_{i} * " if side.split[i] else "" for i in range(count)]
     inside = " & ".join(f"({n} >= 0) & ({n} < {e})" for n, e in zip(names, extents, strict=True))
     strides: list[str] = []
     for i in range(count):
@@ -132,9 +153,11 @@ def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
     title = f"Keys of segment {side.segment}." if side.segment and len(form.pieces) > 1 else ""
     constants = [size, *(boxes if count > 1 else [])]
     return PieceCode(
-        end, title, piece.flat, side.axes, names, starts, origins, _locals("column", boxes), loads, boxes, size,
-        width + (count if side.any_split else 0), extents, strides, f"k_start{end}", "k_at", position, inside, leaves,
-        constants,
+        suffix=end, title=title, flat=piece.flat, axes=side.axes, names=names, starts=starts, origins=origins,
+        locals=_locals("column", boxes), spans=piece.spans, numbers=piece.numbers, columns=columns, residues=residues,
+        loads=loads, boxes=boxes, size=size, entry=width + (count if side.any_split else 0), extents=extents,
+        strides=strides, start=f"k_start{end}", at="k_at", position=position, inside=inside, leaves=leaves,
+        constants=constants,
     )  # fmt: skip
 
 

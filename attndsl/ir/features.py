@@ -135,15 +135,6 @@ class FeatureWeight:
         found += [] if n is None else [n.whole, n.query, n.key]
         return tuple(e for e in found if e is not None)
 
-    @property
-    def elsewhere(self) -> str | None:
-        """A tensor that is read at other positions than the row's and the key's own; None if there is none."""
-        for root in self.expressions:
-            for node in walk(root):
-                if isinstance(node, Load) and not _reads_own(node):
-                    return node.tensor
-        return None
-
 
 @lru_cache(maxsize=512)
 def feature_weight(attention: Attention) -> FeatureWeight | str:
@@ -207,10 +198,20 @@ def at_row(expr: Expr) -> Expr:
     return rewrite(expr, lambda n: _Q if n == _K else None)
 
 
+def read_elsewhere(roots: tuple[Expr, ...]) -> str | None:
+    """A tensor that is read at other positions than the row's and the key's own; None if there is none."""
+    for root in roots:
+        for node in walk(root):
+            if isinstance(node, Load) and not _reads_own(node):
+                return node.tensor
+    return None
+
+
 def _reads_own(node: Load) -> bool:
     """Whether a tensor along the sequence is read where the row or the key stands (or does not lie along it)."""
-    if not any(depends(i) & {"q", "k", "row"} for i in node.indices):
-        return True
+    if node.tensor in ("Q", "K", "V"):
+        names = tuple(i.name if isinstance(i, Index) else "" for i in node.indices)
+        return names in ((("b", "h", "row"), ("b", "h", "q")) if node.tensor == "Q" else (("b", "hkv", "k"),))
     moving = [i for i in node.indices if depends(i) & {"q", "k", "row"}]
     return all(isinstance(i, Index) for i in moving)
 

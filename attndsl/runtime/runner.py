@@ -10,11 +10,15 @@ from torch import Tensor
 from attndsl.ir.attention import Attention
 from attndsl.ir.weights import weight_form
 from attndsl.runtime.binding import bind_call
-from attndsl.runtime.call import Call, Kernel
+from attndsl.runtime.call import Call, Kernel, ScanKernel
 from attndsl.runtime.checked import check_promises
 from attndsl.runtime.dispatch import choose_backend, kernel_of
 from attndsl.runtime.operator import attend
 from attndsl.runtime.plans import PlanCache
+from attndsl.runtime.scan_operator import scan
+from attndsl.runtime.state import State
+from attndsl.runtime.states import check_state, check_states
+from attndsl.schedule.legalise import legalise
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
 from attndsl.schedule.tiling import Tiling
@@ -43,8 +47,10 @@ class Runner:
         grid: Any = None,
         backend: str | None = None,
         checked: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """The output in q's dtype and layout, and lse [B, H, Lq] if asked for."""
+        initial_state: State | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor | State]:
+        """The output in q's dtype and layout, and lse [B, H, Lq] or the state after the last row if asked for."""
         attention = self.attention
         if return_lse and not weight_form(attention).has_lse:
             raise ValueError(
@@ -58,7 +64,20 @@ class Runner:
         if checked:
             check_promises(attention, call)
         kernel = self.kernel(name)
-        out, lse = attend(kernel, call, self.plan(call, kernel.tiling(call)), return_lse)
+        found = legalise(self.simplified, call.problem)
+        form = found.form
+        stateful = initial_state is not None or return_state
+        if stateful:
+            form = check_states(call, found, q_offset)
+            initial_state = None if initial_state is None else check_state(call, form, initial_state)
+        gap = "it has no scan" if form is None or not isinstance(kernel, ScanKernel) else kernel.scan_gap(call, form)
+        if stateful and gap is not None:
+            raise ValueError(f"{attention.name}: backend {name!r} cannot start from a state or return one: {gap}")
+        lse: Tensor | State | None
+        if gap is None and form is not None and isinstance(kernel, ScanKernel):
+            out, lse = scan(kernel, call, form, initial_state, return_state)
+        else:
+            out, lse = attend(kernel, call, self.plan(call, kernel.tiling(call)), return_lse)
         if layout == "bshd":
             out = out.transpose(1, 2)
         return out if lse is None else (out, lse)

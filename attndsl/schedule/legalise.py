@@ -15,7 +15,7 @@ from typing import Literal as Lit
 from attndsl.ir.attention import Attention, Input
 from attndsl.ir.evaluate import Env, evaluate
 from attndsl.ir.expr import Decay, Expr, Index, Literal, Load, Op, Size, op, walk
-from attndsl.ir.features import FeatureWeight, at_row, counts, feature_weight
+from attndsl.ir.features import FeatureWeight, at_row, counts, feature_weight, read_elsewhere
 from attndsl.ir.free import column_only, depends, q_side
 from attndsl.ir.types import INT
 from attndsl.schedule.problem import Problem
@@ -33,13 +33,15 @@ class ScanForm:
     `reduction`, every query sees every key and nothing decays. `strict`: a query does not see its own position (of
     a `scan`).
     `segments` are int expressions of the key's position that never fall along the sequence (`doc[b, k]`, `k // 64`): a
-    pair is visible only where each has the value of the query's position (`at_row` of it).
+    pair is visible only where each has the value of the query's position (`at_row` of it). `output` is the attention's
+    output clause, None for none.
     """
 
     weight: FeatureWeight
     kind: Lit["scan", "both", "reduction"]
     strict: bool
     segments: tuple[Expr, ...]
+    output: Expr | None = None
 
     @property
     def by_head(self) -> bool:
@@ -56,16 +58,22 @@ class ScanForm:
         return 0 if extent is None else _number(extent, sizes)
 
     @property
+    def elsewhere(self) -> str | None:
+        """A tensor that is read at other positions than the row's and the key's own; None if there is none."""
+        outer = () if self.output is None else (self.output,)
+        return read_elsewhere((*self.weight.expressions, *self.segments, *outer))
+
+    @property
     def stateless(self) -> str | None:
         """Why a call cannot start from a state or return one, in words; None if it can."""
         if self.kind != "scan":
             return "its queries see keys on both sides"
-        if (name := self.weight.elsewhere) is not None:
+        if (name := self.elsewhere) is not None:
             return f"it reads {name!r} at other positions than its own"
-        for segment in self.segments:
-            for node in walk(segment):
-                if isinstance(node, Load) and not all(isinstance(i, Index) for i in node.indices):
-                    return f"it reads {node.tensor!r} at other positions than its own"
+        for root in (*self.weight.expressions, *self.segments, *(() if self.output is None else (self.output,))):
+            for node in walk(root):
+                if isinstance(node, Size) and node.name in ("L", "Lq", "Lk"):
+                    return f"it reads the length {node.name}, and a call does not know that of the whole sequence"
         if self.segments and self.weight.normaliser is not None and counts(self.weight.normaliser.whole):
             return "it counts the keys of a segment"
         return None
@@ -105,6 +113,8 @@ def legalise(attention: Attention, problem: Problem) -> Legalised:
         reasons.append("every sequence has a q_offset of its own")
     elif problem.q_offset < 0 and found.kind != "reduction":
         reasons.append("rows stand before position 0")
+    elif found.form.segments and problem.q_offset + problem.sizes["Lq"] > problem.sizes["L"]:
+        reasons.append("rows stand past the end of the segments")
     if found.kind == "both" and (problem.q_offset != 0 or problem.sizes["Lq"] != problem.sizes["Lk"]):
         reasons.append("queries and keys do not stand at the same positions")
     return Legalised("quadratic", None, tuple(reasons)) if reasons else found
@@ -132,7 +142,7 @@ def scan_form(attention: Attention) -> Legalised:
 
         return Legalised("tiles", None, tuple(f"the mask also asks {infix(o, 60)}" for o in others))
     if causal:
-        return Legalised("scan", ScanForm(weight, "scan", strict, tuple(segments)))
+        return Legalised("scan", ScanForm(weight, "scan", strict, tuple(segments), attention.output))
     if weight.normaliser is not None and segments and counts(weight.normaliser.whole):
         return Legalised("quadratic", None, ("it counts the keys of a segment",))
     decay = weight.decay
@@ -141,8 +151,8 @@ def scan_form(attention: Attention) -> Legalised:
     if decay.token or decay.channel:
         return Legalised("quadratic", None, ("its decay needs a mask that implies k <= q",))
     if segments or decay.per_head:
-        return Legalised("both", ScanForm(weight, "both", False, tuple(segments)))
-    return Legalised("reduction", ScanForm(weight, "reduction", False, ()))
+        return Legalised("both", ScanForm(weight, "both", False, tuple(segments), attention.output))
+    return Legalised("reduction", ScanForm(weight, "reduction", False, (), attention.output))
 
 
 def _ordered(a: Expr, b: Expr, word: str, turned: str) -> tuple[Expr, Expr]:

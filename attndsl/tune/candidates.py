@@ -6,7 +6,7 @@ each warp must have rows of its own. What is left is ranked, compiled and measur
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -86,16 +86,17 @@ def candidates(step: Pass, facts: Facts, gpu: Gpu, default: Config) -> tuple[Con
             continue
         if fits(step, config, facts, gpu):
             found[config] = None
-    if step == "forward" and gpu.machine.capability == 90 and facts.dtype != "fp32":
-        found |= dict.fromkeys(_specialised(tuple(c for c in found if c.rows in rows and c.columns in columns)))
+    if step == "forward" and gpu.machine.capability // 10 == 9 and facts.dtype != "fp32":
+        found |= dict.fromkeys(_specialised(rows, columns, facts, gpu))
     return tuple(found)
 
 
-def _specialised(configs: tuple[Config, ...]) -> Iterator[Config]:
-    """Triton specialises warps of programs of 4; with 8 it shares the tile between two groups of them."""
-    for config in configs:
-        if config.warps in (4, 8) and config.stages in (2, 3) and config.rows >= 64 and not config.specialize:
-            yield replace(config, specialize=True)
+def _specialised(rows: Sequence[int], columns: Sequence[int], facts: Facts, gpu: Gpu) -> Iterator[Config]:
+    """Triton gives a tile of four warps two groups of them beside the one that loads."""
+    for r, c, n in product(rows, columns, (2, 3, 4)):
+        shared_between_two = Config(r, c, 8, n)
+        if r >= 64 and c >= 64 and fits("forward", shared_between_two, facts, gpu):
+            yield Config(r, c, 4, n, specialize=True)
 
 
 def _decode(facts: Facts, gpu: Gpu, default: Config) -> Iterator[Config]:

@@ -52,6 +52,7 @@ def tune_call(
     scale: Any = None,
     q_offset: Any = 0,
     grid: Any = None,
+    states: bool = False,
 ) -> list[Entry]:
     """Tune every pass that a call with these arguments runs and that is not tuned yet; the entries that were made.
 
@@ -61,12 +62,12 @@ def tune_call(
     if now is not None:
         choice(owner, "tune", now, TUNE)
     name = choose_backend(owner, backend, q.device.type if isinstance(q, Tensor) else "cpu")
-    if name != "triton" or interpreting():
+    if name != "triton" or interpreting() or states:
         if now is None:
             return []
         what = f"backend {name!r} has nothing to tune"
         if name == "triton":
-            what = "under TRITON_INTERPRET nothing is timed"
+            what = "calls with states are not tuned" if states else "under TRITON_INTERPRET nothing is timed"
         raise ValueError(f"{owner}: tune='now' needs tensors on a GPU that backend 'triton' runs; {what}")
     call = bind_call(
         runner.attention, runner.simplified, q, k, v, arguments, layout=layout, scale=scale, q_offset=q_offset,

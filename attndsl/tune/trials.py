@@ -119,6 +119,8 @@ class CallTrials(Predictions):
 
         grad = self._oracle.grad() if self.step in ("dq", "dkdv") and self._oracle.rows else self.subject.grad
         found = self._run(config, grad)
+        if config.specialize and self.step == "forward" and self.kernel.refused(config):
+            return f"warps are not specialised: {self.kernel.refused(config)}"
         wrong = self._oracle.wrong(found)
         if wrong:
             return wrong

@@ -14,7 +14,7 @@ from torch import Tensor
 from attndsl.codegen.cpu import CpuModule, generate
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
-from attndsl.runtime.cpu import flash
+from attndsl.runtime.cpu import flash, scan
 from attndsl.runtime.cpu.frame import (
     CallFrame,
     HeadTensors,
@@ -27,6 +27,8 @@ from attndsl.runtime.cpu.general import general_backward, general_forward, outpu
 from attndsl.runtime.cpu.part import Batch, Selection
 from attndsl.runtime.cpu.rows import NEVER, SLAB_PAIRS, TileGradients, softmax_backward, softmax_forward
 from attndsl.runtime.cpu.schedule import ScheduleCache
+from attndsl.runtime.state import State
+from attndsl.schedule.legalise import ScanForm
 from attndsl.schedule.plan import Plan
 
 TILE_PAIRS = 1 << 19
@@ -62,12 +64,13 @@ class CpuKernel:
         """Whether the weight has an exponential to take the logarithm of."""
         return self.module.weight is None or self.module.logit is not None
 
-    def frame(self, call: Call, wants: frozenset[str] = frozenset()) -> CallFrame:
-        """What generated functions see of a call; reads of the inputs in `wants` can be differentiated."""
+    def frame(self, call: Call, wants: frozenset[str] = frozenset(), module: CpuModule | None = None) -> CallFrame:
+        """What generated functions (those of `module`, a part of all) see of a call; reads of the inputs in `wants` can
+        be differentiated."""
         dtype = compute_dtype(call.q.dtype)
         if dtype not in self._functions:
             self._functions[dtype] = load_functions(self._code, dtype)
-        return CallFrame(self.attention, self.module, self._functions[dtype], call, wants)
+        return CallFrame(self.attention, module or self.module, self._functions[dtype], call, wants)
 
     def uses_flash(self, call: Call) -> bool:
         """Whether torch's flash kernel runs the tiles of this call."""
@@ -95,6 +98,33 @@ class CpuKernel:
     ) -> Mapping[str, Tensor]:
         """Gradients by name (`q`, `k`, `v`, float inputs) for those in `needs`, in their tensors' shapes and dtypes."""
         return _Backward(self, call, plan, saved, grad_out, grad_lse, needs).result()
+
+    def scan_gap(self, call: Call, form: ScanForm) -> str | None:
+        """Nothing: every form has a scan here."""
+        return None
+
+    def scan(
+        self, call: Call, form: ScanForm, state: State | None, need_state: bool, save: bool
+    ) -> tuple[Tensor, State | None, tuple[Tensor, ...]]:
+        """The output [B, H, Lq, Dv] in q's dtype, the state after the last row, and what backward needs."""
+        return scan.forward(self.scan_frame(call), form, state, need_state, save)
+
+    def scan_backward(
+        self,
+        call: Call,
+        form: ScanForm,
+        state: State | None,
+        saved: tuple[Tensor, ...],
+        grad_out: Tensor | None,
+        grad_state: tuple[Tensor | None, Tensor | None],
+        needs: frozenset[str],
+    ) -> Mapping[str, Tensor]:
+        """Gradients by name, of the state given as `state.S` and `state.z`."""
+        return scan.backward(self.scan_frame(call, needs), form, state, saved, grad_out, grad_state, needs)
+
+    def scan_frame(self, call: Call, wants: frozenset[str] = frozenset()) -> CallFrame:
+        """What the functions of a scan see of a call."""
+        return self.frame(call, wants, self.module.of_scan)
 
     def steps(self, frame: CallFrame, plan: Plan, by_flash: bool, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Step]:
         """Head class by head class, and in each its batches of row tiles."""

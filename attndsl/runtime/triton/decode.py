@@ -9,7 +9,6 @@ Chosen by shape, for positions on a line:
 `configured(decode=config)` asks for it whatever the shape, `configured(decode=None)` for the forward kernel.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
@@ -17,9 +16,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 from threading import Lock
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,12 +27,10 @@ from attndsl.codegen.triton_decode import DecodeModule, generate_decode
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.compiled import compiling
-from attndsl.runtime.triton.config import Config, choose, decode_asked, stages_that_fit
-from attndsl.runtime.triton.decode_tables import DecodeTables, decode_tables, joined
-from attndsl.runtime.triton.failures import Attempt, reported, run_time_attempt, words_of
-from attndsl.runtime.triton.launch import SHARED_MEMORY, Launch, interpreting
-from attndsl.runtime.triton.modules import load_module
+from attndsl.runtime.triton.config import Config, choose, decode_asked
+from attndsl.runtime.triton.decode_launch import Prepared, Ready, prepared_key
+from attndsl.runtime.triton.decode_tables import decode_tables, joined
+from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
@@ -73,14 +68,6 @@ def share_count(groups: int, boxes: int, slots: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Ready:
-    """Tables and their copy on a device."""
-
-    tables: DecodeTables
-    views: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
 class Device:
     """What the number of shares depends on."""
 
@@ -110,7 +97,7 @@ class Decode:
         self.attention = attention
         self._chosen = chosen
         self._modules: dict[Form, DecodeModule] = {}
-        self._ready: dict[tuple[int, torch.device], _Ready | None] = {}
+        self._ready: dict[tuple[int, torch.device], Ready | None] = {}
         self._lock = Lock()
 
     # Choices
@@ -155,32 +142,24 @@ class Decode:
         ready = self._tables(call, plan)
         if ready is None:
             return False
-        tables, config, device = ready.tables, self.config(call, dtype), device_of(call.q.device)
-        form = Form(
-            dtype, call.q.shape[-1], call.v.shape[-1], tables.q, (tables.piece,), aligned=aligned,
-            wide=_wide(call), batch_offset=isinstance(call.q_offset, Tensor), negative=call.scale < 0,
-            interpreted=interpreting(),
-        )  # fmt: skip
-        module = self.module(form)
-        B, H, Hkv, Lq = (call.sizes[n] for n in ("B", "H", "Hkv", "Lq"))
-        width = min(tables.most_rows, Lq)
-        rows = max(16, 1 << (width * (H // Hkv) - 1).bit_length())
-        groups = B * Hkv * tables.tiles
-        shares = config.splits or share_count(groups, tables.most_boxes, _slots(config, form, device))
-        partial = _scratch(out, shares, len(module.state))
-        values = _values(call, form, module, ready, out, lse, partial, width, shares)
-        constants: dict[str, Any] = {"BM": rows, "BN": tables.box, "SPLIT": shares > 1, "LSE": need_lse}
-        names = [a.name for a in module.arguments if a.role == "constexpr"]
-        stages = stages_that_fit(config, call.q.element_size(), form.D, form.Dv, rows, tables.box, device.shared_memory)
-        warps = config.warps * 2 if rows >= 128 else config.warps
-        given = [*values, *(constants[n] for n in names)]
-        tile = rows, tables.box
-        _run(_Step(call, form, module, "decode", groups * shares, given, warps, stages, tile))
-        if shares > 1:
-            constants["BM"] = 1
-            given = [*values, *(constants[n] for n in names)]
-            _run(_Step(call, form, module, "merge", B * H * Lq, given, 4, 1, tile))
+        config, wide = self.config(call, dtype), _wide(call)
+        key = prepared_key(call, config, aligned, wide, need_lse)
+        prepared = ready.prepared.get(key)
+        if prepared is None:
+            form = Form(
+                dtype, call.q.shape[-1], call.v.shape[-1], ready.tables.q, (ready.tables.piece,), aligned=aligned,
+                wide=wide, batch_offset=isinstance(call.q_offset, Tensor), negative=call.scale < 0,
+                interpreted=interpreting(),
+            )  # fmt: skip
+            prepared = ready.prepared[key] = self._prepared(call, form, ready, config, need_lse)
+        prepared.run(call, out, lse)
         return True
+
+    def _prepared(self, call: Call, form: Form, ready: Ready, config: Config, need_lse: bool) -> Prepared:
+        device, tables = device_of(call.q.device), ready.tables
+        groups = call.sizes["B"] * call.sizes["Hkv"] * tables.tiles
+        shares = config.splits or share_count(groups, tables.most_boxes, _slots(config, form, device))
+        return Prepared(call, form, self.module(form), ready, config, shares, need_lse, device.capability)
 
     def module(self, form: Form) -> DecodeModule:
         """The generated code for a form, made once."""
@@ -191,7 +170,7 @@ class Decode:
                 raise unsupported(self.attention, error) from error
         return self._modules[form]
 
-    def _tables(self, call: Call, plan: Plan) -> _Ready | None:
+    def _tables(self, call: Call, plan: Plan) -> Ready | None:
         key = id(plan), call.q.device
         with self._lock:
             if key in self._ready:
@@ -204,12 +183,12 @@ class Decode:
         weakref.finalize(plan, self._ready.pop, key, None)
         return found
 
-    def _made(self, call: Call, launch: LaunchTables) -> _Ready:
+    def _made(self, call: Call, launch: LaunchTables) -> Ready:
         B, H, Hkv = (call.sizes[n] for n in ("B", "H", "Hkv"))
         tables = decode_tables(launch, B, H, H // Hkv, sure_keys(launch, call.sizes["Lk"]))
         whole, places = joined(tables)
         on_device = torch.from_numpy(whole).to(call.q.device)
-        return _Ready(tables, {name: on_device[a:b] for name, (a, b) in places.items()})
+        return Ready(tables, {name: on_device[a:b] for name, (a, b) in places.items()})
 
 
 def sure_keys(launch: LaunchTables, Lk: int) -> int:
@@ -229,106 +208,4 @@ def _wide(call: Call) -> bool:
     return any(
         t.numel() and sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) >= 2**31
         for t in call.inputs.values()
-    )
-
-
-def _scratch(out: Tensor, shares: int, state: int) -> Tensor:
-    """Room for what shares leave."""
-    if shares == 1:
-        return out.new_empty(0, dtype=torch.float32)
-    rows = prod(out.shape[:-1])
-    return out.new_empty(shares * rows * (out.shape[-1] + state), dtype=torch.float32)
-
-
-def _values(
-    call: Call,
-    form: Form,
-    module: DecodeModule,
-    ready: _Ready,
-    out: Tensor,
-    lse: Tensor,
-    partial: Tensor,
-    width: int,
-    shares: int,
-) -> list[Any]:
-    """The value of every argument but the compile-time constants."""
-    tables, unit = ready.tables, form.stride_unit
-    batches, heads = tables.class_of.shape
-    named: dict[str, Any] = {
-        "q": call.q, "k": call.k, "v": call.v, "out": out, "lse": lse, "partial": partial, **ready.views, **call.sizes,
-        "tiles": tables.tiles, "width": width, "splits": shares, "k_start": 0,
-        "class_sb": heads if batches > 1 else 0, "class_sh": int(heads > 1),
-        "split_q_0": tables.split_q, "split_0": tables.split_k,
-        # a scale of zero would make 0 * inf of a masked score
-        "scale": max(abs(call.scale), 1e-30),
-    }  # fmt: skip
-    if isinstance(call.q_offset, Tensor):
-        named["offsets"] = call.q_offset.to(torch.int32)
-    else:
-        named["q_offset"] = call.q_offset
-    for name, t in (("q", call.q), ("k", call.k), ("v", call.v)):
-        for axis, step in zip("bhl", t.stride(), strict=False):
-            named[f"{name}_s{axis}"] = step // unit
-    rest: Launch | None = None
-    values: list[Any] = []
-    for a in module.arguments:
-        if a.role in ("tensor", "table", "stride", "number"):
-            values.append(named[a.name])
-        elif a.role != "constexpr":
-            rest = rest or _reader(call, form, module)
-            values.append(rest.value(a))
-    return values
-
-
-def _reader(call: Call, form: Form, module: DecodeModule) -> Launch:
-    """Knows the values of sizes, scalars and inputs."""
-    nothing: Any = None
-    return Launch(call, form, module, nothing, {}, nothing, call.q, call.q, False)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One launch of a kernel of a module."""
-
-    call: Call
-    form: Form
-    module: DecodeModule
-    kernel: str
-    programs: int
-    values: list[Any]
-    warps: int
-    stages: int
-    tile: tuple[int, int]
-
-
-def _run(it: _Step) -> None:
-    """Run a kernel, with fewer stages where so many do not fit."""
-    functions, device = load_module(it.module.source), it.call.q.device
-    kernel = getattr(functions, it.kernel)[it.programs,]
-    if device.type != "cuda":
-        kernel(*it.values)
-        return
-    from triton.runtime.errors import OutOfResources
-
-    def forget() -> None:
-        functions.decode.device_caches.clear()
-        functions.merge.device_caches.clear()
-
-    with torch.cuda.device(device):
-        for fewer in range(it.stages, 0, -1):
-            with reported(lambda fewer=fewer: _attempt(it, fewer)):
-                try:
-                    options = {"num_warps": it.warps, "num_stages": fewer}
-                    compiling(lambda options=options: kernel(*it.values, **options), forget)
-                    return
-                except OutOfResources:
-                    if fewer == 1:
-                        raise
-
-
-def _attempt(it: _Step, stages: int) -> Attempt:
-    """What Triton was asked to compile, for the report of a failure."""
-    capability = device_of(it.call.q.device).capability
-    return run_time_attempt(
-        it.call.attention, it.module, it.kernel, it.values, it.warps, stages, capability, words_of(it.form, *it.tile)
     )

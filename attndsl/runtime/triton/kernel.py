@@ -18,12 +18,14 @@ from attndsl.codegen.triton import TritonModule, generate, unsupported
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
+from attndsl.runtime.failures import KernelError
 from attndsl.runtime.triton.choices import Choices, Facts
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
+from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import moved
 from attndsl.schedule.tiling import Tiling
@@ -48,6 +50,7 @@ class TritonKernel:
         self._on_device: dict[tuple[int, int, torch.device], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
         self._choices = Choices(attention)
+        self._walks: dict[tuple[Form, bool, Config], Walked] = {}
         self._decode = Decode(attention, lambda call: self.config("decode", call))
 
     def tiling(self, call: Call) -> Tiling:
@@ -82,13 +85,7 @@ class TritonKernel:
             return out.to(dtype), lse if need_lse else None, ()
         if out.numel() or lse.numel():
             for found in self._tables(call, plan):
-                form = self._form(call, found.tables)
-                module = self.module(form)
-                launch(
-                    Launch(
-                        call, form, module, found.tables, found.views, self.config("forward", call), out, lse, need_lse
-                    )
-                )
+                self._launch(call, found, out, lse, need_lse)
         return out.to(dtype), lse if need_lse else None, ()
 
     def backward(
@@ -114,6 +111,41 @@ class TritonKernel:
     def config(self, step: Pass, call: Call) -> Config:
         """The configuration of a pass."""
         return self._choices.config(step, self.facts(call))
+
+    def _launch(self, call: Call, found: OnDevice, out: Tensor, lse: Tensor, need_lse: bool) -> None:
+        wished, form = self.config("forward", call), self._form(call, found.tables)
+        key = form, found.tables.bare, wished
+        it = self._walks.get(key)
+        if it is None:
+            it = self._walks[key] = walked(self.attention, form, found.tables, wished, self._capability(call))
+
+        def run(it: Walked) -> Any:
+            module = self.module(it.form)
+            return launch(Launch(call, it.form, module, found.tables, found.views, it.config, out, lse, need_lse))
+
+        try:
+            compiled = run(it)
+        except KernelError as error:
+            if it.form.walk != "specialized":
+                raise
+            it = self._walks[key] = Walked(form, plain(wished), f"Triton does not compile them: {error.words}")
+            run(it)
+            return
+        if it.form.walk == "specialized" and compiled is not None and not specialized(compiled):
+            self._walks[key] = Walked(form, plain(wished), "Triton compiled the loop without them")
+
+    @property
+    def reasons(self) -> dict[Form, str]:
+        """Why kernels have no specialised warps although their configuration asks for them."""
+        return {key[0]: it.reason for key, it in self._walks.items() if it.reason}
+
+    def refused(self, config: Config) -> str:
+        """Why launches that wished for this configuration have no specialised warps; empty where they have."""
+        return next((it.reason for (_, _, wished), it in self._walks.items() if wished == config and it.reason), "")
+
+    def _capability(self, call: Call) -> int:
+        machine = machine_of(call.q.device)
+        return 90 if machine is None else machine.capability
 
     def facts(self, call: Call) -> Facts:
         """What the configurations of a call depend on."""
@@ -153,7 +185,7 @@ class TritonKernel:
             found = self._on_device.get(key)
         if found is None:
             on_grid = self.attention.q_space is not None and not _moved(call)
-            made = launches(plan, self._segments(call, on_grid), self.config("forward", call).rows, on_grid)
+            made = launches(plan, self._segments(call, on_grid), self.config("forward", call).rows, on_grid, spans=True)
             found = tuple(_uploaded(t, call.q.device) for t in made)
             with self._lock:
                 self._on_device[key] = found

@@ -156,8 +156,9 @@ def constants(form: Form, tables: LaunchTables, need_lse: bool) -> dict[str, Any
     return found
 
 
-def launch(it: Launch) -> None:
-    """Run the kernel on the current stream of the call's device."""
+def launch(it: Launch) -> Any:
+    """Run the kernel on the current stream of the call's device. Returns the compiled kernel, None where it is
+    interpreted."""
     import triton
 
     module = load_module(it.module.source)
@@ -167,7 +168,7 @@ def launch(it: Launch) -> None:
     q = it.call.q
     if q.device.type != "cuda":
         module.forward[grid](*values)
-        return
+        return None
     limit = SHARED_MEMORY.get(torch.cuda.get_device_capability(q.device)[0], 99 << 10)
     columns = max((prod(p.box) for p in it.tables.pieces), default=16)
     stages = stages_that_fit(
@@ -180,10 +181,10 @@ def launch(it: Launch) -> None:
     with torch.cuda.device(q.device):
         # a context variable: other threads do not have it
         triton.set_allocator(scratch)
-        _run(it, module.forward[grid], values, stages, (prod(it.tables.box), columns))
+        return _run(it, module.forward[grid], values, stages, (prod(it.tables.box), columns))
 
 
-def _run(it: Launch, kernel: Any, values: list[Any], stages: int, tile: tuple[int, int]) -> None:
+def _run(it: Launch, kernel: Any, values: list[Any], stages: int, tile: tuple[int, int]) -> Any:
     """Run a kernel with as many stages as fit.
 
     What mask code and tables take of shared memory is known to the compiler alone: where its count is above the
@@ -195,11 +196,11 @@ def _run(it: Launch, kernel: Any, values: list[Any], stages: int, tile: tuple[in
         with reported(lambda fewer=fewer: _attempt(it, values, fewer, tile)):
             try:
                 options = {"num_warps": it.config.warps, "num_stages": fewer}
-                compiling(lambda options=options: kernel(*values, **options), lambda: _forget(it.module))
-                return
+                return compiling(lambda options=options: kernel(*values, **options), lambda: _forget(it.module))
             except OutOfResources:
                 if fewer == 1:
                     raise
+    return None
 
 
 def _forget(module: TritonModule) -> None:

@@ -19,6 +19,7 @@ from attndsl.runtime.triton.cross import Compiled, cross_compile, signature_of
 from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
 from attndsl.runtime.triton.launch import constants
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
+from attndsl.runtime.triton.walks import walked
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
@@ -69,7 +70,8 @@ class Lowered:
         """Pass, segment, tile and options: `forward_video_128x64_w8_s3`."""
         rows, columns = self.tile
         parts = [self.step, *([self.form.q.segment] if self.form.q.segment else [])]
-        return "_".join([*parts, f"{rows}x{columns}", f"w{self.config.warps}", f"s{self.stages}"])
+        options = [f"w{self.config.warps}", f"s{self.stages}", *(["specialized"] if self.config.specialize else [])]
+        return "_".join([*parts, f"{rows}x{columns}", *options])
 
 
 def lower(
@@ -101,17 +103,19 @@ def lower(
     found: list[Lowered] = []
     element = 4 if dtype == "fp32" else 2
     try:
-        for tables in launches(plan, q_segments(problem, on_grid), config.rows, on_grid):
+        for tables in launches(plan, q_segments(problem, on_grid), config.rows, on_grid, spans=True):
             pieces = tuple(p.form for p in tables.pieces)
             boxes = tma and capability >= 90 and bool(pieces) and not any(p.side.any_split for p in pieces)
             form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=boxes and Dv * element % 16 == 0,
                         aligned=D * element % 16 == 0 and Dv * element % 16 == 0,
                         batch_offset=not isinstance(problem.q_offset, int))  # fmt: skip
             rows, columns = prod(tables.box), max((prod(p.box) for p in tables.pieces), default=16)
-            stages = stages_that_fit(config, element, D, Dv, rows, columns, shared_memory(capability))
+            granted = walked(attention, form, tables, config, capability)
+            form, config_here = granted.form, granted.config
+            stages = stages_that_fit(config_here, element, D, Dv, rows, columns, shared_memory(capability))
             module = generate(attention, form)
             values = constants(form, tables, lse)
-            found.append(Lowered(attention, "forward", form, module, tables, values, config, stages, capability))
+            found.append(Lowered(attention, "forward", form, module, tables, values, config_here, stages, capability))
     except UnsupportedError as error:
         raise unsupported(attention, error) from error
     return plan, tuple(found)

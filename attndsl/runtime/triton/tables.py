@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attndsl.codegen.expr_triton import UnsupportedError
-from attndsl.codegen.triton_form import PieceForm, SideForm
+from attndsl.codegen.triton_form import FULL_SPANS, PARTIAL_SPANS, PieceForm, SideForm
 from attndsl.schedule.plan import AxisRanges, Blocks, Layout, Piece, Plan, Product, Source, TileClass
 
 Ints = npt.NDArray[np.int32]
@@ -23,8 +24,11 @@ RUN_LENGTH = 4
 
 @dataclass(frozen=True)
 class PieceTables:
-    """`bounds` [classes, tiles, 3]: where a tile's FULL boxes begin, its PARTIAL ones begin, and they end in `boxes`
-    [n, first... | first count, residues...]; `class_of` [1|B, 1|H]."""
+    """`bounds` [classes, tiles, form.numbers]: where a tile's FULL boxes begin, its PARTIAL ones begin, and they end in
+    `boxes` [n, first... | first count, residues...]; or spans, and no `boxes`. `class_of` [1|B, 1|H].
+
+    A span is a run of boxes. Boxes count from 0, those of FULL spans first; box i of a span starts at i * box + origin.
+    """
 
     form: PieceForm
     box: tuple[int, ...]
@@ -33,6 +37,12 @@ class PieceTables:
     bounds: Ints
     boxes: Ints
     class_of: Ints
+
+    @property
+    def middle_and_end(self) -> tuple[Ints, Ints]:
+        """Where PARTIAL boxes begin and where they end, [classes, tiles]."""
+        middle, end = (FULL_SPANS - 1, FULL_SPANS + PARTIAL_SPANS - 1) if self.form.spans else (1, 2)
+        return self.bounds[..., middle], self.bounds[..., end]
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,11 @@ class LaunchTables:
     def tiles(self) -> int:
         return len(self.order)
 
+    @cached_property
+    def bare(self) -> bool:
+        """Whether all boxes are FULL."""
+        return all(np.array_equal(*p.middle_and_end) for p in self.pieces)
+
     @property
     def nbytes(self) -> int:
         """Bytes that go to the device."""
@@ -69,8 +84,13 @@ class QSegment:
     length: int
 
 
-def launches(plan: Plan, segments: Sequence[QSegment], rows_per_tile: int, on_grid: bool) -> tuple[LaunchTables, ...]:
-    """The launches of a forward pass. A segment that sees no key gets tiles of `rows_per_tile` rows without boxes."""
+def launches(
+    plan: Plan, segments: Sequence[QSegment], rows_per_tile: int, on_grid: bool, *, spans: bool = False
+) -> tuple[LaunchTables, ...]:
+    """The launches of a forward pass. A segment that sees no key gets tiles of `rows_per_tile` rows without boxes.
+
+    With `spans` tiles of few runs of boxes have them told by spans.
+    """
     by_segment: dict[str, list[Piece]] = {}
     for piece in plan.forward.pieces:
         by_segment.setdefault(piece.rows.segment, []).append(piece)
@@ -79,7 +99,7 @@ def launches(plan: Plan, segments: Sequence[QSegment], rows_per_tile: int, on_gr
         if s.length == 0:
             continue
         pieces = by_segment.get(s.name)
-        found.append(_bare(s, rows_per_tile) if pieces is None else _launch(pieces, on_grid))
+        found.append(_bare(s, rows_per_tile) if pieces is None else _launch(pieces, on_grid, spans))
     return tuple(found)
 
 
@@ -91,7 +111,7 @@ def _bare(segment: QSegment, box: int) -> LaunchTables:
     return LaunchTables(side, (box,), segment.start, (1,), rows, order, (), False)
 
 
-def _launch(pieces: Sequence[Piece], on_grid: bool) -> LaunchTables:
+def _launch(pieces: Sequence[Piece], on_grid: bool, spans: bool) -> LaunchTables:
     first = pieces[0]
     keep = _real(first.rows)
     splits = tuple(first.rows.axes[i].split for i in keep)
@@ -102,7 +122,7 @@ def _launch(pieces: Sequence[Piece], on_grid: bool) -> LaunchTables:
         own = _real(piece.rows)
         if not np.array_equal(_rows(piece, own), rows):
             raise UnsupportedError("residue classes that differ between segments of keys")
-        tables, share = _piece(piece)
+        tables, share = _piece(piece, spans)
         made.append(tables)
         cost += share
     side = SideForm(first.rows.segment, tuple(first.rows.axes[i].name for i in keep), tuple(s > 1 for s in splits))
@@ -138,16 +158,41 @@ def _tiles_of_axis(piece: Piece, i: int) -> tuple[Longs, Longs, Longs]:
     return start, np.minimum(start + axis.box, axis.extent), np.zeros_like(start)
 
 
-def _piece(piece: Piece) -> tuple[PieceTables, npt.NDArray[np.float64]]:
+def _piece(piece: Piece, by_spans: bool) -> tuple[PieceTables, npt.NDArray[np.float64]]:
     keep = _real(piece.cols)
     layout = [piece.cols.axes[i] for i in keep]
     splits = tuple(a.split for a in layout)
     tiles = len(_rows(piece, _real(piece.rows)))
-    flat = len(layout) > 1 or _short_runs(piece.sources)
-    lists = [_entries(s, piece, tiles, flat) for s in piece.sources]
+    steps = tuple(a.box for a in layout)
+    side = SideForm(piece.cols.segment, tuple(a.name for a in layout), tuple(s > 1 for s in splits))
+    lists: list[_Entries] = []
+    spans: list[Longs] | None = None
+    flat = len(layout) > 1
+    if not flat:
+        lists = [_entries(s, piece, tiles, False) for s in piece.sources]
+        spans = _all_spans(lists, tiles, steps[-1], keep[0], side.any_split) if by_spans else None
+        flat = spans is None and _short_runs(piece.sources)
+    if flat:
+        lists = [_entries(s, piece, tiles, True) for s in piece.sources]
+    cost = np.zeros(tiles)
+    for found in lists:
+        weight = found.count * np.where(found.full, 1.0, PARTIAL_COST)
+        cost += np.bincount(found.tile, weights=weight, minlength=tiles) / len(lists)
+    if spans is None:
+        bounds, boxes = _listed(lists, tiles, keep, flat, side.any_split)
+    else:
+        bounds, boxes = np.stack(spans), np.zeros((0, 1), np.int64)
+    tables = PieceTables(
+        PieceForm(side, flat, spans is not None), steps, piece.cols.start, splits,
+        bounds.astype(np.int32), boxes.astype(np.int32), piece.class_of.astype(np.int32),
+    )  # fmt: skip
+    return tables, cost * prod(steps)
+
+
+def _listed(lists: Sequence[_Entries], tiles: int, keep: Sequence[int], flat: bool, split: bool) -> tuple[Longs, Longs]:
+    """`bounds` and `boxes` of lists of boxes or runs."""
     bounds = np.zeros((len(lists), tiles, 3), np.int64)
     boxes: list[Longs] = []
-    cost = np.zeros(tiles)
     done = 0
     for i, found in enumerate(lists):
         order = np.lexsort((~found.full, found.tile))
@@ -159,17 +204,40 @@ def _piece(piece: Piece) -> tuple[PieceTables, npt.NDArray[np.float64]]:
         columns = [found.first[order][:, keep]]
         if not flat:
             columns.append(found.count[order][:, None])
-        if max(splits) > 1:
+        if split:
             columns.append(found.residue[order][:, keep])
         boxes.append(np.concatenate(columns, axis=1))
-        weight = found.count * np.where(found.full, 1.0, PARTIAL_COST)
-        cost += np.bincount(found.tile, weights=weight, minlength=tiles) / len(lists)
-    side = SideForm(piece.cols.segment, tuple(a.name for a in layout), tuple(s > 1 for s in splits))
-    tables = PieceTables(
-        PieceForm(side, flat), tuple(a.box for a in layout), piece.cols.start, splits,
-        bounds.astype(np.int32), np.concatenate(boxes).astype(np.int32), piece.class_of.astype(np.int32),
-    )  # fmt: skip
-    return tables, cost * prod(a.box for a in layout)
+    return bounds, np.concatenate(boxes)
+
+
+def _all_spans(lists: Sequence[_Entries], tiles: int, step: int, axis: int, split: bool) -> list[Longs] | None:
+    """The spans of every class; None where a tile has too many."""
+    found = [_spans(entries, tiles, step, axis, split) for entries in lists]
+    return None if any(s is None for s in found) else [s for s in found if s is not None]
+
+
+def _spans(found: _Entries, tiles: int, step: int, axis: int, split: bool) -> Longs | None:
+    """[tiles, ends of spans..., origins of spans..., (residue)]."""
+    full = np.bincount(found.tile[found.full], minlength=tiles)
+    counts = np.bincount(found.tile, minlength=tiles)
+    if full.max(initial=0) > FULL_SPANS or (counts - full).max(initial=0) > PARTIAL_SPANS:
+        return None
+    order = np.lexsort((found.first[:, axis], ~found.full, found.tile))
+    tile = found.tile[order]
+    rank = np.arange(len(tile)) - (np.cumsum(counts) - counts)[tile]
+    slot = np.where(found.full[order], rank, rank - full[tile] + FULL_SPANS)
+    lengths, firsts = np.zeros((2, tiles, FULL_SPANS + PARTIAL_SPANS), np.int64)
+    lengths[tile, slot] = found.count[order]
+    firsts[tile, slot] = found.first[order, axis]
+    ends = np.cumsum(lengths, axis=1)
+    parts = [ends, firsts - (ends - lengths) * step]
+    if split:
+        residue = np.zeros((tiles, 1), np.int64)
+        residue[tile, 0] = found.residue[order, axis]
+        if np.any(residue[tile, 0] != found.residue[order, axis]):
+            return None
+        parts.append(residue)
+    return np.concatenate(parts, axis=1)
 
 
 def _short_runs(sources: Sequence[Source]) -> bool:
@@ -258,7 +326,8 @@ def joined(tables: LaunchTables) -> tuple[npt.NDArray[Any], dict[tuple[str, int]
     for key, part in parts.items():
         places[key] = (at, at + part.size)
         at += -(-max(part.size, 1) // 32) * 32
-    whole = np.zeros(at, np.int32)
+    # loops read one entry ahead
+    whole = np.zeros(at + 32, np.int32)
     for key, part in parts.items():
         whole[slice(*places[key])] = part.ravel()
     return whole, places

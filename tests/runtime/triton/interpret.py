@@ -1,4 +1,7 @@
-"""Run a share of the cases with small tiles and compare: `python -m tests.runtime.triton.interpret GROUP GROUPS`."""
+"""Run a share of the cases with small tiles and compare: `python -m tests.runtime.triton.interpret GROUP GROUPS [one]`.
+
+With `one` kernels have one loop with specialised warps where they can.
+"""
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -14,14 +17,15 @@ from attndsl.runtime.triton.config import Config, configured
 from benchmarks.cases import CASES, Case
 from tests.accuracy import assert_right
 
+TWO_LOOPS, ONE_LOOP = Config(32, 32, 4, 2), Config(64, 32, 4, 2, specialize=True)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def check(case: Case, dtype: torch.dtype) -> None:
+def check(case: Case, dtype: torch.dtype, config: Config) -> None:
     q, k, v = case.tensors(dtype)
     inputs, offset = case.made(), case.offset()
     f = attndsl.load(case.text, **case.consts)
-    with configured(Config(32, 32, 4, 2)):
+    with configured(config):
         found = f(
             q, k, v, backend="triton", return_lse=case.lse, grid=case.grid, q_offset=offset, scale=case.scale,
             **case.scalars, **inputs,
@@ -43,12 +47,14 @@ def check(case: Case, dtype: torch.dtype) -> None:
 
 def main() -> int:
     group, groups = int(sys.argv[1]), int(sys.argv[2])
+    config = ONE_LOOP if sys.argv[3:] == ["one"] else TWO_LOOPS
     wrong = 0
     chosen = CASES[group::groups]
     for i, case in enumerate(chosen):
         try:
-            check(case, torch.float32)
-            check(case, DTYPES[1 + i % 2])
+            if config is TWO_LOOPS:
+                check(case, torch.float32, config)
+            check(case, DTYPES[1 + i % 2], config)
         except Exception:
             wrong += 1
             print(f"WRONG {case.name}\n{traceback.format_exc()}")

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from attndsl.runtime.triton.config import choose
+from attndsl.runtime.triton.config import Config, choose
 from attndsl.runtime.triton.launch import SHARED_MEMORY
+from attndsl.runtime.triton.lowering import lower
 from benchmarks.cases import GNA, JOINT
 from tests.runtime.triton.compiling import compile_spec
 
@@ -65,9 +68,56 @@ def test_full_boxes_have_no_mask_code() -> None:
     import attndsl
 
     source = attndsl.load(CAUSAL).source(backend="triton")
-    full, partial = source.split("for run in range(begin, middle)")[1].split("for run in range(middle, end)")
-    assert "visible" not in full
-    assert "visible" in partial
+    full, partial = source.split("in tl.range(begin, middle)")[1].split("in tl.range(middle, end)")
+    assert "below(" not in full
+    assert "below(" in partial
+
+
+def test_masks_are_bounds_of_rows() -> None:
+    """Bounds are computed before the loops; in the loop of PARTIAL boxes a pair is compared with them."""
+    import attndsl
+
+    source = attndsl.load(WINDOW).source(backend="triton")
+    before, loop = source.split("in tl.range(middle, end)")
+    assert "tl.maximum(r0, 0)" in before
+    assert "between(s, k_at, " in loop
+    assert "q_at" not in loop.split("The rows are complete")[0]
+
+
+SPECIALIZED = [
+    ("dense", "attention dense {}", {"D": 128, "L": 1024}, Config(128, 128, 4, 2, True)),
+    ("causal", CAUSAL, {"D": 128}, Config(128, 128, 4, 2, True)),
+    ("window 64", WINDOW, {"D": 64}, Config(128, 128, 4, 2, True)),
+    ("alibi", ALIBI, {"D": 128, "inputs": {"slope": "fp32"}}, Config(128, 128, 4, 2, True)),
+    ("softcap 96", SOFTCAP, {"D": 96}, Config(128, 64, 4, 2, True)),
+    ("relu2", RELU, {"D": 128, "lse": False}, Config(128, 64, 4, 3, True)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "how", "config"), SPECIALIZED, ids=[v[0] for v in SPECIALIZED])
+def test_warps_are_specialized(name: str, text: str, how: dict, config: Config) -> None:  # type: ignore[type-arg]
+    (built,) = compile_spec(text, config=config, **how)
+    assert "ttg.warp_specialize" in built.ttgir
+    assert built.ttgir.count("warp_group_dot ") >= 4
+    assert built.spills == 0
+    assert built.shared <= SHARED_MEMORY[9]
+
+
+def test_what_cannot_be_specialized_has_two_loops() -> None:
+    import attndsl
+
+    f = attndsl.load(DOCUMENTS)
+    for config, dtype in ((Config(128, 64, 4, 2, True), "bf16"), (Config(64, 32, 4, 1, True), "fp32")):
+        _, (it,) = lower(f.simplified, f.problem(L=300, D=64), dtype, config=config)
+        assert it.form.walk == "two loops"
+        assert not it.config.specialize
+
+
+def test_lists_of_boxes_keep_the_pipeline_full() -> None:
+    """Boxes of a grid are read one ahead: with the address of a box still under way the pipeline has a stage less."""
+    how: dict[str, Any] = {"D": 128, "grid": (16, 32, 32), "consts": {"window": (5, 9, 9)}}
+    (built,) = compile_spec(GNA, config=Config(128, 128, 8, 3), **how)
+    assert built.shared > 3 * 64 * 1024
 
 
 def test_configurations_fit_the_hardware() -> None:

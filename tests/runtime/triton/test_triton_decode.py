@@ -20,10 +20,10 @@ from attndsl.codegen.triton_decode import generate_decode
 from attndsl.codegen.triton_form import Form, PieceForm, SideForm
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton import decode as decode_module
 from attndsl.runtime.triton.config import Config, configured
 from attndsl.runtime.triton.cross import cross_compile
 from attndsl.runtime.triton.decode import STEP, Decode, share_count, sure_keys
+from attndsl.runtime.triton.decode_launch import Step
 from attndsl.runtime.triton.decode_tables import DecodeTables, decode_tables
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.launch import SHARED_MEMORY
@@ -193,12 +193,12 @@ def test_a_growing_cache_compiles_once_and_plans_every_64_steps(monkeypatch: pyt
     variants: dict[str, int] = {}
     plans: set[int] = set()
 
-    def compiled(it: Any) -> None:
-        function = getattr(load_module(it.module.source), it.kernel)
-        function.warmup(*it.values, grid=(1,), num_warps=it.warps, num_stages=it.stages)
-        variants[it.kernel] = len(function.device_caches[0][0])
+    def compiled(it: Step, call: Call, values: list[Any]) -> None:
+        function = getattr(load_module(it.module.source), it.name)
+        function.warmup(*values, grid=(1,), num_warps=it.warps, num_stages=it.stages)
+        variants[it.name] = len(function.device_caches[0][0])
 
-    monkeypatch.setattr(decode_module, "_run", compiled)
+    monkeypatch.setattr(Step, "__call__", compiled)
     monkeypatch.setattr(driver, "_active", NoGpu())
     kept: list[Any] = []
     for Lk in (*range(1000, 1040), *range(2000, 2100, 7), 9000):

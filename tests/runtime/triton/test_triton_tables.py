@@ -55,6 +55,54 @@ def listed(tables: PieceTables, piece: Piece, tile: int, kind: int) -> list[tupl
     return found
 
 
+def spanned(tables: PieceTables, tile: int, kind: int, edges: tuple[int, int] = (2, 3)) -> list[tuple[int, ...]]:
+    """As `listed`, from spans."""
+    numbers = [int(x) for x in tables.bounds[kind, tile]]
+    count = sum(edges)
+    ends, origins, residue = numbers[:count], numbers[count : 2 * count], (numbers[2 * count :] or [0])[0]
+    assert ends == sorted(ends)
+    found: list[tuple[int, ...]] = []
+    for i in range(ends[-1]):
+        at = next(n for n in range(count) if i < ends[n])
+        found.append((2 if at < edges[0] else 1, i * tables.box[0] + origins[at], residue))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "length"), [*LINE[:4], LINE[5], ("attention dense {}", 1), ("attention dense {}", 64)]
+)
+def test_spans_are_the_boxes(text: str, length: int) -> None:
+    f = attndsl.load(text)
+    problem = f.problem(L=length)
+    plan = build(f.simplified, problem, (32, 32))
+    (tables,) = launches(plan, [QSegment("", 0, length)], 32, False, spans=True)
+    (piece,), (own,) = plan.forward.pieces, tables.pieces
+    assert own.form.spans
+    for tile in range(tables.tiles):
+        boxes = spanned(own, tile, 0)
+        assert len(boxes) == len(set(boxes))
+        assert set(boxes) == expected(plan, piece, tile, 0)
+    middle, end = own.middle_and_end
+    assert tables.bare == bool(np.array_equal(middle, end)) == (plan.partial == 0)
+
+
+def test_many_runs_are_listed() -> None:
+    f = attndsl.load(LINE[4][0])
+    plan = build(f.simplified, f.problem(L=333), (32, 32))
+    (tables,) = launches(plan, [QSegment("", 0, 333)], 32, False, spans=True)
+    assert not tables.pieces[0].form.spans
+
+
+def test_tables_of_long_sequences_are_small() -> None:
+    """524,288 tokens: under 1 MiB for the device."""
+    length = 1 << 19
+    for text in ("attention dense {}", LINE[1][0], "attention window { mask k <= q and q - k < 4096 }"):
+        f = attndsl.load(text)
+        plan = build(f.simplified, f.problem(L=length), (128, 128))
+        (tables,) = launches(plan, [QSegment("", 0, length)], 128, False, spans=True)
+        assert len(joined(tables)[0]) * 4 < 1 << 20
+
+
 def compare(text: str, consts: dict[str, Any], **sizes: Any) -> None:
     f = attndsl.load(text, **consts)
     problem = f.problem(**sizes)

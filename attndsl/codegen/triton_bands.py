@@ -1,0 +1,115 @@
+"""Masks as bounds: for every row the keys low <= k < high, so that a pair costs two comparisons whatever the mask says.
+
+The mask is solved for the key as the planner solves it, but with no sizes known. Bounds depend on the row alone and are
+computed before the loops; a FULL box widens them, which costs nothing per pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+from attndsl.ir.expr import TRUE, Expr, Extent, Index, Load, ParamRef, Size, integer, op, walk
+from attndsl.ir.types import INT
+from attndsl.schedule.formula import Conjunct, TooManyConjunctsError, conjuncts
+from attndsl.schedule.interval import Boxes, bounds
+from attndsl.schedule.linear import Linear, expression, linear
+from attndsl.schedule.solve import Unknown, solve
+
+POSITIONS = 1 << 28
+"""Positions are taken to be smaller."""
+FURTHEST = 1 << 30
+"""A distance above all distances of positions: numbers beyond it mean the same."""
+MOST_BANDS = 2
+KEY = Index(INT, "k")
+
+
+@dataclass(frozen=True)
+class Band:
+    """The keys low <= k < high of a row for which `rows` holds; None is no bound but that of the sequence."""
+
+    low: Expr | None
+    high: Expr | None
+    rows: Expr = TRUE
+
+
+def bands_of(mask: Expr) -> tuple[Band, ...] | None:
+    """Bands whose union is the mask, at most MOST_BANDS; None where it is none, or where bounds could leave int32."""
+    ranges = Boxes(_ranges(mask), {})
+    try:
+        members = conjuncts(solve(mask, Unknown(KEY, ranges, {})))
+    except TooManyConjunctsError:
+        return None
+    if not members or any(m.unsolved or m.residues for m in members):
+        return None
+    found = _merged([_band(m) for m in members])
+    if len(found) > MOST_BANDS:
+        return None
+    made: list[Band] = []
+    for band in found:
+        low, high = _narrow(band.low, ranges), _narrow(band.high, ranges)
+        if (low is None) != (band.low is None) or (high is None) != (band.high is None):
+            return None
+        made.append(replace(band, low=low, high=high))
+    return tuple(made)
+
+
+def _ranges(mask: Expr) -> dict[Expr, tuple[int, int]]:
+    found: dict[Expr, tuple[int, int]] = {KEY: (0, POSITIONS - 1), Index(INT, "q"): (-POSITIONS, POSITIONS - 1)}
+    for node in walk(mask):
+        if node in found or node.type != INT:
+            continue
+        if isinstance(node, Index | Size | Extent):
+            found[node] = (0, POSITIONS)
+        elif isinstance(node, ParamRef | Load):
+            found[node] = (-(2**31), 2**31 - 1)
+    return found
+
+
+def _band(member: Conjunct) -> Band:
+    return Band(_joined("max", member.lows), _joined("min", member.highs), _joined("and", member.rows) or TRUE)
+
+
+def _joined(name: str, parts: Sequence[Expr]) -> Expr | None:
+    return reduce(lambda a, b: op(name, a, b), parts) if parts else None
+
+
+def _merged(found: list[Band]) -> list[Band]:
+    """Bands that differ in one bound only are nested: their union is the wider one."""
+    for i, a in enumerate(found):
+        for j in range(i):
+            b = found[j]
+            if a.rows != b.rows or (a.low != b.low and a.high != b.high):
+                continue
+            low, high = _wider("min", a.low, b.low), _wider("max", a.high, b.high)
+            rest = [band for n, band in enumerate(found) if n not in (i, j)]
+            return _merged([Band(low, high, a.rows), *rest])
+    return found
+
+
+def _wider(name: str, a: Expr | None, b: Expr | None) -> Expr | None:
+    return None if a is None or b is None else a if a == b else op(name, a, b)
+
+
+def _narrow(bound: Expr | None, ranges: Boxes) -> Expr | None:
+    """The bound, certain to stay within int32; a number of the call in it is cut to FURTHEST. None if that fails."""
+    if bound is None or _fits(bound, ranges):
+        return bound
+    form = linear(bound)
+    free = [t for t in form.terms if isinstance(t, ParamRef | Load)]
+    if len(free) != 1 or abs(form.terms[free[0]]) != 1:
+        return None
+    cut = op("min", op("max", free[0], integer(-FURTHEST)), integer(FURTHEST))
+    near = Linear({cut if t == free[0] else t: c for t, c in form.terms.items()}, form.constant)
+    made = expression(near)
+    return made if abs(form.constant) < POSITIONS and _fits(made, ranges) else None
+
+
+def _fits(e: Expr, ranges: Boxes) -> bool:
+    for node in walk(e):
+        if node.type == INT:
+            low, high = bounds(node, ranges)
+            if int(low) < -(2**31) or int(high) >= 2**31:
+                return False
+    return True

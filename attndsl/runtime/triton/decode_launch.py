@@ -1,0 +1,177 @@
+"""The launches of a call of few rows: what is the same for calls that differ in lengths and addresses is kept."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attndsl.codegen.triton_decode import DecodeModule
+from attndsl.codegen.triton_form import Form
+from attndsl.runtime.call import Call
+from attndsl.runtime.triton.compiled import compiling
+from attndsl.runtime.triton.config import Config, stages_that_fit
+from attndsl.runtime.triton.decode_tables import DecodeTables
+from attndsl.runtime.triton.failures import Attempt, reported, run_time_attempt, words_of
+from attndsl.runtime.triton.launch import SHARED_MEMORY, Launch, interpreting
+from attndsl.runtime.triton.modules import load_module
+
+_OWN = frozenset(("size", "extent", "scalar", "input", "input stride", "input size"))
+"""Roles of arguments that an attention's expressions read."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Tables, their copy on a device, and the launches that were prepared for them."""
+
+    tables: DecodeTables
+    views: dict[str, Tensor]
+    prepared: dict[Hashable, Prepared] = field(default_factory=dict[Hashable, "Prepared"])
+
+
+def prepared_key(call: Call, config: Config, aligned: bool, wide: bool, need_lse: bool) -> Hashable:
+    """Equal for calls with the same tables that differ in the number of keys, offsets, scalars and addresses alone."""
+    inputs = tuple((t.dtype, t.data_ptr() % 16 == 0) for t in call.inputs.values())
+    places = [t.data_ptr() % 16 == 0 for t in (call.q, call.k, call.v)]
+    return (
+        call.q.dtype, call.q.shape, call.q.stride(), call.k.stride(), call.v.stride(), config, aligned, wide, need_lse,
+        call.scale, isinstance(call.q_offset, Tensor), inputs, *places,
+    )  # fmt: skip
+
+
+class Prepared:
+    """The launches of calls with equal keys."""
+
+    def __init__(
+        self,
+        call: Call,
+        form: Form,
+        module: DecodeModule,
+        ready: Ready,
+        config: Config,
+        shares: int,
+        need_lse: bool,
+        capability: int,
+    ) -> None:
+        B, H, Hkv, Lq = (call.sizes[n] for n in ("B", "H", "Hkv", "Lq"))
+        tables = ready.tables
+        width = min(tables.most_rows, Lq)
+        rows = max(16, 1 << (width * (H // Hkv) - 1).bit_length())
+        self.form, self.module, self.shares, self.capability = form, module, shares, capability
+        self.tile = rows, tables.box
+        limit = SHARED_MEMORY.get(capability // 10, 99 << 10)
+        stages = stages_that_fit(config, call.q.element_size(), form.D, form.Dv, rows, tables.box, limit)
+        warps = config.warps * 2 if rows >= 128 else config.warps
+        constants: dict[str, Any] = {"BM": rows, "BN": tables.box, "SPLIT": shares > 1, "LSE": need_lse}
+        values = _fixed(call, form, ready, width, shares)
+        self.values = [values.get(a.name, constants.get(a.name)) for a in module.arguments]
+        place = {a.name: i for i, a in enumerate(module.arguments)}
+        self.changing = {n: place[n] for n in ("q", "k", "v", "out", "lse", "partial", "offsets", "Lk", "q_offset")
+                         if n in place}  # fmt: skip
+        self.own = [(i, a) for i, a in enumerate(module.arguments) if a.role in _OWN]
+        self.rows_at = place["BM"]
+        self.room = 0 if shares == 1 else shares * prod(call.q.shape[:3]) * (form.Dv + len(module.state))
+        self.decode = Step(self, "decode", B * Hkv * tables.tiles * shares, warps, stages)
+        self.merge = Step(self, "merge", B * H * Lq, 4, 1)
+
+    def run(self, call: Call, out: Tensor, lse: Tensor) -> None:
+        """Fill `out` and, if it is asked for, `lse`."""
+        values = self.values.copy()
+        given: dict[str, Any] = {
+            "q": call.q, "k": call.k, "v": call.v, "out": out, "lse": lse, "Lk": call.sizes["Lk"],
+            "partial": out.new_empty(self.room, dtype=torch.float32),
+        }  # fmt: skip
+        if isinstance(call.q_offset, Tensor):
+            given["offsets"] = call.q_offset.to(torch.int32)
+        else:
+            given["q_offset"] = call.q_offset
+        for name, i in self.changing.items():
+            values[i] = given[name]
+        if self.own:
+            nothing: Any = None
+            reader = Launch(call, self.form, self.module, nothing, {}, nothing, out, lse, False)
+            for i, a in self.own:
+                values[i] = reader.value(a)
+        device = call.q.device
+        if device.type == "cuda" and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                self._run(call, values)
+        else:
+            self._run(call, values)
+
+    def _run(self, call: Call, values: list[Any]) -> None:
+        self.decode(call, values)
+        if self.shares > 1:
+            values[self.rows_at] = 1
+            self.merge(call, values)
+
+
+class Step:
+    """A kernel of a module with its grid and options; once compiled, launched without Triton's look at arguments: keys
+    hold all that it depends on."""
+
+    def __init__(self, owner: Prepared, name: str, programs: int, warps: int, stages: int) -> None:
+        self.form, self.module, self.tile, self.capability = owner.form, owner.module, owner.tile, owner.capability
+        self.name, self.programs, self.warps, self.stages = name, programs, warps, stages
+        self.compiled: Any = None
+
+    def __call__(self, call: Call, values: list[Any]) -> None:
+        if self.compiled is None:
+            self.compiled = self.first(call, values)
+        else:
+            self.compiled(*values)
+
+    def first(self, call: Call, values: list[Any]) -> Any:
+        """Compile, with fewer stages where so many do not fit, and run; what runs it again."""
+        functions = load_module(self.module.source)
+        kernel = getattr(functions, self.name)[self.programs,]
+        if interpreting():
+            kernel(*values)
+            return kernel
+        from triton.runtime.errors import OutOfResources
+
+        def forget() -> None:
+            functions.decode.device_caches.clear()
+            functions.merge.device_caches.clear()
+
+        for fewer in range(self.stages, 0, -1):
+            with reported(lambda fewer=fewer: self._attempt(call, values, fewer)):
+                try:
+                    options = {"num_warps": self.warps, "num_stages": fewer}
+                    built = compiling(lambda options=options: kernel(*values, **options), forget)
+                    return built[self.programs, 1, 1]
+                except OutOfResources:
+                    if fewer == 1:
+                        raise
+        raise AssertionError("a kernel has at least one stage")
+
+    def _attempt(self, call: Call, values: list[Any], stages: int) -> Attempt:
+        """What Triton was asked to compile, for the report of a failure."""
+        return run_time_attempt(
+            call.attention, self.module, self.name, values, self.warps, stages, self.capability,
+            words_of(self.form, *self.tile),
+        )  # fmt: skip
+
+
+def _fixed(call: Call, form: Form, ready: Ready, width: int, shares: int) -> dict[str, Any]:
+    """Values of arguments that equal keys share, by name."""
+    tables, unit = ready.tables, form.stride_unit
+    batches, heads = tables.class_of.shape
+    found: dict[str, Any] = {
+        **ready.views, **{n: call.sizes[n] for n in ("B", "H", "Hkv", "Lq")},
+        "tiles": tables.tiles, "width": width, "splits": shares, "k_start": 0,
+        "class_sb": heads if batches > 1 else 0, "class_sh": int(heads > 1),
+        "split_q_0": tables.split_q, "split_0": tables.split_k,
+        # a scale of zero would make 0 * inf of a masked score
+        "scale": max(abs(call.scale), 1e-30),
+    }  # fmt: skip
+    for name, t in (("q", call.q), ("k", call.k), ("v", call.v)):
+        for axis, step in zip("bhl", t.stride(), strict=False):
+            found[f"{name}_s{axis}"] = step // unit
+    return found
