@@ -52,7 +52,9 @@ def footprint(step: Pass, config: Config, D: int, Dv: int, dtype: str) -> Footpr
         accumulators, scores, kept = config.rows * _padded(Dv), pairs, config.rows * _padded(D) * e
     # scores become weights in the element type while the next product runs
     numbers = accumulators + scores * (1 + e / 8)
-    return Footprint(numbers / (32 * config.warps) + BESIDE, kept + stages * config.columns * head * e)
+    # specialised, a tile of four warps is shared by two groups of them
+    threads = 32 * config.warps * (2 if config.specialize else 1)
+    return Footprint(numbers / threads + BESIDE, kept + stages * config.columns * head * e)
 
 
 def _padded(size: int) -> int:
@@ -92,11 +94,11 @@ def candidates(step: Pass, facts: Facts, gpu: Gpu, default: Config) -> tuple[Con
 
 
 def _specialised(rows: Sequence[int], columns: Sequence[int], facts: Facts, gpu: Gpu) -> Iterator[Config]:
-    """Triton gives a tile of four warps two groups of them beside the one that loads."""
+    """Tiles whose loads have warps of their own."""
     for r, c, n in product(rows, columns, (2, 3, 4)):
-        shared_between_two = Config(r, c, 8, n)
-        if r >= 64 and c >= 64 and fits("forward", shared_between_two, facts, gpu):
-            yield Config(r, c, 4, n, specialize=True)
+        config = Config(r, c, 4, n, specialize=True)
+        if r >= 64 and c >= 64 and fits("forward", config, facts, gpu):
+            yield config
 
 
 def _decode(facts: Facts, gpu: Gpu, default: Config) -> Iterator[Config]:

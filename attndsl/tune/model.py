@@ -71,8 +71,9 @@ def programs_side_by_side(step: Pass, config: Config, problem: Problem, dtype: s
     """Programs that a multiprocessor holds at once, by registers, shared memory and threads."""
     need = footprint(step, config, problem.sizes["D"], problem.sizes["Dv"], dtype)
     # specialised: the tile's two groups of warps, and one that loads with few registers
-    threads = 32 * (3 * config.warps if config.specialize else config.warps)
-    registers = 32 * config.warps * min(max(need.registers, 32.0) + 24.0, 400.0 if config.specialize else 255.0)
+    computing = 32 * config.warps * (2 if config.specialize else 1)
+    threads = computing + (32 * config.warps if config.specialize else 0)
+    registers = computing * min(max(need.registers, 32.0) + 24.0, 255.0) + 24 * (threads - computing)
     most = min(gpu.registers / registers, gpu.shared_memory / max(need.shared + 1024, 1), THREADS / threads)
     return max(1, int(most))
 
