@@ -557,6 +557,51 @@ def focused(x: Value, /) -> Any:
     _outside("focused")
 
 
+def turned(x: Value, p: Value, /) -> Any:
+    """Of the library's `features`."""
+    _outside("turned")
+
+
+def norm_aware(x: Value, width: Value, /) -> Any:
+    """Of the library's `features`."""
+    _outside("norm_aware")
+
+
+def t2r(x: Value, W: Value, c: Value, /) -> Any:
+    """Of the library's `features`."""
+    _outside("t2r")
+
+
+def hedgehog(x: Value, W: Value, /) -> Any:
+    """Of the library's `features`."""
+    _outside("hedgehog")
+
+
+def performer(x: Value, W: Value, d: Value, m: Value, /) -> Any:
+    """Of the library's `features`."""
+    _outside("performer")
+
+
+def dpfp(x: Value, shift: Value, /) -> Any:
+    """Of the library's `features`."""
+    _outside("dpfp")
+
+
+def cosformer(x: Value, p: Value, n: Value, /) -> Any:
+    """Of the library's `features`."""
+    _outside("cosformer")
+
+
+def square(x: Value, /) -> Any:
+    """Of the library's `features`."""
+    _outside("square")
+
+
+def cube(x: Value, /) -> Any:
+    """Of the library's `features`."""
+    _outside("cube")
+
+
 def taylor(x: Value, d: Value, /) -> Any:
     """Of the library's `features`."""
     _outside("taylor")

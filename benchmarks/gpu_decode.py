@@ -47,7 +47,7 @@ CONFIGS = [
     Config(64, 64, 4, 3), Config(64, 32, 4, 4), Config(64, 64, 4, 4), Config(64, 128, 8, 3), Config(64, 64, 2, 3),
     Config(64, 32, 2, 4), Config(64, 128, 4, 2),
 ]  # fmt: skip
-SPLITS = (1, 2, 4, 8, 16, 32, 64, 128)
+SPLITS = (1, 2, 4, 8, 16, 33, 66)
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,19 @@ def error(out: Tensor, right: Tensor) -> float:
     return float((out[:1].double() - right).norm() / right.norm())
 
 
-def bench(run: Callable[[], Any], quick: bool = False) -> float:
+def bench(run: Callable[[], Any]) -> float:
     """Milliseconds, the median, the L2 cache flushed between runs."""
     import triton
 
-    found: Any = triton.testing.do_bench(run, warmup=20, rep=60 if quick else 120, return_mode="median")
+    found: Any = triton.testing.do_bench(run, warmup=20, rep=120, return_mode="median")
+    return float(found)
+
+
+def device_time(run: Callable[[], Any]) -> float:
+    """Milliseconds of the device alone, the median: calls in a CUDA graph."""
+    import triton
+
+    found: Any = triton.testing.do_bench_cudagraph(run, rep=10, return_mode="median")
     return float(found)
 
 
@@ -170,7 +178,7 @@ def ours(shape: Shape, table: Table, quick: bool) -> None:
     if not wrong < LIMIT:
         table.add(shape, "attndsl-triton", None, f"WRONG error {wrong:.2e}")
         return
-    note = f"first {first:.2f} s, error {wrong:.1e}; call {host_time(call):.0f} us of host"
+    note = f"first {first:.2f} s, error {wrong:.1e}; {both_times(call)}"
     table.add(shape, "attndsl-triton", bench(call), note)
     if quick or not shape.peers:
         return
@@ -185,7 +193,7 @@ def ours(shape: Shape, table: Table, quick: bool) -> None:
                     out = call()
                     wrong = error(out, right)
                     if wrong < LIMIT:
-                        table.add(shape, "attndsl-config", bench(call, True), shown)
+                        table.add(shape, "attndsl-config", device_time(call), "device alone; " + shown)
                     else:
                         table.add(shape, "attndsl-config", None, f"WRONG {shown} error {wrong:.2e}")
             except Exception as failure:
@@ -201,6 +209,15 @@ def host_time(call: Callable[[], Any]) -> float:
         call()
         times.append(time.perf_counter() - start)
     return sorted(times)[10] * 1e6
+
+
+def both_times(call: Callable[[], Any]) -> str:
+    """Time of the device alone and of the host, in words."""
+    host = f"call {host_time(call):.0f} us of host"
+    try:
+        return f"device alone {device_time(call):.4f} ms; {host}"
+    except Exception as failure:
+        return f"no graph ({type(failure).__name__}); {host}"
 
 
 def growing(table: Table) -> None:
@@ -245,8 +262,7 @@ def peers(shape: Shape, table: Table) -> None:
     for name, run in systems.items():
         try:
             run()
-            note = f"call {host_time(run):.0f} us of host"
-            table.add(shape, name, bench(run), note)
+            table.add(shape, name, bench(run), both_times(run))
         except Exception as failure:
             table.add(shape, name, None, "ERR " + repr(failure)[:200].replace("\n", " "))
 

@@ -1,4 +1,4 @@
-"""The workloads: names, shapes, seeds and counts of operations, for our kernels and FlexAttention."""
+"""Our forward kernels in several configurations and FlexAttention, on the workloads of `attndsl.bench`."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false, reportMissingImports=false, reportUnknownParameterType=false
 # pyright: reportMissingParameterType=false
@@ -8,190 +8,38 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
-from multiprocessing import get_context
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import attndsl
+from attndsl.bench.workloads import Workload, dense, masked, neighborhoods, tensors
 from attndsl.reference import reference
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.triton.config import Config, configured
 from attndsl.runtime.triton.kernel import TritonKernel
+from attndsl.runtime.triton.labels import label
 from attndsl.schedule.build import build
+from benchmarks.gpu_compile import Compiling
 
 Keep = Callable[[dict[str, Any]], None]
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-"""Inputs of workloads lie here: plans of what was measured elsewhere need no GPU."""
 ROWS_CHECKED = 64
 LIMIT = 8e-3
 """Relative error (norm over norm) of a bf16 result: its rounding is 1.7e-3."""
 
+SPECIALIZED = Config(128, 128, 4, 2, specialize=True)
+TWO_A_SM = Config(128, 64, 8, 2, registers=128)
+"""Two programs fit a multiprocessor: one computes while the other starts or ends."""
 CONFIGS = {
-    128: [Config(128, 128, 4, 2, True), Config(128, 64, 4, 3, True), Config(128, 64, 4, 2, True),
-          Config(128, 128, 8, 3), Config(128, 64, 8, 3), Config(64, 64, 4, 3), Config(64, 64, 4, 4)],
-    64: [Config(128, 128, 4, 2, True), Config(128, 128, 4, 3, True), Config(128, 64, 4, 3, True),
-         Config(128, 64, 4, 2, True), Config(128, 64, 4, 3), Config(128, 64, 8, 3), Config(64, 64, 4, 4),
-         Config(128, 128, 4, 2)],
-}  # fmt: skip
+    128: (SPECIALIZED, Config(128, 128, 8, 3), Config(64, 64, 4, 3)),
+    64: (SPECIALIZED, Config(128, 64, 4, 3), Config(128, 64, 8, 3, registers=128)),
+}
 """By head size; specialised ones are Triton's to get right, and every result is compared with the definition."""
-GRID_CONFIGS = [Config(128, 128, 8, 3), Config(128, 128, 8, 2), Config(128, 64, 8, 3), Config(64, 64, 4, 3)]
-
-
-def _none() -> dict[str, Any]:
-    return {}
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One row of the table. `flex` makes FlexAttention's mask and score functions; `permuted` its token count and
-    coordinates where tokens are permuted into tiles beforehand."""
-
-    name: str
-    text: str
-    B: int
-    H: int
-    S: int
-    D: int
-    pairs: int
-    consts: Mapping[str, Any] = field(default_factory=_none)
-    inputs: Mapping[str, Tensor] = field(default_factory=_none)
-    grid: Any = None
-    flex: Callable[[], tuple[Any, Any]] | None = None
-    permuted: int | None = None
-
-    @property
-    def flops(self) -> int:
-        return 4 * self.B * self.H * self.D * self.pairs
-
-
-def tensors(B: int, H: int, S: int, D: int) -> tuple[Tensor, Tensor, Tensor]:
-    g = torch.Generator(device="cuda").manual_seed(0)
-    q, k, v = (torch.randn(B, H, S, D, device="cuda", dtype=torch.bfloat16, generator=g) for _ in range(3))
-    return q, k, v
-
-
-def causal(b, h, i, j):
-    return i >= j
-
-
-def dense(S: int) -> list[Workload]:
-    found: list[Workload] = []
-    B = max(1, 16384 // S)
-    for D, H in ((128, 16), (64, 32)):
-        for is_causal in (False, True):
-            name = f"dense D{D} S{S} B{B} H{H} {'causal' if is_causal else 'full'}"
-            text = "attention causal { mask k <= q }" if is_causal else "attention dense {}"
-            mask = causal if is_causal else None
-            pairs = S * S // 2 if is_causal else S * S
-            found.append(Workload(name, text, B, H, S, D, pairs, flex=lambda mask=mask: (None, mask)))
-    return found
-
-
-def documents(S: int, n: int) -> tuple[list[int], Tensor]:
-    g = torch.Generator().manual_seed(0)
-    cuts = torch.sort(torch.randperm(S - 1, generator=g)[: n - 1] + 1).values.tolist()
-    ends = [0, *cuts, S]
-    ids = torch.zeros(S, dtype=torch.int32)
-    for d in range(n):
-        ids[ends[d] : ends[d + 1]] = d
-    return ends, ids.to(DEVICE)
-
-
-def masked() -> list[Workload]:
-    H, S, D = 16, 32768, 128
-    ends, ids = documents(S, 16)
-    slope = torch.exp2(-8.0 * torch.arange(1, H + 1, device=DEVICE) / H)
-    g = torch.Generator().manual_seed(1)
-    chosen = torch.rand(S // 128, S // 128, generator=g) < 0.10
-    chosen |= torch.eye(S // 128, dtype=torch.bool)
-    blocks = chosen.to(DEVICE)
-
-    def window(w: int) -> int:
-        return sum(min(i + 1, w) for i in range(S))
-
-    triangle = S * (S + 1) // 2
-    swa = "attention swa(const w: int) { mask k <= q and q - k < w }"
-    rows: list[tuple[str, str, dict[str, Any], dict[str, Tensor], int, Any, Any]] = [
-        ("swa1024 causal", swa, {"w": 1024}, {}, window(1024), None, lambda b, h, i, j: (i >= j) & (i - j < 1024)),
-        ("swa4096 causal", swa, {"w": 4096}, {}, window(4096), None, lambda b, h, i, j: (i >= j) & (i - j < 4096)),
-        ("swa+-512 bidir", "attention local { mask abs(q - k) <= 512 }", {}, {},
-         sum(min(S, i + 513) - max(0, i - 512) for i in range(S)), None,
-         lambda b, h, i, j: (i - j <= 512) & (j - i <= 512)),
-        ("docs16 causal", "attention docs(input doc: i32[L] sorted) { mask doc[q] == doc[k] and k <= q }", {},
-         {"doc": ids}, sum((ends[d + 1] - ends[d]) * (ends[d + 1] - ends[d] + 1) // 2 for d in range(16)), None,
-         lambda b, h, i, j: (ids[i] == ids[j]) & (i >= j)),
-        ("prefixlm 4096", "attention prefix { mask k < 4096 or k <= q }", {}, {},
-         sum(max(4096, i + 1) for i in range(S)), None, lambda b, h, i, j: (j < 4096) | (i >= j)),
-        ("alibi causal", "attention alibi(input slope: f32[H]) { score s - slope[h] * (q - k) mask k <= q }", {},
-         {"slope": slope}, triangle, lambda s, b, h, i, j: s - slope[h] * (i - j), causal),
-        ("softcap causal", "attention softcap { score 50 * tanh(s / 50) mask k <= q }", {}, {}, triangle,
-         lambda s, b, h, i, j: 50.0 * torch.tanh(s / 50.0), causal),
-        ("randblk 10%", "attention blocks(input r: bool[N, M]) { mask r[q // 128, k // 128] }", {}, {"r": blocks},
-         int(blocks.sum()) * 128 * 128, None, lambda b, h, i, j: blocks[i // 128, j // 128]),
-        ("sink4+swa1024", "attention sink { mask k <= q and (q - k < 1024 or k < 4) }", {}, {},
-         window(1024) + 4 * (S - 1024), None, lambda b, h, i, j: (i >= j) & ((i - j < 1024) | (j < 4))),
-    ]  # fmt: skip
-    return [
-        Workload(f"mask32k D128 H16 {name}", text, 1, H, S, D, pairs, consts, inputs,
-                 flex=lambda score=score, mask=mask: (score, mask))
-        for name, text, consts, inputs, pairs, score, mask in rows
-    ]  # fmt: skip
-
-
-def neighborhoods() -> list[Workload]:
-    cases = [
-        ("flux 256x256 w80 s16 H24", (256, 256), (80, 80), (16, 16), 24),
-        ("hunyuan 30x48x80 w18,24,24 s16,8,8 H24", (30, 48, 80), (18, 24, 24), (16, 8, 8), 24),
-        ("cosmos 16x44x80 w16,32,48 s1,16,16 H32", (16, 44, 80), (16, 32, 48), (1, 16, 16), 32),
-        ("na2d 128x128 w31 s1 H16", (128, 128), (31, 31), (1, 1), 16),
-    ]
-    found: list[Workload] = []
-    for name, shape, window, stride, H in cases:
-        axes = ("t", "y", "x")[-len(shape) :]
-        n = len(shape)
-        text = (
-            "use masks (neighborhood)\n"
-            f"attention gna(const window: int[{n}], const stride: int[{n}]) {{ grid g({', '.join(axes)})\n"
-            "    mask all(neighborhood(q.g, k.g, size(g), window, stride, 1, false)) }"
-        )
-        tile = {2: (16, 8), 3: (2, 8, 8)}[n]
-        padded = math.prod(-(-e // t) * t for e, t in zip(shape, tile, strict=True))
-        pairs = math.prod(shape) * math.prod(min(w, e) for w, e in zip(window, shape, strict=True))
-        found.append(
-            Workload(
-                "gna " + name, text, 1, H, math.prod(shape), 128, pairs, {"window": window, "stride": stride},
-                grid=shape, permuted=padded, flex=lambda a=(shape, window, stride, tile): (None, _tiled_mask(*a)),
-            )
-        )  # fmt: skip
-    return found
-
-
-def _tiled_mask(shape: Any, window: Any, stride: Any, tile: Any) -> Any:
-    """The neighborhood of tokens that lie tile by tile."""
-    n, volume = len(shape), math.prod(tile)
-    tiles = [-(-e // t) for e, t in zip(shape, tile, strict=True)]
-
-    def coordinates(index):
-        block, inner, found = index // volume, index % volume, []
-        for a in reversed(range(n)):
-            found.append((block % tiles[a]) * tile[a] + inner % tile[a])
-            block, inner = block // tiles[a], inner // tile[a]
-        return found[::-1]
-
-    def mask(b, h, i, j):
-        ci, cj, seen = coordinates(i), coordinates(j), None
-        for a in range(n):
-            lead = torch.clamp((ci[a] // stride[a]) * stride[a] + stride[a] // 2, max=shape[a] - 1)
-            low = torch.clamp(torch.clamp(lead - window[a] // 2, min=0), max=shape[a] - window[a])
-            here = (cj[a] >= low) & (cj[a] < low + window[a]) & (cj[a] < shape[a])
-            seen = here if seen is None else seen & here
-        return seen
-
-    return mask
+SHORT_CONFIGS = (SPECIALIZED, Config(64, 64, 4, 3), TWO_A_SM)
+GRID_CONFIGS = (Config(128, 128, 8, 3), Config(64, 64, 4, 3), TWO_A_SM)
+WAIT = 60.0
+"""Seconds after which a kernel counts as one that does not compile."""
 
 
 def workloads() -> list[Workload]:
@@ -199,9 +47,11 @@ def workloads() -> list[Workload]:
     return [*dense(16384), *masked(), *neighborhoods(), *dense(4096)]
 
 
-def configurations(w: Workload, quick: bool = False) -> list[Config]:
-    """What is measured of ours: what tuning chooses from."""
+def configurations(w: Workload, quick: bool = False) -> tuple[Config, ...]:
+    """What is measured of ours, best guesses first: what tuning chooses from, for tiles that see many or few keys."""
     found = GRID_CONFIGS if w.grid is not None else CONFIGS[w.D]
+    if w.grid is None and w.pairs < w.S * w.S // 4:
+        found = SHORT_CONFIGS
     return found[:1] if quick else found
 
 
@@ -227,49 +77,50 @@ def compile_one(number: int, config: Config | None) -> str:
     return ""
 
 
-def compile_all(workers: int, deadline: float, *, quick: bool) -> set[tuple[str, int, Config]]:
-    """Every kernel, many at a time, each run once. Those of ours that failed, or never returned, by text, head size and
-    configuration."""
-    start = time.time()
-    every = workloads()
-    jobs = [(i, c) for i, w in enumerate(every) if "S4096" not in w.name for c in configurations(w, quick)]
-    if not quick:
-        jobs = [(i, None) for i in range(len(every))] + jobs
-    bad: set[tuple[str, int, Config]] = set()
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    running = {pool.submit(compile_one, *job): job for job in jobs}
-    done, late = wait(running, timeout=max(1.0, deadline - time.time()))
-    stuck = [job for job in late if job.running()]
-    for job in (*done, *stuck):
-        number, config = running[job]
-        text = "did not return" if job in late else repr(job.exception()) if job.exception() else job.result()
-        if text:
-            print(f"compiling {every[number].name} {config}: {text}", flush=True)
-            if config is not None:
-                bad.add((every[number].text, every[number].D, config))
-    own = list((getattr(pool, "_processes", None) or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    if late:
-        for process in own:
-            process.kill()
-    print(f"-- {len(done)} of {len(jobs)} kernels compiled in {time.time() - start:.0f} s", flush=True)
-    return bad
-
-
 def measure(keep: Keep, deadline: float, *, quick: bool, workers: int = 8) -> None:
     """Every workload: our configurations, then FlexAttention. Rows as peers' tables have them."""
-    bad = compile_all(workers, min(deadline, time.time() + 120), quick=quick)
-    for w in workloads():
+    every = workloads()
+    jobs: list[tuple[int, Config | None]] = []
+    for i, w in enumerate(every):
+        jobs += [(_same_kernels(every, i), c) for c in configurations(w, quick)]
+        jobs += [] if quick else [(i, None)]
+    compiling = Compiling(compile_one, jobs, workers)
+    try:
+        for i, w in enumerate(every):
+            _measure_one(w, i, _same_kernels(every, i), compiling, keep, deadline, quick)
+    finally:
+        compiling.close()
+
+
+def _same_kernels(every: list[Workload], number: int) -> int:
+    """The first workload that runs the same kernels: nothing depends on lengths."""
+    w = every[number]
+    return next(i for i, o in enumerate(every) if (o.text, o.D, o.consts) == (w.text, w.D, w.consts))
+
+
+def _measure_one(
+    w: Workload, number: int, kernels: int, compiling: Compiling, keep: Keep, deadline: float, quick: bool
+) -> None:
+    until = min(deadline, time.time() + WAIT)
+    configs: list[Config] = []
+    for config in configurations(w, quick):
+        problem = compiling.problem((kernels, config), until)
+        if problem:
+            _row(keep, w, "attndsl-config", None, f"{label(config)}: {problem}")
+        else:
+            configs.append(config)
+    for run in (_ours,) if quick else (_ours, _flex):
         if time.time() > deadline:
             print(f"no time for {w.name}", flush=True)
+            return
+        if run is _flex and (problem := compiling.problem((number, None), until)):
+            _row(keep, w, "flex", None, problem)
             continue
-        configs = [c for c in configurations(w, quick) if (w.text, w.D, c) not in bad]
-        for run in (_ours,) if quick else (_ours, _flex):
-            try:
-                run(w, keep, configs)
-            except Exception as error:
-                _row(keep, w, run.__name__.strip("_"), None, "ERR " + repr(error)[:300].replace("\n", " "))
-        torch.cuda.empty_cache()
+        try:
+            run(w, keep, configs)
+        except Exception as error:
+            _row(keep, w, run.__name__.strip("_"), None, "ERR " + repr(error)[:300].replace("\n", " "))
+    torch.cuda.empty_cache()
 
 
 def _bench(run: Callable[[], Any]) -> float:
@@ -277,6 +128,19 @@ def _bench(run: Callable[[], Any]) -> float:
 
     found: Any = triton.testing.do_bench(run, warmup=30, rep=120, return_mode="median")
     return float(found)
+
+
+def _by_graph(ms: float, run: Callable[[], Any]) -> str:
+    """The time in a CUDA graph, in words, where the host cannot keep up with kernels this short."""
+    if ms > 2.0:
+        return ""
+    import triton
+
+    try:
+        found: Any = triton.testing.do_bench_cudagraph(run, rep=20, return_mode="median")
+        return f"; {float(found):.4f} ms in a graph"
+    except Exception as error:
+        return f"; no graph: {error!r}"[:120]
 
 
 def _row(keep: Keep, w: Workload, system: str, ms: float | None, note: str) -> None:
@@ -295,7 +159,7 @@ def _ours(w: Workload, keep: Keep, configs: list[Config]) -> None:
     best: tuple[float, str] | None = None
     for config in configs:
         with configured(config):
-            shown = f"{config.rows}x{config.columns} w{config.warps} s{config.stages}" + " ws" * config.specialize
+            shown = label(config)
             try:
                 start = time.time()
                 plan = build(f.simplified, call.problem, kernel.tiling(call).tile(f.simplified, call.problem))
@@ -315,6 +179,7 @@ def _ours(w: Workload, keep: Keep, configs: list[Config]) -> None:
             if kernel.reasons:
                 shown += f" ({', '.join(kernel.reasons.values())})"
                 kernel = TritonKernel(f.simplified)
+            shown += _by_graph(ms, lambda kernel=kernel, plan=plan: kernel.forward(call, plan, False, False))
             note = f"{shown}; plan {planned:.1f} ms, first {first:.2f} s, {boxes}, error {error:.1e}"
             _row(keep, w, "attndsl-config", ms, note)
             if best is None or ms < best[0]:
@@ -386,4 +251,5 @@ def _flex(w: Workload, keep: Keep, configs: list[Config]) -> None:
     torch.cuda.synchronize()
     note += f" first {time.time() - start:.2f} s"
     ms = _bench(lambda: attention(q, k, v, **kwargs))
+    note += _by_graph(ms, lambda: attention(q, k, v, **kwargs))
     _row(keep, w, "flex-perm" if w.permuted else "flex", ms, note)

@@ -17,17 +17,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 import attndsl
+from attndsl.bench.workloads import Workload, dense, masked, neighborhoods
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
 from attndsl.schedule.tiling import Tiling
-from benchmarks.gpu_workloads import Workload, dense, masked, neighborhoods
 
 RESULTS = Path(__file__).parent / "results"
 PASSES: dict[str, Pass] = {"attndsl-config": "forward", "attndsl-dq": "dq", "attndsl-dkdv": "dkdv"}
 """Passes by the `sys` of a row."""
-SHOWN = re.compile(r"(?P<rows>\d+)x(?P<columns>\d+) w(?P<warps>\d+) s(?P<stages>\d+)(?P<special> (?:ws|specialize))?\b")
+SHOWN = re.compile(
+    r"(?P<rows>\d+)x(?P<columns>\d+) w(?P<warps>\d+) s(?P<stages>\d+)(?P<special> (?:ws|specialize))?"
+    r"(?: splits=(?P<splits>\d+))?(?: registers=(?P<registers>\d+))?(?=[;,: ]|$)"
+)
+"""A configuration as rows tell it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Measured:
 @cache
 def workloads() -> dict[str, Workload]:
     """The workloads of the benchmarks by name."""
-    found = (*dense(16384), *dense(4096), *masked(), *neighborhoods())
+    found = (*dense(16384), *dense(4096), *masked("cpu"), *neighborhoods())
     return {w.name: w for w in found}
 
 
@@ -70,7 +74,9 @@ def _rows(record: dict[str, Any]) -> Iterator[tuple[tuple[str, Pass, Config], fl
         if step is None or shown is None or not row["ms"] or "WRONG" in row["note"] or row["wl"] not in workloads():
             continue
         numbers = [int(shown[n]) for n in ("rows", "columns", "warps", "stages")]
-        yield (str(row["wl"]), step, Config(*numbers, specialize=shown["special"] is not None)), float(row["ms"])
+        more = {n: int(shown[n] or 0) for n in ("splits", "registers")}
+        config = Config(*numbers, specialize=shown["special"] is not None, **more)
+        yield (str(row["wl"]), step, config), float(row["ms"])
 
 
 @cache

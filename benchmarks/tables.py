@@ -1,10 +1,11 @@
 """Rewrites the tables of numbers in the docs from committed results, so that none is typed by hand.
 
 `<!-- table: NAME -->` ... `<!-- end -->` in a markdown file is filled from the newest file of
-`benchmarks/results/NAME/*.json`: an object with `rows`, a list of objects whose entries are the columns; an entry that
-is an object is a column for each of its keys, one that is a list (raw samples) is left out. Rows with a system (`sys`)
-are set beside each other, a line a workload; rows with medians by name have a line a peer. Other entries of the whole
-that are text or numbers stand below the table. `--check` writes nothing and exits 1 where a table is not up to date.
+`benchmarks/results/NAME/*.json` (`<!-- table: NAME WHAT -->`: of `*-WHAT*.json`): an object with `rows`, a list of
+objects whose entries are the columns; an entry that is an object is a column for each of its keys, one that is a list
+(raw samples) is left out. Rows with a system (`sys`) are set beside each other, a line a workload; rows with medians by
+name have a line a peer. Other entries of the whole that are text or numbers stand below the table. `--check` writes
+nothing and exits 1 where a table is not up to date.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parents[1]
-PLACE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- table: (?P<name>[\w-]+)(?: (?P<what>[\w-]+))? -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 
 
 def documents() -> list[Path]:
@@ -26,12 +27,12 @@ def documents() -> list[Path]:
 
 def filled(text: str) -> str:
     """The text with every table rewritten."""
-    return PLACE.sub(lambda m: m[1] + table(m["name"]) + m[4], text)
+    return PLACE.sub(lambda m: m[1] + table(m["name"], m["what"] or "") + m[5], text)
 
 
-def table(name: str) -> str:
-    """The markdown of the newest result of this name."""
-    files = sorted((ROOT / "benchmarks" / "results" / name).glob("*.json"))
+def table(name: str, what: str = "") -> str:
+    """The markdown of the newest result of this name, of the measurements called `what`."""
+    files = sorted((ROOT / "benchmarks" / "results" / name).glob(f"*-{what}*.json" if what else "*.json"))
     if not files:
         return "No results are committed yet.\n"
     data: dict[str, Any] = json.loads(files[-1].read_text())

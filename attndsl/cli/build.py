@@ -117,7 +117,7 @@ def _kernel(it: Lowered, code: Compiled, target: str) -> dict[str, Any]:
     }
 
 
-def _tables(tables: dict[str, dict[str, list[int]]]) -> str:
+def _tables(tables: dict[str, dict[str, Any]]) -> str:
     import json
 
     return json.dumps(tables, separators=(",", ":")) + "\n"

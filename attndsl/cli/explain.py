@@ -88,6 +88,7 @@ def _print(setup: Setup, planned: Planned) -> None:
     from attndsl.cli.report import bounds_line, plan_line, settings_line, tiles_line
     from attndsl.schedule.predict import predict
     from attndsl.schedule.report import prediction_line
+    from attndsl.schedule.scan_report import scan_report
 
     simplified, plan = planned.simplified, planned.plan
     print(f"{setup.attention.name}  {setup.describe()}")
@@ -100,6 +101,11 @@ def _print(setup: Setup, planned: Planned) -> None:
     print()
     for what, text in forms(simplified).items():
         print(f"{what + ' is':<10} {text}")
+    if (scan := scan_report(simplified, planned.problem)) is not None:
+        for what, text in scan.lines.items():
+            print(f"{what:<10} {text}")
+        if scan.found.form is not None:
+            print("pair by pair it would be:")
     print(f"plan       {plan_line(plan)}")
     print(f"tiles      {tiles_line(plan)}")
     print(f"bounds     {bounds_line(plan)}")
@@ -120,7 +126,9 @@ def forms(simplified: Attention) -> dict[str, str]:
 def _as_data(setup: Setup, planned: Planned) -> dict[str, Any]:
     from attndsl.cli.report import call_data, plan_data
     from attndsl.schedule.predict import predict
+    from attndsl.schedule.scan_report import scan_report
 
+    scan = scan_report(planned.simplified, planned.problem)
     simplified, found = planned.simplified, predict(planned.plan, planned.problem)
     return {
         "attention": setup.attention.name,
@@ -128,6 +136,7 @@ def _as_data(setup: Setup, planned: Planned) -> dict[str, Any]:
         "written": "\n".join(written(setup.attention)),
         "simplified": clauses(simplified, 10**6),
         "forms": forms(simplified),
+        "scan": None if scan is None else {"kind": scan.found.kind, **scan.lines},
         "plan": plan_data(planned.plan),
         "predicted": {"machine": found.machine, "work_ms": found.work * 1e3, "bytes_ms": found.bytes * 1e3},
     }

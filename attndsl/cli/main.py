@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from attndsl.cli import build, cache, check, doctor, explain, fmt, run, tune, verify, viz
+from attndsl.cli import bench, build, cache, check, doctor, explain, fmt, run, tune, verify, viz
 from attndsl.cli.output import CALL_WRONG, COMPILER_WRONG, OK, SPEC_WRONG, CallError, print_diagnostics
 from attndsl.diagnostics.report import SpecError
 from attndsl.runtime.failures import KernelError
@@ -26,6 +26,7 @@ app.command("fmt")(fmt.fmt)
 app.command("explain")(explain.explain)
 app.command("run")(run.run)
 app.command("build")(build.build)
+app.command("bench")(bench.bench)
 app.command("verify")(verify.verify)
 app.command("viz")(viz.viz)
 app.command("tune")(tune.tune)

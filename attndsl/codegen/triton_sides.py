@@ -87,7 +87,11 @@ def row_code(form: Form, reads: Reads) -> RowCode:
     lines: list[str] = []
     for i in range(count):
         at = f"rows + tile * {width * count}"
-        lines.append(f"row_{i} = tl.load({at} + {i})")
+        if form.walk == "specialized":
+            # Triton adds the offset of a group of warps to the place that q is loaded from, wherever it is used
+            lines += [f"q_row = tl.load({at})", f"row_{i} = tile * BM"]
+        else:
+            lines.append(f"row_{i} = tl.load({at} + {i})")
         lines.append(f"stop_{i} = tl.load({at} + {count + i})")
         if side.any_split:
             lines.append(f"residue_{i} = tl.load({at} + {2 * count + i})")

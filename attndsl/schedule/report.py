@@ -6,14 +6,17 @@ from attndsl.ir.attention import Attention
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.predict import Prediction, predict
 from attndsl.schedule.problem import Problem
+from attndsl.schedule.scan_report import scan_report
 
 
 def report(attention: Attention, problem: Problem, plan: Plan) -> str:
     """Why the plan of a call is what it is: tiles, bounds, ranges, what is not exact."""
     sizes = ", ".join(f"{n}={v}" for n, v in problem.sizes.items())
     bounds = plan.bounds
+    scan = scan_report(attention, problem)
     lines = [
         f"{attention.name}: {sizes}",
+        *([] if scan is None else [f"{what}: {text}" for what, text in scan.lines.items()]),
         f"tiles: {plan.visited} of {plan.total} visited, {plan.full} full, {plan.partial} partial",
         "exact: every partial tile has a visible and an invisible pair"
         if plan.exact

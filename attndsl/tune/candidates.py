@@ -21,6 +21,7 @@ WARPS = (4, 8)
 STAGES = (1, 2, 3, 4)
 REGISTERS = 255
 """Of a thread."""
+HALF = 128
 BESIDE = 28
 """Registers of a thread beside tiles: addresses, row statistics, loop counters."""
 WARP_ROWS = 16
@@ -88,9 +89,19 @@ def candidates(step: Pass, facts: Facts, gpu: Gpu, default: Config) -> tuple[Con
             continue
         if fits(step, config, facts, gpu):
             found[config] = None
+    found |= dict.fromkeys(_crowded(step, tuple(found), facts))
     if step == "forward" and gpu.machine.capability // 10 == 9 and facts.dtype != "fp32":
         found |= dict.fromkeys(_specialised(rows, columns, facts, gpu))
     return tuple(found)
+
+
+def _crowded(step: Pass, configs: Sequence[Config], facts: Facts) -> Iterator[Config]:
+    """Programs of eight warps that leave room for a second one: with a limit of half of the registers, where the tiles
+    take little more."""
+    for config in configs:
+        need = footprint(step, config, facts.sizes["D"], facts.sizes["Dv"], facts.dtype)
+        if config.warps == 8 and not config.registers and HALF * 0.75 < need.registers <= HALF * 1.25:
+            yield replace(config, registers=HALF)
 
 
 def _specialised(rows: Sequence[int], columns: Sequence[int], facts: Facts, gpu: Gpu) -> Iterator[Config]:

@@ -73,7 +73,8 @@ def programs_side_by_side(step: Pass, config: Config, problem: Problem, dtype: s
     # specialised: the tile's two groups of warps, and one that loads with few registers
     computing = 32 * config.warps * (2 if config.specialize else 1)
     threads = computing + (32 * config.warps if config.specialize else 0)
-    registers = computing * min(max(need.registers, 32.0) + 24.0, 255.0) + 24 * (threads - computing)
+    each = min(max(need.registers, 32.0) + 24.0, config.registers or 255.0)
+    registers = computing * each + 24 * (threads - computing)
     most = min(gpu.registers / registers, gpu.shared_memory / max(need.shared + 1024, 1), THREADS / threads)
     return max(1, int(most))
 

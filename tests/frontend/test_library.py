@@ -174,15 +174,18 @@ def test_scores(call: str, rule: Callable[[int, int, float], float]):
 @pytest.mark.parametrize("module", std_modules())
 def test_every_function_can_be_used(module: str):
     """Each function of the library compiles in an attention of its own."""
-    names = {"masks": None, "scores": None, "features": ["elu1(Q)", "relu2(s)", "positive(Q)", "focused(Q)",
-                                                         "taylor(Q, D)", "laplace(s)"]}[module]  # fmt: skip
+    features = ["elu1(Q)", "relu2(s)", "positive(Q)", "focused(Q)", "turned(Q, 2)", "norm_aware(Q, 2)",
+                "t2r(Q, W[h], c[h])", "hedgehog(Q, W[h])", "performer(Q, W[h], D, M)", "dpfp(Q, 1)",
+                "cosformer(Q, 3, 8)", "square(Q)", "cube(Q)", "taylor(Q, D)", "laplace(s)"]  # fmt: skip
+    names = {"masks": None, "scores": None, "features": features}[module]
     own = library(module)
     if names is not None:
         assert {n[: n.index("(")] for n in names} == own
         for call in names:
             name = call[: call.index("(")]
             value = call if "(s)" in call else f"dot({call}, {call.replace('Q', 'K')})"
-            compile_text(f"use {module} ({name})\nattention a {{ weight {value} }}")
+            inputs = "input W: f32[H, D, M], input c: f32[H, M]" if "W" in call else ""
+            compile_text(f"use {module} ({name})\nattention a({inputs}) {{ weight {value} }}")
     else:
         tested = {s[0] for s in SEQUENCES} | {"neighborhood", "swin", "swin_wrapped", "radial", "t5_bucket"}
         tested |= {"t5_bucket_both", "alibi", "alibi_slope", "softcap", "kerple", "scalable"}

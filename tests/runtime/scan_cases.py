@@ -61,7 +61,7 @@ class ScanCase:
             "L": along,
             "D": self.D,
         }
-        sizes |= self.fresh
+        sizes |= {"Dv": self.Dv, **self.fresh}
         shape = [int(sizes[getattr(s, "name", "")]) for s in param.shape]
         if "sorted" in param.facts:
             # documents of a row or a few, and long ones

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,6 +130,24 @@ def test_other_layouts() -> None:
     assert torch.equal(case.function(q, k, v, layout="bshd", **case.inputs).transpose(1, 2), want)
     wide = torch.stack([case.q, case.q], 2).flatten(1, 2)[:, ::2]
     assert torch.equal(case.function(wide, case.k, case.v, **case.inputs), want)
+
+
+EXAMPLES = {
+    "linear": "scan", "retention": "scan", "simple_gla": "scan", "gla": "scan", "hedgehog": "scan", "taylor": "scan",
+    "focused": "reduction", "softmax_features": "reduction", "exp_features": "scan", "relu2_features": "both",
+    "norm_aware": "reduction", "t2r": "scan", "performer": "scan", "dpfp": "scan", "cosformer": "scan",
+    "polynomial": "scan", "two_maps": "scan", "lightning": "scan", "both_ways": "both",
+}  # fmt: skip
+FOLDER = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples(name: str) -> None:
+    """The feature maps of the examples, against the oracle, and row by row."""
+    case = ScanCase(str(FOLDER / f"{name}.attn"), Lq=40, D=4)
+    case.check(EXAMPLES[name])
+    if EXAMPLES[name] == "scan":
+        case.compare(case.pieces([1, 20]))
 
 
 # States.

@@ -170,3 +170,15 @@ def test_calls() -> None:
     assert legalise(sided, Problem({**SIZES, "Lk": 65})).kind == "quadratic"
     grows = attndsl.load("attention a { weight dot(Q, K) * 0.5^(q - k) }").simplified
     assert "after the query" in legalise(grows, Problem(SIZES)).reasons[0]
+
+
+def test_explain_says_how_and_why() -> None:
+    scan = attndsl.load("attention a { mask k <= q weight dot(relu(Q), relu(K)) / sum }")
+    text = scan.explain(L=4096, H=4, D=64)
+    assert "runs as: a scan over chunks: linear in L" in text
+    assert "features: 64 of a key, decay: none, normaliser: its own sum" in text
+    assert "state: 65.0 KiB a sequence" in text
+    assert "work: 32,768 FLOP a row and head, 524,288 pair by pair (16x)" in text
+    band = attndsl.load("attention a { mask k <= q and q - k < 64 weight dot(relu(Q), relu(K)) / sum }")
+    assert "runs as: tiles of pairs\nbecause: the mask also asks q - k < 64" in band.explain(L=4096)
+    assert "runs as" not in attndsl.load("attention a { mask k <= q }").explain(L=4096)

@@ -21,7 +21,8 @@ class Config:
     specialises warps for loads (one loop over all boxes instead of one for FULL and one for PARTIAL boxes).
 
     `q_box` and `k_box` are the shapes of boxes on a grid, a side per axis; without them the plan's cost model chooses.
-    `splits`, for `decode`: over how many programs the keys of a row are split; 0 leaves it to the shape."""
+    `splits`, for `decode`: over how many programs the keys of a row are split; 0 leaves it to the shape. `registers` is
+    the most that a thread may have, so that several programs fit a multiprocessor; 0 leaves it to the compiler."""
 
     rows: int
     columns: int
@@ -31,6 +32,12 @@ class Config:
     q_box: tuple[int, ...] = ()
     k_box: tuple[int, ...] = ()
     splits: int = 0
+    registers: int = 0
+
+    def options(self, stages: int) -> dict[str, int]:
+        """What Triton's compiler is told, with as many stages as fit."""
+        found = {"num_warps": self.warps, "num_stages": stages}
+        return {**found, "maxnreg": self.registers} if self.registers else found
 
 
 @contextmanager

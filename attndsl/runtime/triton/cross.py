@@ -41,9 +41,11 @@ def cross_compile(
     stages: int,
     capability: int = 90,
     kernel: str = "forward",
+    registers: int = 0,
 ) -> Compiled:
     """Compile a kernel of a module for a compute capability (times ten). `inputs` gives the element types of inputs as
-    Triton spells them (`fp32`, `i32`, `u8` for bools); pointers are taken to be aligned to 16 bytes."""
+    Triton spells them (`fp32`, `i32`, `u8` for bools); pointers are taken to be aligned to 16 bytes. `registers` is the
+    most that a thread may have."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -52,10 +54,9 @@ def cross_compile(
     function = getattr(load_module(module.source), kernel)
     values = {a.name: constants[a.name] for a in module.arguments if a.role == "constexpr"}
     source = ASTSource(function, signature, constexprs=values, attrs=attributes)
+    options = {"num_warps": warps, "num_stages": stages, **({"maxnreg": registers} if registers else {})}
     with our_cache():
-        built = triton.compile(
-            source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps, "num_stages": stages}
-        )
+        built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     cubin = built.asm["cubin"]
     registers, spills = _resources(cubin)
     return Compiled(registers, spills, built.metadata.shared, built.asm["ptx"], built.asm["ttgir"], cubin)

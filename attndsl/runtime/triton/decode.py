@@ -33,6 +33,7 @@ from attndsl.runtime.triton.decode_tables import decode_tables, joined
 from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.schedule.plan import Plan
+from attndsl.schedule.problem import moved
 from attndsl.schedule.tiling import Tiling
 
 FEW = 16
@@ -45,6 +46,8 @@ FORWARD_ROWS = 128
 """Rows of the forward kernel's tiles."""
 STEP = 64
 """Lengths and offsets for which one plan serves."""
+REGISTERS = 27_000
+"""Of a program with boxes of 64 keys of 128 components in two bytes, as compiled; others in proportion."""
 MOST_SHARES = 256
 LEAST_BOXES = 2
 """Boxes that a share has at least."""
@@ -116,8 +119,10 @@ class Decode:
         return Lk >= LONG and 2 * tiles <= device_of(call.q.device).multiprocessors
 
     def _on_line(self, call: Call) -> bool:
-        moved = isinstance(call.q_offset, Tensor) or call.q_offset != 0
-        return moved or (self.attention.q_space is None and self.attention.k_space is None)
+        if self.attention.q_space is None:
+            return self.attention.k_space is None
+        offset = None if isinstance(call.q_offset, Tensor) else call.q_offset
+        return moved(offset, call.sizes, call.q_extents, call.k_extents)
 
     def config(self, call: Call, dtype: Dtype) -> Config:
         """Tile and launch options of a call."""
@@ -197,11 +202,12 @@ def sure_keys(launch: LaunchTables, Lk: int) -> int:
 
 
 def _slots(config: Config, form: Form, device: Device) -> int:
-    """Programs that run side by side on a GPU."""
+    """Programs that run side by side on a GPU: as many as its shared memory and registers hold."""
     element = 2 if form.low_precision else 4
     shared = max(1, config.stages - 1) * config.columns * (form.D + form.Dv) * element
-    each = max(1, min(device.shared_memory // max(shared, 1), 16 // config.warps))
-    return device.multiprocessors * each
+    registers = config.columns * max(form.D, form.Dv) * element // 2 * REGISTERS // (64 * 128)
+    each = min(device.shared_memory // max(shared, 1), 65536 // max(registers, 1), 16 // config.warps)
+    return device.multiprocessors * max(1, each)
 
 
 def _wide(call: Call) -> bool:

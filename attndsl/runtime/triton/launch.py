@@ -195,7 +195,7 @@ def _run(it: Launch, kernel: Any, values: list[Any], stages: int, tile: tuple[in
     for fewer in range(stages, 0, -1):
         with reported(lambda fewer=fewer: _attempt(it, values, fewer, tile)):
             try:
-                options = {"num_warps": it.config.warps, "num_stages": fewer}
+                options = it.config.options(fewer)
                 return compiling(lambda options=options: kernel(*values, **options), lambda: _forget(it.module))
             except OutOfResources:
                 if fewer == 1:

@@ -150,7 +150,7 @@ def compile_lowered(it: Lowered, inputs: Mapping[str, str] | None = None) -> Com
     with reported(lambda: attempt_of(it, given)):
         return cross_compile(
             it.module, it.constants, dtype=it.form.dtype, inputs=given, warps=it.config.warps, stages=it.stages,
-            capability=it.capability,
+            registers=it.config.registers, capability=it.capability,
         )  # fmt: skip
 
 

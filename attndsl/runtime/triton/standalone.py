@@ -98,6 +98,7 @@ def standalone(
                 "arguments": [Passed(a.name, value_code(it, problem, a)) for a in it.module.arguments],
                 "warps": it.config.warps,
                 "stages": it.stages,
+                "registers": it.config.registers,
             }
             for it in found
         ],
@@ -109,12 +110,13 @@ def _printable(line: str) -> str:
     return "".join(c if c.isprintable() else " " for c in line).rstrip()
 
 
-def tables_of(found: Sequence[Lowered]) -> dict[str, dict[str, list[int]]]:
-    """The tables of every launch, flat, by the names that `value_code` reads."""
-    made: dict[str, dict[str, list[int]]] = {}
+def tables_of(found: Sequence[Lowered]) -> dict[str, dict[str, Any]]:
+    """The tables of every launch: `data`, all in one array, as `joined` lays them out, and `places` in it by the names
+    that `value_code` reads."""
+    made: dict[str, dict[str, Any]] = {}
     for it in found:
         whole, places = joined(it.tables)
-        made[it.name] = {table_name(*key): whole[start:stop].tolist() for key, (start, stop) in places.items()}
+        made[it.name] = {"data": whole.tolist(), "places": {table_name(*key): at for key, at in places.items()}}
     return made
 
 

@@ -36,7 +36,7 @@ def plain(config: Config) -> Config:
     """A configuration with the same tile and two loops."""
     if not config.specialize:
         return config
-    return replace(config, specialize=False, warps=8 if config.rows >= 128 else 4, stages=3)
+    return replace(config, specialize=False, warps=8 if config.rows >= 128 else 4, stages=3, registers=0)
 
 
 def specialized(compiled: Any) -> bool:
@@ -50,6 +50,8 @@ def refusal(attention: Attention, form: Form, tables: LaunchTables, config: Conf
         return "warps are specialised on compute capability 9 only"
     if config.warps != 4 or config.rows < 64:
         return "specialised warps are groups of 4, over tiles of at least 64 rows"
+    if config.stages != 2:
+        return "Triton 3.6 computes wrong numbers with specialised warps and other than 2 stages"
     if not form.low_precision:
         return "fp32 products have no matrix instructions"
     if not form.tma:

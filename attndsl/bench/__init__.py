@@ -1,0 +1,1 @@
+"""Measurements: workloads, the clock, and what others compute for the same spec."""
