@@ -100,11 +100,14 @@ def tune_passes(
     steps: Sequence[Pass],
     budget: float,
     report: Report | None = None,
+    workers: Workers | None = None,
 ) -> list[Entry]:
-    """Tune passes of a call on its GPU, each for at most `budget` seconds."""
+    """Tune passes of a call on its GPU, each for at most `budget` seconds. `workers` compile, and are the caller's to
+    close; without them there are some for this call."""
     assert facts.machine is not None
     gpu, found = like(facts.machine), list[Entry]()
-    workers = Workers()
+    own = workers is None
+    workers = workers or Workers()
     try:
         for step in steps:
             key = key_for(kernel.attention, step, facts)
@@ -115,7 +118,8 @@ def tune_passes(
             found.append(tune(task, trials, budget=budget, report=report))
             _done.add(key)
     finally:
-        workers.close()
+        if own:
+            workers.close()
     return found
 
 

@@ -12,10 +12,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import IO, Any
 
+from attndsl.codegen.triton import TritonModule
 from attndsl.ir.attention import Attention
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.schedule.problem import Problem
@@ -55,14 +56,21 @@ def compile_job(job: Job) -> Compiled:
     try:
         dtype: Any = job.dtype
         attention = read_attention(job.attention)
-        _, launches = lower(attention, job.problem, dtype, capability=job.capability, config=job.config)
-        built = [compile_lowered(one) for one in launches]
+        _, launches = lower(attention, job.problem, dtype, capability=job.capability, config=job.config, lse=False)
+        built = [compile_lowered(replace(one, module=_as_called(one.module))) for one in launches]
     except Exception as error:
         return Compiled(error=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
     return Compiled(
         max((b.registers for b in built), default=0), max((b.spills for b in built), default=0),
         max((b.shared for b in built), default=0), min((one.stages for one in launches), default=job.config.stages),
     )  # fmt: skip
+
+
+def _as_called(module: TritonModule) -> TritonModule:
+    """With strides as Triton takes those of a call: 32 bits hold them, in units of 16 bytes. What is compiled here is
+    then what the call finds in the cache."""
+    arguments = [replace(a, type="i32") if a.role == "stride" else a for a in module.arguments]
+    return replace(module, arguments=tuple(arguments))
 
 
 def job_of(attention: Attention, problem: Problem, dtype: str, capability: int, step: Pass, config: Config) -> Job:
