@@ -19,6 +19,8 @@ class Tuning:
     verbose: bool = False
 
 
+active = 0
+"""How many `tuning` there are in this process: a call looks no further where there is none."""
 _ASKED: ContextVar[Tuning | None] = ContextVar("attndsl_tuning", default=None)
 
 
@@ -29,10 +31,13 @@ def tuning(budget: float = BUDGET, *, verbose: bool = False) -> Generator[None]:
     require gradients have their backward passes tuned too. ValueError for a budget that is not positive."""
     if not budget > 0:
         raise ValueError(f"budget: expected seconds above 0, got {budget!r}")
+    global active
     token = _ASKED.set(Tuning(budget, verbose))
+    active += 1
     try:
         yield
     finally:
+        active -= 1
         _ASKED.reset(token)
 
 

@@ -15,12 +15,12 @@ from attndsl.runtime.cache.entry import Entry
 from attndsl.runtime.cache.key import Key
 from attndsl.runtime.call import Call
 from attndsl.runtime.dispatch import choose_backend
-from attndsl.runtime.names import choice
 from attndsl.runtime.triton.choices import Facts, key_for, untuned
 from attndsl.runtime.triton.config import Pass
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.tuning import Tuning
+from attndsl.runtime.tuning import asked as asked_here
 from attndsl.tune.candidates import candidates
 from attndsl.tune.machines import like
 from attndsl.tune.oracle import Subject
@@ -34,7 +34,6 @@ from attndsl.tune.workers import Workers
 if TYPE_CHECKING:
     from attndsl.runtime.runner import Runner
 
-TUNE = ("now",)
 _done: set[Key] = set()
 
 
@@ -44,7 +43,6 @@ def tune_call(
     k: Any,
     v: Any,
     arguments: Mapping[str, object],
-    asked: Tuning,
     *,
     now: object = None,
     backend: str | None = None,
@@ -58,9 +56,13 @@ def tune_call(
 
     With `now` (the call's own `tune=`) a call that has nothing to tune is a ValueError.
     """
-    owner = runner.attention.name
-    if now is not None:
-        choice(owner, "tune", now, TUNE)
+    owner, asked = runner.attention.name, asked_here()
+    if now is None and asked is None:
+        # another thread asks
+        return []
+    asked = asked or Tuning()
+    if now is not None and now != "now":
+        raise ValueError(f"{owner}: tune is 'now' or left out, got {now!r}")
     name = choose_backend(owner, backend, q.device.type if isinstance(q, Tensor) else "cpu")
     if name != "triton" or interpreting() or states:
         if now is None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -13,13 +13,14 @@ from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.triton import TritonModule, generate, unsupported
 from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
-from attndsl.runtime.call import Call
+from attndsl.runtime.cache.store import generation
+from attndsl.runtime.call import Call, Kept, Saved
 from attndsl.runtime.failures import KernelError
 from attndsl.runtime.triton.backward import Backward
 from attndsl.runtime.triton.choices import Choices, Facts
-from attndsl.runtime.triton.config import Config, Pass
+from attndsl.runtime.triton.config import Config, Pass, all_forced
 from attndsl.runtime.triton.decode import Decode
-from attndsl.runtime.triton.launch import Launch, launch
+from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.scan_kernel import LinearKernel
 from attndsl.runtime.triton.sweeps import (
@@ -56,6 +57,25 @@ class TritonKernel(LinearKernel):
             return self._decode.tiling(call, dtype)
         config = self.config("forward", call)
         return Tiling(config.rows, config.columns, config.q_box, config.k_box)
+
+    def settings(self) -> Hashable:
+        """Configurations that are asked for, and how often this process has tuned."""
+        return all_forced(), generation()
+
+    def saves(self, q: Tensor, k: Tensor, v: Tensor, need_lse: bool) -> tuple[Saved, ...]:
+        """The output before its clause, lse where the weight has an exponential, the sums of a denominator."""
+        try:
+            rule = self._backward.rule
+        except UnsupportedError as error:
+            raise unsupported(self.attention, error) from error
+        rows = (*q.shape[:3],)
+        dtype = torch.float32 if interpreting() and q.dtype == torch.bfloat16 else q.dtype
+        found: list[Saved] = ["out" if self.attention.output is None else Kept((*rows, v.shape[3]), dtype)]
+        if rule.logit is not None:
+            found.append("lse" if need_lse else Kept(rows, torch.float32))
+        if rule.over == "row":
+            found.append(Kept((len(rule.sums) + int(rule.counts), *rows), torch.float32, batch=1))
+        return tuple(found)
 
     def module(self, form: Form) -> TritonModule:
         """The generated code for a form, made once."""
