@@ -47,7 +47,7 @@ class TritonKernel(LinearKernel):
         self._backward = Backward(attention, self.config)
         self._sweeps = Sweeps(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
-        self._decode = Decode(attention)
+        self._decode = Decode(attention, lambda call: self.config("decode", call))
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
@@ -170,6 +170,14 @@ class TritonKernel(LinearKernel):
     def reasons(self) -> dict[Form, str]:
         """Why kernels have no specialised warps although their configuration asks for them."""
         return {key[0]: it.reason for key, it in self._walks.items() if it.reason}
+
+    def few(self, call: Call) -> bool:
+        """Whether a call is split over its keys, by pass `decode`."""
+        return self._decode.wanted(call) and not differentiated(call)
+
+    def refused(self, config: Config) -> str:
+        """Why launches that wished for this configuration have no specialised warps; empty where they have."""
+        return next((it.reason for (_, _, wished), it in self._walks.items() if wished == config and it.reason), "")
 
     def config(self, step: Pass, call: Call) -> Config:
         """The configuration of a pass."""
