@@ -84,7 +84,7 @@ H, D = 16, 128
 FORWARD = (ScanConfig(64, 32, 4, 2, 2), ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 64, 4, 3, 1))
 BACKWARD = (ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 2, 2), ScanConfig(64, 64, 4, 3, 1))
 NAMES = ("retention", "linear", "simplegla")
-ONCE = (("gla", "fwd", ScanConfig(64, 64, 8, 2, 1)), ("elu1", "fwd", ScanConfig(64, 64, 8, 2, 1)))
+ONCE = (("gla", "fwd", ScanConfig(64, 64, 8, 2, 1)), ("elu1", "fwd", ScanConfig(64, 32, 4, 2, 2)))
 """Workloads of one configuration."""
 
 

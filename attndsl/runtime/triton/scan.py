@@ -291,7 +291,7 @@ def has_tma(*tensors: Tensor | None) -> bool:
     return aligned(*tensors) and all(t.shape[-1] * t.element_size() % 16 == 0 for t in tensors if t is not None)
 
 
-def config_of(q: Tensor, keys: int, values: int, channel: bool = False) -> ScanConfig:
+def config_of(q: Tensor, keys: int, values: int, channel: bool = False, mapped: bool = False) -> ScanConfig:
     """The configuration for tensors like q."""
     capability = 90
     if q.device.type == "cuda":

@@ -36,9 +36,11 @@ def scan_configured(config: ScanConfig | None) -> Generator[None]:
         _FORCED.reset(token)
 
 
-def choose_scan(dtype: str, keys: int, values: int, capability: int = 90, channel: bool = False) -> ScanConfig:
-    """The configuration of a scan for an element type (`fp16`, `bf16`, `fp32`), components of keys and of values, and
-    whether decays are per channel."""
+def choose_scan(
+    dtype: str, keys: int, values: int, capability: int = 90, channel: bool = False, mapped: bool = False
+) -> ScanConfig:
+    """The configuration of a scan for an element type (`fp16`, `bf16`, `fp32`), components of keys and of values, whether
+    decays are per channel, and whether features are mapped or rows normalised in the kernel, which takes registers."""
     forced = _FORCED.get()
     if forced is not None:
         return forced
@@ -49,7 +51,7 @@ def choose_scan(dtype: str, keys: int, values: int, capability: int = 90, channe
         return ScanConfig(64, min(columns, 32), 8, 1)
     if keys > 128 or channel:
         return ScanConfig(64, columns, 8, 2)
-    return ScanConfig(64, columns, 4, 2, 2)
+    return ScanConfig(64, min(columns, 32) if mapped else columns, 4, 2, 2)
 
 
 def cut(rows: int, chunk: int, programs: int, fill: int, segments: int = 0, most: int = 0) -> tuple[int, int]:

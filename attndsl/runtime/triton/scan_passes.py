@@ -27,6 +27,9 @@ from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.scan import DTYPES, Carried, Operands, Scan, Segments, aligned, config_of, has_tma
 from attndsl.runtime.triton.scan_config import GATE_LENGTH
 
+NARROW_SUMS = ("bf16",)
+"""Where sums of keys stay in the range of the element type."""
+
 
 @dataclass(frozen=True)
 class Maps:
@@ -110,14 +113,17 @@ def _scan(
     dtype: Any = call.dtype
     walk = Walk(
         dtype, q.operand, k.operand, v.operand, maps.decay, call.docs is not None, strict=maps.strict, ranks=maps.ranks,
-        tma=has_tma(*tensors), aligned=aligned(*tensors), wide=wide, gate_unit=_gate_unit(call), **options,
+        tma=has_tma(*tensors), aligned=aligned(*tensors), wide=wide, gate_unit=_gate_unit(call),
+        narrow_sums=dtype in NARROW_SUMS, **options,
     )  # fmt: skip
     B, H, _ = call.shape
     operands = Operands(
         q.tensor, k.tensor, v.tensor, x, call.gamma, call.g, call.docs, share, u,
         call.inputs, call.scalars, {**call.sizes, "group": H // max(call.k.shape[1], 1)},
     )  # fmt: skip
-    return Scan(walk, operands, B, H, config_of(call.q, k.operand.size, v.operand.size, walk.channel))
+    mapped = maps.normalised or maps.query is not None or maps.key is not None
+    config = config_of(call.q, k.operand.size, v.operand.size, walk.channel, mapped)
+    return Scan(walk, operands, B, H, config)
 
 
 def _extent(t: Tensor) -> int:
