@@ -13,6 +13,7 @@ Chosen by shape, for positions on a line:
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
@@ -94,8 +95,10 @@ def device_of(device: torch.device) -> Device:
 class Decode:
     """The decode kernels of one attention."""
 
-    def __init__(self, attention: Attention) -> None:
+    def __init__(self, attention: Attention, chosen: Callable[[Call], Config] | None = None) -> None:
+        """`chosen` says which configuration a call has; the default without it."""
         self.attention = attention
+        self._chosen = chosen
         self._modules: dict[Form, DecodeModule] = {}
         self._ready: dict[tuple[int, torch.device], Ready | None] = {}
         self._lock = Lock()
@@ -123,6 +126,8 @@ class Decode:
 
     def config(self, call: Call, dtype: Dtype) -> Config:
         """Tile and launch options of a call."""
+        if self._chosen is not None:
+            return self._chosen(call)
         return choose("decode", dtype, call.q.shape[-1], call.v.shape[-1], device_of(call.q.device).capability)
 
     def tiling(self, call: Call, dtype: Dtype) -> Tiling:

@@ -48,7 +48,7 @@ class TritonKernel(LinearKernel):
         self._backward = Backward(attention, self.config)
         self._sweeps = Sweeps(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
-        self._decode = Decode(attention)
+        self._decode = Decode(attention, lambda call: self.config("decode", call))
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
@@ -135,11 +135,11 @@ class TritonKernel(LinearKernel):
             raise unsupported(self.attention, error) from error
 
     def _launch(self, call: Call, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]) -> None:
-        wished, form = self.config("forward", call), form_of(self.attention, call, found.tables)
-        key = form, found.tables.bare, wished
-        it = self._walks.get(key)
-        if it is None:
-            it = self._walks[key] = walked(self.attention, form, found.tables, wished, self._capability(call))
+        wished = self.config("forward", call)
+        place = "walked", id(found), wished
+        known: tuple[Walked, OnDevice] | None = call.memo.get(place)
+        it = self._settle(call, found, wished) if known is None else known[0]
+        call.memo[place] = it, found
 
         def run(it: Walked) -> Any:
             module = self.module(it.form)
@@ -150,20 +150,44 @@ class TritonKernel(LinearKernel):
         except KernelError as error:
             if it.form.walk != "specialized":
                 raise
-            it = self._walks[key] = Walked(form, plain(wished), f"Triton does not compile them: {error.words}")
+            it = self._settle(call, found, wished, f"Triton does not compile them: {error.words}")
+            call.memo[place] = it, found
             run(it)
             return
         if it.form.walk == "specialized" and compiled is not None and not specialized(compiled):
-            self._walks[key] = Walked(form, plain(wished), "Triton compiled the loop without them")
+            call.memo[place] = self._settle(call, found, wished, "Triton compiled the loop without them"), found
+
+    def _settle(self, call: Call, found: OnDevice, wished: Config, reason: str = "") -> Walked:
+        """Which loops a launch has; with a `reason` against specialised warps, without them from now on."""
+        form = form_of(self.attention, call, found.tables)
+        key = form, found.tables.bare, wished
+        it = self._walks.get(key)
+        if reason:
+            it = self._walks[key] = Walked(form, plain(wished), reason)
+        elif it is None:
+            it = self._walks[key] = walked(self.attention, form, found.tables, wished, self._capability(call))
+        return it
 
     @property
     def reasons(self) -> dict[Form, str]:
         """Why kernels have no specialised warps although their configuration asks for them."""
         return {key[0]: it.reason for key, it in self._walks.items() if it.reason}
 
+    def few(self, call: Call) -> bool:
+        """Whether a call is split over its keys, by pass `decode`."""
+        return self._decode.wanted(call) and not differentiated(call)
+
+    def refused(self, config: Config) -> str:
+        """Why launches that wished for this configuration have no specialised warps; empty where they have."""
+        return next((it.reason for (_, _, wished), it in self._walks.items() if wished == config and it.reason), "")
+
     def config(self, step: Pass, call: Call) -> Config:
         """The configuration of a pass."""
-        return self._choices.config(step, self.facts(call))
+        place = "config", step, self.settings()
+        found: Config | None = call.memo.get(place)
+        if found is None:
+            found = call.memo[place] = self._choices.config(step, self.facts(call))
+        return found
 
     def _capability(self, call: Call) -> int:
         machine = machine_of(call.q.device)
