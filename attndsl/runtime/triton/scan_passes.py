@@ -109,7 +109,8 @@ def _scan(
     dtype: Any = call.dtype
     tma = has_tma(*tensors)
     walk = Walk(
-        dtype, Operand(q.shape[-1]), Operand(k.shape[-1]), Operand(v.shape[-1]), maps.decay, call.docs is not None, strict=maps.strict, ranks=maps.ranks,
+        dtype, Operand(q.shape[-1]), Operand(k.shape[-1]), Operand(v.shape[-1]), maps.decay, call.docs is not None,
+        strict=maps.strict, ranks=maps.ranks,
         tma=tma, aligned=tma or aligned(*tensors), wide=call.wide, gate_unit=_gate_unit(call),
         narrow_sums=dtype in NARROW_SUMS, **options,
     )  # fmt: skip
