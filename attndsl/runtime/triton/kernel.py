@@ -30,7 +30,6 @@ from attndsl.runtime.triton.sweeps import (
     dtype_of,
     exact,
     form_of,
-    is_aligned,
     moved,
 )
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
@@ -99,10 +98,9 @@ class TritonKernel(LinearKernel):
         out = torch.empty((B, H, Lq, call.v.shape[-1]), dtype=call.q.dtype, device=call.q.device)
         lse = torch.empty((B, H, Lq), dtype=torch.float32, device=call.q.device)
         # few rows that are differentiated have a plan for the kernels of many
-        if not save and self._decode.wanted(call):
-            dtype_name = dtype_of(self.attention, call)
-            if self._decode.forward(call, plan, dtype_name, is_aligned(call), out, lse, need_lse):
-                return out.to(dtype), lse if need_lse else None, ()
+        # few rows that are differentiated have a plan for the kernels of many
+        if not save and self._decode.forward(call, plan, out, lse, need_lse):
+            return out.to(dtype), lse if need_lse else None, ()
         given = {"out": out, "lse": lse}
         if save:
             given |= self._backward.kept(call, out)
