@@ -62,8 +62,8 @@ def specs() -> list[Spec]:
         "use masks (neighborhood)\nattention gna(const window: int[{n}], const stride: int[{n}]) {{ grid g({axes})\n"
         "    mask all(neighborhood(q.g, k.g, size(g), window, stride, 1, false)) }}"
     )
-    grid3 = {"text": gna.format(n=3, axes="t, y, x"), "grid": (30, 48, 80), "H": 24, "L": 115200}
-    grid2 = {"text": gna.format(n=2, axes="y, x"), "L": 16384}
+    grid3: dict[str, Any] = {"text": gna.format(n=3, axes="t, y, x"), "grid": (30, 48, 80), "H": 24, "L": 115200}
+    grid2: dict[str, Any] = {"text": gna.format(n=2, axes="y, x"), "L": 16384}
     return [
         Spec("causal D128", "dense", "attention causal { mask k <= q }", L=16384),
         Spec("swa1024 D128", "masks", window, consts={"w": 1024}),
