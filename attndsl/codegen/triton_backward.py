@@ -151,6 +151,7 @@ class _Sweep:
             D=form.D,
             Dv=form.Dv,
             tma=form.tma,
+            far=form.far,
             walk="two loops",
             aligned=form.stride_unit if form.stride_unit > 1 else 0,
             negative=form.negative,

@@ -46,8 +46,8 @@ def check(spec: Spec, count: Counter[str]) -> None:
     exact = dense(spec, torch.float64)
     try:
         found = ours(spec, with_lse="lse" in exact)
-    except ValueError as error:
-        if "backend 'triton' does not have" not in str(error):
+    except (ValueError, NotImplementedError) as error:
+        if not any(words in str(error) for words in ("'triton' does not have", "'triton' has no gradient of")):
             raise
         count["not there"] += 1
         return
