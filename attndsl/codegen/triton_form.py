@@ -75,6 +75,7 @@ class Form:
     interpreted: bool = False
     walk: Walk = "two loops"
     bare: bool = False
+    searched: bool = False
 
     @property
     def stride_unit(self) -> int:

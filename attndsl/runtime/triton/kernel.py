@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from threading import Lock
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.triton import TritonModule, generate, unsupported
+from attndsl.codegen.triton_bands import searches_of
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
@@ -24,7 +25,7 @@ from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.machine import machine_of
-from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
+from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches, looked_up
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import moved
@@ -50,6 +51,7 @@ class TritonKernel:
         self._on_device: dict[tuple[int, int, torch.device], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
         self._choices = Choices(attention)
+        self._searches = searches_of(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
         self._decode = Decode(attention)
 
@@ -166,7 +168,7 @@ class TritonKernel:
         return Form(
             self._dtype(call), call.q.shape[-1], call.v.shape[-1], tables.q, pieces,
             on_grid=tables.on_grid, tma=tma, aligned=aligned, wide=wide, batch_offset=isinstance(call.q_offset, Tensor),
-            negative=call.scale < 0, interpreted=interpreting(),
+            negative=call.scale < 0, interpreted=interpreting(), searched=bool(tables.searches and pieces),
         )  # fmt: skip
 
     def _tables(self, call: Call, plan: Plan) -> tuple[OnDevice, ...]:
@@ -176,12 +178,20 @@ class TritonKernel:
             found = self._on_device.get(key)
         if found is None:
             on_grid = self.attention.q_space is not None and not _moved(call)
+            places = self._places(call)
             made = launches(plan, self._segments(call, on_grid), self._config(call).rows, on_grid, spans=True)
-            found = tuple(_uploaded(t, call.q.device) for t in made)
+            found = tuple(_uploaded(replace(t, searches=places), call.q.device) for t in made)
             with self._lock:
                 self._on_device[key] = found
             weakref.finalize(plan, self._on_device.pop, key, None)
         return found
+
+    def _places(self, call: Call) -> tuple[Any, ...]:
+        """Bounds of rows that are places in sorted tensors."""
+        sizes, wanted = call.sizes, self._searches
+        if isinstance(call.q_offset, Tensor) or call.q_offset != 0 or any(s.tensor not in call.tables for s in wanted):
+            return ()
+        return looked_up(wanted, sizes["Lq"], sizes["Lk"], call.tables)
 
     def _segments(self, call: Call, on_grid: bool) -> list[QSegment]:
         if not on_grid:
