@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from attndsl.api import AttentionFunction, MissingSpecError, attention, load
     from attndsl.diagnostics.report import SpecError
     from attndsl.runtime.failures import KernelError
+    from attndsl.runtime.state import State
     from attndsl.schedule.plan import Plan
 
 __version__ = "0.1.0"
@@ -17,6 +18,7 @@ __all__ = [
     "MissingSpecError",
     "Plan",
     "SpecError",
+    "State",
     "__version__",
     "attention",
     "load",
@@ -28,6 +30,7 @@ _HOMES = {
     "MissingSpecError": "attndsl.api",
     "Plan": "attndsl.schedule.plan",
     "SpecError": "attndsl.diagnostics.report",
+    "State": "attndsl.runtime.state",
     "attention": "attndsl.api",
     "load": "attndsl.api",
 }

@@ -22,7 +22,7 @@ from attndsl.schedule.legalise import ScanForm
 CHUNK = 64
 """Positions of a chunk: within one, products are formed pair by pair; between chunks, states are."""
 
-BLOCK_NUMBERS = 1 << 20
+BLOCK_NUMBERS = 1 << 19
 """Numbers that a step of a scan holds at once, about: its buffers should stay in the cache."""
 
 

@@ -224,7 +224,11 @@ def forward(
     scan = Scan(frame, form, state)
     call = frame.call
     B, H, Lq = call.q.shape[:3]
-    raws = [torch.zeros((B, H, Lq, e), dtype=frame.dtype) for _, e in scan.lane_shapes()]
+    # rows that see keys on both sides get them in two steps, others are done after one
+    apart = form.kind == "both"
+    keep = apart or (save and not scan.plain)
+    raws = [torch.zeros((B, H, Lq, e), dtype=frame.dtype) for _, e in scan.lane_shapes()] if keep else []
+    out = torch.zeros((B, H, Lq, call.v.shape[-1]), dtype=call.q.dtype)
     states, before = scan.start(), scan.first_segment()
     kept: list[States] = []
     turned = False
@@ -236,9 +240,13 @@ def forward(
             kept.append(states)
         given, states = scan.step(step, tile, states, before)
         before = scan.last_segment(step, tile)
-        for whole, part in zip(raws, given, strict=False):
-            _add_rows(tile, scan.rows_of(whole), part)
-    out = _finished(scan, raws)
+        if step.reads:
+            for whole, part in zip(raws, given, strict=False):
+                _add_rows(tile, scan.rows_of(whole), part)
+            if not apart:
+                tile.batch.put_rows(scan.rows_of(out), given[0] if scan.plain else scan.finish(tile, given))
+    if apart:
+        _finish_all(scan, raws, out)
     after = None
     if need_state:
         S, z = scan.to_parts(states)
@@ -246,20 +254,15 @@ def forward(
         after = State(S, z, scan.view.position + Lq, None if segment is None else segment.flatten(1, 2))
     saved: list[Tensor] = []
     if save:
-        saved = [torch.stack([s[i] for s in kept]) if kept else raws[i].new_empty(0) for i in range(len(raws))]
+        saved = [torch.stack([s[i] for s in kept]) if kept else states[i].new_empty(0) for i in range(len(states))]
         saved += [] if scan.plain else raws
     return out, after, tuple(saved)
 
 
-def _finished(scan: Scan, raws: list[Tensor]) -> Tensor:
-    call = scan.call
-    if scan.plain:
-        return raws[0].to(call.q.dtype)
-    out = torch.zeros((*call.q.shape[:3], call.v.shape[-1]), dtype=call.q.dtype)
+def _finish_all(scan: Scan, raws: list[Tensor], out: Tensor) -> None:
     for tile in _row_tiles(scan):
         parts = [tile.batch.take_rows(scan.rows_of(r)) for r in raws]
-        tile.batch.put_rows(scan.rows_of(out), scan.finish(tile, parts))
-    return out
+        tile.batch.put_rows(scan.rows_of(out), parts[0] if scan.plain else scan.finish(tile, parts))
 
 
 def _row_tiles(scan: Scan) -> list[ScanTile]:
@@ -407,4 +410,7 @@ class _Record:
         if name == "Q":
             _add_rows(self.tile, self.owner.scan.rows_of(total), grad.squeeze(-2))
         else:
-            self.tile.batch.add_cols(total, grad.squeeze(3).squeeze(3))
+            batch = self.tile.batch
+            total.narrow(2, batch.col_start, batch.tiles * batch.col_step).add_(
+                grad.squeeze(3).squeeze(3).flatten(2, 3)
+            )
