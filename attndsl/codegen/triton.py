@@ -217,7 +217,7 @@ class Generator:
         switched = self.form.walk != "two loops"
         full = f"i < middle{piece.suffix}"
         rising = rising_of(self.attention) if self.form.searched else frozenset[str]()
-        found = None if self.form.on_grid or piece.residues else bands_of(mask, rising)
+        found = None if self.form.on_grid or piece.residues else bands_of(mask, rising=rising)
         if found is None:
             text = piece.inside if mask == TRUE else f"{piece.inside} & ({printer.print(mask)})"
             loop.visible = f"({full}) | ({text})" if switched else text

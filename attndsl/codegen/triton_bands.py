@@ -38,7 +38,7 @@ POSITIONS = 1 << 28
 FURTHEST = 1 << 30
 """A distance above all distances of positions: numbers beyond it mean the same."""
 MOST_BANDS = 2
-KEY = Index(INT, "k")
+KEY, QUERY = Index(INT, "k"), Index(INT, "q")
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,15 @@ class Band:
     rows: Expr = TRUE
 
 
-def bands_of(mask: Expr, rising: frozenset[str] = frozenset()) -> tuple[Band, ...] | None:
+def bands_of(mask: Expr, unknown: Index = KEY, rising: frozenset[str] = frozenset()) -> tuple[Band, ...] | None:
     """Bands whose union is the mask, at most MOST_BANDS; None where it is none, or where bounds could leave int32.
 
-    `rising` are tensors of ints that are sorted and never read outside.
+    Solved for QUERY they say which queries low <= q < high see a key. `rising` are tensors of ints that are sorted and
+    never read outside.
     """
     ranges = Boxes(_ranges(mask), {})
     try:
-        members = conjuncts(solve(mask, Unknown(KEY, ranges, dict.fromkeys(rising, POSITIONS))))
+        members = conjuncts(solve(mask, Unknown(unknown, ranges, dict.fromkeys(rising, POSITIONS))))
     except TooManyConjunctsError:
         return None
     if not members or any(m.unsolved or m.residues for m in members):
@@ -90,7 +91,7 @@ def searches_of(attention: Attention) -> tuple[Search, ...]:
     if not rising or attention.q_space is not None:
         return ()
     found: dict[Search, None] = {}
-    for band in bands_of(attention.mask, rising) or ():
+    for band in bands_of(attention.mask, rising=rising) or ():
         for e in (band.low, band.high, band.rows):
             for node in walk(e) if e is not None else ():
                 if isinstance(node, Search):
@@ -109,7 +110,7 @@ def _of_row(e: Expr, rising: frozenset[str]) -> bool:
 
 
 def _ranges(mask: Expr) -> dict[Expr, tuple[int, int]]:
-    found: dict[Expr, tuple[int, int]] = {KEY: (0, POSITIONS - 1), Index(INT, "q"): (-POSITIONS, POSITIONS - 1)}
+    found: dict[Expr, tuple[int, int]] = {KEY: (0, POSITIONS - 1), QUERY: (-POSITIONS, POSITIONS - 1)}
     for node in walk(mask):
         if node in found or node.type != INT:
             continue

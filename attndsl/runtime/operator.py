@@ -211,7 +211,8 @@ def _single_level() -> AbstractContextManager[Any]:
 def _alone(device: str) -> Generator[None]:
     """Gradient mode and autocast are off, and a kernel that turns gradient mode on within gets gradients, although a
     compiled graph calls operators below autograd."""
-    with torch.no_grad(), torch.autocast(device, enabled=False), _autograd_within():
+    lowered = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    with torch.no_grad(), lowered, _autograd_within():
         yield
 
 

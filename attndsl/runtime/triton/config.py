@@ -60,7 +60,8 @@ def configured(forward: Config | None = None, **others: Config | None) -> Genera
 
 def all_forced() -> tuple[tuple[Pass, Config | None], ...]:
     """What `configured` asks for, all passes."""
-    return tuple(sorted(_FORCED.get().items()))
+    found = _FORCED.get()
+    return tuple(sorted(found.items())) if found else ()
 
 
 def decode_asked() -> Lit["on", "off", "shape"]:

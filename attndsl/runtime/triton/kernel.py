@@ -135,11 +135,11 @@ class TritonKernel(LinearKernel):
             raise unsupported(self.attention, error) from error
 
     def _launch(self, call: Call, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]) -> None:
-        wished, form = self.config("forward", call), form_of(self.attention, call, found.tables)
-        key = form, found.tables.bare, wished
-        it = self._walks.get(key)
-        if it is None:
-            it = self._walks[key] = walked(self.attention, form, found.tables, wished, self._capability(call))
+        wished = self.config("forward", call)
+        place = "walked", id(found), wished
+        known: tuple[Walked, OnDevice] | None = call.memo.get(place)
+        it = self._settle(call, found, wished) if known is None else known[0]
+        call.memo[place] = it, found
 
         def run(it: Walked) -> Any:
             module = self.module(it.form)
@@ -150,11 +150,23 @@ class TritonKernel(LinearKernel):
         except KernelError as error:
             if it.form.walk != "specialized":
                 raise
-            it = self._walks[key] = Walked(form, plain(wished), f"Triton does not compile them: {error.words}")
+            it = self._settle(call, found, wished, f"Triton does not compile them: {error.words}")
+            call.memo[place] = it, found
             run(it)
             return
         if it.form.walk == "specialized" and compiled is not None and not specialized(compiled):
-            self._walks[key] = Walked(form, plain(wished), "Triton compiled the loop without them")
+            call.memo[place] = self._settle(call, found, wished, "Triton compiled the loop without them"), found
+
+    def _settle(self, call: Call, found: OnDevice, wished: Config, reason: str = "") -> Walked:
+        """Which loops a launch has; with a `reason` against specialised warps, without them from now on."""
+        form = form_of(self.attention, call, found.tables)
+        key = form, found.tables.bare, wished
+        it = self._walks.get(key)
+        if reason:
+            it = self._walks[key] = Walked(form, plain(wished), reason)
+        elif it is None:
+            it = self._walks[key] = walked(self.attention, form, found.tables, wished, self._capability(call))
+        return it
 
     @property
     def reasons(self) -> dict[Form, str]:
@@ -163,7 +175,11 @@ class TritonKernel(LinearKernel):
 
     def config(self, step: Pass, call: Call) -> Config:
         """The configuration of a pass."""
-        return self._choices.config(step, self.facts(call))
+        place = "config", step, self.settings()
+        found: Config | None = call.memo.get(place)
+        if found is None:
+            found = call.memo[place] = self._choices.config(step, self.facts(call))
+        return found
 
     def _capability(self, call: Call) -> int:
         machine = machine_of(call.q.device)
