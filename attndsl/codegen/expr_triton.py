@@ -61,8 +61,11 @@ class Level(IntEnum):
 
 
 def level(node: Expr) -> Level:
-    """What an expression varies with."""
+    """What an expression varies with where rows are queries."""
     return Level(int(q_side(node)) + 2 * int(k_side(node)))
+
+
+_TURNED = {Level.ROW: Level.COLUMN, Level.COLUMN: Level.ROW}
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ class Printer:
     """Prints expressions into `inner`; values that do not vary with the key go to `outer`, if there is one.
 
     `leaves` maps leaf nodes to the names that the kernel gives them; `used` collects those that were needed.
-    `component` is the index vector [1, width] of components in an epilogue, where vectors are allowed.
+    `component` is the index vector [1, width] of components in an epilogue, where vectors are allowed. `turned`: the
+    rows of a tile are keys, its columns queries.
     """
 
     reads: Reads
@@ -128,17 +132,34 @@ class Printer:
     inner: Scope
     outer: Scope | None = None
     component: tuple[str, str] | None = None
+    turned: bool = False
     used: set[Expr] = field(default_factory=set[Expr])
     uses: Counter[Expr] = field(default_factory=Counter[Expr])
     crossing: set[Expr] = field(default_factory=set[Expr])
+    expected: set[Expr] = field(default_factory=set[Expr])
+
+    def level(self, node: Expr) -> Level:
+        """What an expression varies with in the tile."""
+        found = level(node)
+        return _TURNED.get(found, found) if self.turned else found
+
+    def expect(self, *roots: Expr) -> None:
+        """Values that will be printed: what several of them need gets a name at its first use."""
+        for root in roots:
+            self.uses[root] += 1
+            for node in walk(root):
+                if node not in self.expected:
+                    self.expected.add(node)
+                    self.uses.update(node.children)
 
     def print(self, root: Expr) -> str:
         """The code of a value, after its statements."""
         nodes = list(walk(root))
         for node in nodes:
-            self.uses.update(node.children)
-            self.crossing.update(c for c in node.children if level(c) <= Level.ROW < level(node))
-        if level(root) <= Level.ROW:
+            if node not in self.expected:
+                self.uses.update(node.children)
+            self.crossing.update(c for c in node.children if self.level(c) <= Level.ROW < self.level(node))
+        if self.level(root) <= Level.ROW:
             self.crossing.add(root)
         for node in nodes:
             self._visit(node)
@@ -150,7 +171,7 @@ class Printer:
         return self.inner.known[node]
 
     def _scope(self, node: Expr) -> Scope:
-        return self.outer if self.outer is not None and level(node) <= Level.ROW else self.inner
+        return self.outer if self.outer is not None and self.level(node) <= Level.ROW else self.inner
 
     def _visit(self, node: Expr) -> None:
         scope = self._scope(node)

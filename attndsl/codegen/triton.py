@@ -22,6 +22,7 @@ from attndsl.codegen.triton_bands import FURTHEST, KEY, bands_of
 from attndsl.codegen.triton_form import Form, Part, parts, typical_forms
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
 from attndsl.codegen.triton_sides import PieceCode, RowCode, local_meaning, piece_code, row_code
+from attndsl.codegen.triton_slots import Slot
 from attndsl.codegen.triton_weight import rule_of, vector_free
 from attndsl.ir.attention import Attention, Const, Input
 from attndsl.ir.expr import SCORE, TRUE, Count, Expr, Index, Op, ParamRef, Reduce, Value, number, op, rewrite
@@ -34,12 +35,14 @@ VALUE_O = Value(FLOAT, "o")
 
 @dataclass(frozen=True)
 class TritonModule:
-    """A generated module: its text, and the arguments of its kernel `forward` in order. `reads_vectors`: it loads
-    vectors of inputs by pointers."""
+    """A generated module: its text, the arguments of its kernel `name` in order, and the gradients of inputs that it
+    sums. `reads_vectors`: it loads vectors of inputs by pointers."""
 
     source: str
     arguments: tuple[Argument, ...]
     reads_vectors: bool = False
+    name: str = "forward"
+    slots: tuple[Slot, ...] = ()
 
 
 @dataclass
@@ -102,7 +105,7 @@ class Generator:
         vector_free(attention)
         self.attention, self.form = attention, form
         self.rule = rule_of(attention)
-        self.reads = Reads(_ranks(attention), form.wide)
+        self.reads = Reads(input_ranks(attention), form.wide)
         self.hoisted = Scope("r")
         self.exponent = self._exponent()
         self.rows = self._rows()
@@ -151,8 +154,8 @@ class Generator:
             "exp": self.exp,
             "scale": "scale_log2" if form.low_precision else "scale",
             "has_output": self.attention.output is not None,
-            "d_parts": _limited(parts(form.D), form.D),
-            "v_parts": _limited(parts(form.Dv), form.Dv),
+            "d_parts": limited(parts(form.D), form.D),
+            "v_parts": limited(parts(form.Dv), form.Dv),
             "D": form.D,
             "Dv": form.Dv,
             "tma": form.tma,
@@ -334,7 +337,10 @@ class Generator:
 
     def _arguments(self) -> tuple[Argument, ...]:
         reads, form = self.reads, self.form
-        found = standard_arguments(form, logit=self.rule.logit is not None)
+        saved = [
+            t for t, there in (("raw", self.attention.output is not None), ("sums", self.rule.over == "row")) if there
+        ]
+        found = standard_arguments(form, logit=self.rule.logit is not None, saved=saved)
         found += read_arguments(reads)
         assert len({a.name for a in found}) == len(found)
         constants = ["BM"]
@@ -344,11 +350,15 @@ class Generator:
             constants += [c for c in piece_code(form, i, reads).constants if c not in constants]
         if self.rule.logit is not None:
             constants.append("LSE")
+        if saved:
+            constants.append("SAVE")
         return (*found, *(Argument(c, "constexpr", "constexpr", (c,)) for c in constants))
 
 
 @dataclass(frozen=True)
-class _LimitedPart:
+class LimitedPart:
+    """A part and where its head ends."""
+
     index: int
     start: int
     width: int
@@ -356,11 +366,13 @@ class _LimitedPart:
     limit: int
 
 
-def _limited(found: tuple[Part, ...], limit: int) -> list[_LimitedPart]:
-    return [_LimitedPart(p.index, p.start, p.width, p.ragged, limit) for p in found]
+def limited(found: tuple[Part, ...], limit: int) -> list[LimitedPart]:
+    """Parts as templates take them."""
+    return [LimitedPart(p.index, p.start, p.width, p.ragged, limit) for p in found]
 
 
-def _ranks(attention: Attention) -> dict[str, int]:
+def input_ranks(attention: Attention) -> dict[str, int]:
+    """Dimensions of the inputs and const arrays."""
     ranks: dict[str, int] = {}
     for p in attention.params:
         if isinstance(p, Input):

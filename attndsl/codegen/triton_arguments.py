@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attndsl.codegen.expr_triton import Reads, extent_name, input_name, scalar_name, size_name
@@ -32,33 +33,47 @@ def suffix(form: Form, index: int) -> str:
     return "" if len(form.pieces) == 1 else str(index)
 
 
-def standard_arguments(form: Form, *, logit: bool) -> list[Argument]:
-    """Those that every kernel of a form has."""
+def standard_arguments(form: Form, *, logit: bool, saved: Sequence[str] = ()) -> list[Argument]:
+    """Those that every forward kernel of a form has. `saved` are kept for backward: `raw`, the output before its
+    clause, and `sums`, those of the denominator."""
     tensors = ["q", *(("k", "v") if form.pieces else ()), "out"]
     found = [Argument(t, "*qkv", "tensor", (t,)) for t in tensors]
     if logit:
         found.append(Argument("lse", "*fp32", "tensor", ("lse",)))
-    found += [Argument(t, "*i32", "table", (t, -1)) for t in ("order", "rows")]
+    found += [Argument(t, "*qkv" if t == "raw" else "*fp32", "tensor", (t,)) for t in saved]
+    return found + table_arguments(form) + numbers(form, tensors[:-1])
+
+
+def table_arguments(form: Form) -> list[Argument]:
+    """The tables of a sweep."""
+    found = [Argument(t, "*i32", "table", (t, -1)) for t in ("order", "rows")]
     for i in range(len(form.pieces)):
         end = suffix(form, i)
         found += [Argument(t + end, "*i32", "table", (t, i)) for t in ("bounds", "boxes", "classes")]
     if form.batch_offset:
         found.append(Argument("offsets", "*i32", "tensor", ("offsets",)))
-    for t in tensors[:-1]:
-        found += [Argument(f"{t}_s{axis}", "i64", "stride", (t, n)) for n, axis in enumerate("bhl")]
-    numbers = ["B", "H", "Hkv", "Lq", "Lk", "tiles", "section", "q_start"]
-    found += [Argument(n, "i32", "number", (n, -1)) for n in numbers]
+    return found
+
+
+def numbers(form: Form, strided: Sequence[str]) -> list[Argument]:
+    """Strides of tensors and the numbers of a call and its sweep."""
+    own, other = form.sides
+    found = [Argument(f"{t}_s{axis}", "i64", "stride", (t, n)) for t in strided for n, axis in enumerate("bhl")]
+    names = ["B", "H", "Hkv", "Lq", "Lk", "tiles", "section", f"{own}_start"]
+    found += [Argument(n, "i32", "number", (n, -1)) for n in names]
     if not form.batch_offset:
         found.append(Argument("q_offset", "i32", "number", ("q_offset", -1)))
     for i, piece in enumerate(form.pieces):
         end = suffix(form, i)
-        found += [Argument(n + end, "i32", "number", (n, i)) for n in ("k_start", "class_sb", "class_sh")]
+        found += [Argument(n + end, "i32", "number", (n, i)) for n in (f"{other}_start", "class_sb", "class_sh")]
         found += [
-            Argument(f"split{end}_{a}", "i32", "number", (f"split_k{a}", i))
+            Argument(f"split_{other}{end}_{a}", "i32", "number", (f"split_{a}", i))
             for a, split in enumerate(piece.side.split)
             if split
         ]
-    found += [Argument(f"split_q_{a}", "i32", "number", (f"split_q{a}", -1)) for a, s in enumerate(form.q.split) if s]
+    found += [
+        Argument(f"split_{own}_{a}", "i32", "number", (f"split_{a}", -1)) for a, s in enumerate(form.q.split) if s
+    ]
     found.append(Argument("scale", "fp32", "number", ("scale", -1)))
     return found
 

@@ -50,7 +50,7 @@ class _DecodeGenerator(Generator):
         state = self._state()
         holes = self._holes(arguments)
         text = render("triton/decode.py.j2", **holes, p=piece, end=end, state=state)
-        return DecodeModule(tidy(text), arguments, self.reads.vectors, tuple(state))
+        return DecodeModule(tidy(text), arguments, self.reads.vectors, "decode", state=tuple(state))
 
     def _rows(self) -> RowCode:
         """Rows of a tile: positions of the plan's row tile for the first head of a group, then for the next."""
@@ -102,7 +102,7 @@ class _DecodeGenerator(Generator):
         numbers += [] if form.batch_offset else ["q_offset"]
         numbers += ["k_start", "class_sb", "class_sh"]
         numbers += ["split_q_0"] if form.q.any_split else []
-        numbers += ["split_0"] if form.pieces[0].side.any_split else []
+        numbers += ["split_k_0"] if form.pieces[0].side.any_split else []
         found += [Argument(n, "i32", "number", (n, -1)) for n in numbers]
         found.append(Argument("scale", "fp32", "number", ("scale", -1)))
         found += read_arguments(self.reads)

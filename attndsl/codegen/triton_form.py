@@ -49,7 +49,8 @@ class PieceForm:
 
 @dataclass(frozen=True)
 class Form:
-    """A kernel: the rows of one q segment against the pieces of their k segments.
+    """A kernel: the rows of one q segment against the pieces of their k segments. `turned`: the other way round, `q` is
+    the k segment whose keys are a tile's rows, and `pieces` are q segments.
 
     `on_grid`: axes are those of the attention's grids; otherwise positions are linear and coordinates follow from
     them. `tma`: k and v (q on a line) are loaded as boxes by tensor descriptors, otherwise by pointers. `aligned`:
@@ -75,6 +76,12 @@ class Form:
     interpreted: bool = False
     walk: Walk = "two loops"
     bare: bool = False
+    turned: bool = False
+
+    @property
+    def sides(self) -> tuple[Lit["q", "k"], Lit["q", "k"]]:
+        """The side of a tile's rows and that of its columns."""
+        return ("k", "q") if self.turned else ("q", "k")
 
     @property
     def stride_unit(self) -> int:

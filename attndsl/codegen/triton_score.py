@@ -114,7 +114,7 @@ def _gathered(e: Expr) -> Expr | None:
         return None
     factors: list[Expr] = []
     constant = 1.0
-    for factor in _factors(e):
+    for factor in factors_of(e):
         if isinstance(factor, Literal) and math.isfinite(float(factor.value)):
             constant *= float(factor.value)
         else:
@@ -127,13 +127,14 @@ def _gathered(e: Expr) -> Expr | None:
     return reduce(lambda a, b: op("mul", a, b), [factors[i] for i in order])
 
 
-def _factors(e: Expr) -> list[Expr]:
+def factors_of(e: Expr) -> list[Expr]:
+    """The factors of a product of float numbers, divisions by constants and row values as factors."""
     if isinstance(e, Op) and e.op == "mul" and e.type.kind is Kind.FLOAT and not e.type.shape:
-        return _factors(e.args[0]) + _factors(e.args[1])
+        return factors_of(e.args[0]) + factors_of(e.args[1])
     if isinstance(e, Op) and e.op == "div" and isinstance(e.args[1], Literal) and float(e.args[1].value) != 0.0:
-        return [*_factors(e.args[0]), number(1.0 / float(e.args[1].value))]
+        return [*factors_of(e.args[0]), number(1.0 / float(e.args[1].value))]
     if isinstance(e, Op) and e.op == "div" and level(e.args[1]) <= Level.ROW < level(e):
-        return [*_factors(e.args[0]), op("div", build.ONE, e.args[1])]
+        return [*factors_of(e.args[0]), op("div", build.ONE, e.args[1])]
     if isinstance(e, Op) and e.op == "neg" and not isinstance(e.args[0], Literal):
-        return [*_factors(e.args[0]), number(-1.0)]
+        return [*factors_of(e.args[0]), number(-1.0)]
     return [e]

@@ -79,11 +79,11 @@ class PieceCode:
 
 def row_code(form: Form, reads: Reads) -> RowCode:
     """The rows of a tile."""
-    side = form.q
+    side, own = form.q, form.sides[0]
     count = len(side.axes)
     width = 3 if side.any_split else 2
-    extents = [_extent("q", side, a, form, reads) for a in side.axes]
-    names = [_coordinate("q", a) for a in side.axes]
+    extents = [_extent(own, side, a, form, reads) for a in side.axes]
+    names = [_coordinate(own, a) for a in side.axes]
     lines: list[str] = []
     for i in range(count):
         at = f"rows + tile * {width * count}"
@@ -105,62 +105,67 @@ def row_code(form: Form, reads: Reads) -> RowCode:
     for i, name in enumerate(names):
         lines.append(f"c_{i} = (row_{i} + {locals_[i]})[:, None]")
         inside.append(f"(c_{i} < stop_{i})")
-        origin = f"residue_{i} + split_q_{i} * " if side.split[i] else ""
+        origin = f"residue_{i} + split_{own}_{i} * " if side.split[i] else ""
         lines.append(f"{name} = {origin}c_{i}")
     lines.append(f"row_inside = {' & '.join(inside)}")
-    first = [(f"residue_{i} + split_q_{i} * row_{i}" if side.split[i] else f"row_{i}") for i in range(count)]
-    lines.append(f"row = q_start + {_linear(names, extents)}")
-    lines.append("q_at = row + q_offset")
-    lines.append(f"first_row = q_start + {_linear([f'({f})' if ' ' in f else f for f in first], extents)}")
-    leaves: dict[Expr, str] = {
-        Index(INT, "row"): "row",
-        Index(INT, "q"): "q_at",
-        Index(INT, "b"): "b",
-        Index(INT, "h"): "h",
-        Index(INT, "hkv"): "hkv",
-        TILE_FIRST_ROW: "first_row",
-        TILE_ORIGIN: "(first_row + q_offset)",
-    }
+    first = [(f"residue_{i} + split_{own}_{i} * row_{i}" if side.split[i] else f"row_{i}") for i in range(count)]
+    lines.append(f"row = {own}_start + {_linear(names, extents)}")
+    if not form.turned:
+        lines.append("q_at = row + q_offset")
+    lines.append(f"first_row = {own}_start + {_linear([f'({f})' if ' ' in f else f for f in first], extents)}")
+    leaves: dict[Expr, str] = {Index(INT, "b"): "b", Index(INT, "h"): "h", Index(INT, "hkv"): "hkv"}
+    if form.turned:
+        leaves |= {Index(INT, "k"): "row", TILE_FIRST_ROW: "(first_row - q_offset)", TILE_ORIGIN: "first_row"}
+    else:
+        leaves |= {Index(INT, "row"): "row", Index(INT, "q"): "q_at"}
+        leaves |= {TILE_FIRST_ROW: "first_row", TILE_ORIGIN: "(first_row + q_offset)"}
     vectors: dict[Expr, str] = {Index(INT, "row"): "(q_start + at)", Index(INT, "q"): "(q_start + at + q_offset)"}
     if form.on_grid:
-        leaves.update({Coord(INT, "q", side.segment, a): n for a, n in zip(side.axes, names, strict=True)})
-        vectors[Coord(INT, "q", side.segment, side.axes[0])] = "at"
+        leaves.update({Coord(INT, own, side.segment, a): n for a, n in zip(side.axes, names, strict=True)})
+        vectors[Coord(INT, own, side.segment, side.axes[0])] = "at"
     return RowCode(side.axes, side.any_split, boxes, extents, lines, leaves, vectors)
 
 
 def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
-    """The boxes of a k segment."""
-    piece = form.pieces[index]
+    """The boxes of a segment of the columns' side."""
+    piece, other = form.pieces[index], form.sides[1]
     side, end = piece.side, suffix(form, index)
     count = len(side.axes)
-    extents = [_extent("k", side, a, form, reads) for a in side.axes]
-    names = [_coordinate("k", a) for a in side.axes]
+    extents = [_extent(other, side, a, form, reads) for a in side.axes]
+    names = [_coordinate(other, a) for a in side.axes]
     boxes = [f"BN{end}"] if count == 1 else [f"BN{end}_{i}" for i in range(count)]
     size = f"BN{end}" if count == 1 else "BN" + end
     starts = ["start"] if count == 1 else [f"start_{i}" for i in range(count)]
     width = count if piece.flat else 2
-    residues = [f"residue_k{i}" for i in range(count)] if side.any_split else []
-    at = f"boxes{end} + {'i' if piece.flat else 'run'} * {width + (count if side.any_split else 0)}"
-    loads = [f"{s} = tl.load({at} + {i})" for i, s in enumerate(starts)] if piece.flat else []
-    loads += [f"{s} = tl.load({at} + {width + i})" for i, s in enumerate(residues)]
+    residues = [f"residue_{other}{i}" for i in range(count)] if side.any_split else []
+    entry = f"boxes{end} + {'i' if piece.flat else 'run'} * {width + (count if side.any_split else 0)}"
+    loads = [f"{s} = tl.load({entry} + {i})" for i, s in enumerate(starts)] if piece.flat else []
+    loads += [f"{s} = tl.load({entry} + {width + i})" for i, s in enumerate(residues)]
     columns = [*(starts if piece.flat else ["first", "boxes_here"]), *residues]
-    origins = [f"residue_k{i} + split{end}_{i} * " if side.split[i] else "" for i in range(count)]
+    origins = [f"residue_{other}{i} + split_{other}{end}_{i} * " if side.split[i] else "" for i in range(count)]
     inside = " & ".join(f"({n} >= 0) & ({n} < {e})" for n, e in zip(names, extents, strict=True))
     strides: list[str] = []
     for i in range(count):
         inner = " * ".join(extents[i + 1 :])
         strides.append(f"{inner} * " if inner else "")
-    position = f"k_start{end} + {_linear(names, extents)}"
-    leaves: dict[Expr, str] = {Index(INT, "k"): "k_at"}
+    position = f"{other}_start{end} + {_linear(names, extents)}"
+    at = "query" if form.turned else "k_at"
+    leaves: dict[Expr, str] = {Index(INT, "k"): at}
+    if form.turned:
+        leaves = {Index(INT, "row"): at, Index(INT, "q"): f"({at} + q_offset)"}
     if form.on_grid:
-        leaves.update({Coord(INT, "k", side.segment, a): n for a, n in zip(side.axes, names, strict=True)})
-    title = f"Keys of segment {side.segment}." if side.segment and len(form.pieces) > 1 else ""
+        leaves.update({Coord(INT, other, side.segment, a): n for a, n in zip(side.axes, names, strict=True)})
+    title = (
+        f"{'Queries' if form.turned else 'Keys'} of segment {side.segment}."
+        if side.segment and len(form.pieces) > 1
+        else ""
+    )
     constants = [size, *(boxes if count > 1 else [])]
     return PieceCode(
         suffix=end, title=title, flat=piece.flat, axes=side.axes, names=names, starts=starts, origins=origins,
         locals=_locals("column", boxes), spans=piece.spans, numbers=piece.numbers, columns=columns, residues=residues,
         loads=loads, boxes=boxes, size=size, entry=width + (count if side.any_split else 0), extents=extents,
-        strides=strides, start=f"k_start{end}", at="k_at", position=position, inside=inside, leaves=leaves,
+        strides=strides, start=f"{other}_start{end}", at=at, position=position, inside=inside, leaves=leaves,
         constants=constants,
     )  # fmt: skip
 
@@ -196,19 +201,19 @@ def _linear(names: Sequence[str], extents: Sequence[str]) -> str:
 
 
 def local_meaning(attention: Attention, form: Form, index: int | None) -> Callable[[Expr], Expr]:
-    """Expressions as they read between the form's q segment and a k segment (None: after the last key)."""
-    k_segment = None if index is None else form.pieces[index].side.segment
+    """Expressions as they read between the form's segment of rows and one of columns (None: after the last column)."""
+    other = None if index is None else form.pieces[index].side.segment
 
     def rule(node: Expr) -> Expr | None:
         match node:
             case Member(side=side, segment=segment):
                 if form.on_grid:
-                    own = form.q.segment if side == "q" else k_segment
+                    own = form.q.segment if side == form.sides[0] else other
                     return TRUE if own == segment else FALSE
                 return _inside(attention, side, segment)
             case Coord(side=side, segment=segment, axis=axis):
                 if form.on_grid:
-                    own = form.q.segment if side == "q" else k_segment
+                    own = form.q.segment if side == form.sides[0] else other
                     return None if own == segment else integer(-1)
                 return _coordinate_of(attention, side, segment, axis)
             case _:

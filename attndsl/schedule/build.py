@@ -55,6 +55,7 @@ def build(attention: Attention, problem: Problem, tile: Tile | None = None) -> P
         tuple(forms),
         make_dkdv,
         lambda sweep: plan_bounds(attention, problem, sweep, total),
+        lambda tiling: build(attention, problem, tiling.tile(attention, problem)),
     )
 
 

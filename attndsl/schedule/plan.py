@@ -260,6 +260,17 @@ class Plan:
     closed_form: tuple[str, ...]
     make_dkdv: Callable[[], TilePass] = field(repr=False, compare=False)
     make_bounds: Callable[[TilePass], Bounds] = field(repr=False, compare=False)
+    make_tiled: Callable[[Any], Plan] | None = field(default=None, repr=False, compare=False)
+    _tiled: dict[Any, Plan] = field(default_factory=dict[Any, "Plan"], repr=False, compare=False, init=False)
+
+    def tiled(self, tiling: Any) -> Plan:
+        """The same pairs in the boxes of a `Tiling`, made when first asked for; this plan where it cannot be cut
+        anew."""
+        if self.make_tiled is None:
+            return self
+        if tiling not in self._tiled:
+            self._tiled[tiling] = self.make_tiled(tiling)
+        return self._tiled[tiling]
 
     @cached_property
     def dkdv(self) -> TilePass:

@@ -76,13 +76,17 @@ def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Con
     if asked is not None:
         return asked
     head = max(D, Dv)
+    if step in ("dq", "dkdv"):
+        return _backward(step, dtype, head, capability)
     if step == "decode":
         # rows of a tile that hold all heads of a group; loads in flight count, not products
         columns = 128 if head <= 64 else 64 if head <= 128 else 32
         return Config(64, columns if dtype != "fp32" else columns // 2, 4, 3)
     if dtype == "fp32":
-        # no tensor cores without tf32: small tiles of scalar products
-        return Config(32, 32, 4, 1)
+        # no tensor cores without tf32: scalar products, in tiles and warps whose registers hold them
+        if head <= 64:
+            return Config(32, 32, 4 if head <= 32 else 8, 1)
+        return Config(16, 32 if head <= 128 else 16, 8, 1)
     if capability < 90:
         return Config(128, 64, 4, 2) if head <= 64 else Config(128, 64, 8, 2) if head <= 128 else Config(64, 32, 4, 2)
     if head <= 64:
@@ -92,8 +96,24 @@ def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Con
     return Config(128, 64, 8, 2)
 
 
-def stages_that_fit(config: Config, element: int, D: int, Dv: int, rows: int, columns: int, limit: int) -> int:
-    """At most the configuration's stages: as many as shared memory of `limit` bytes holds."""
-    fixed = rows * D * element
+def _backward(step: Pass, dtype: str, head: int, capability: int) -> Config:
+    """Two accumulators of keys, or one of queries, and two tiles of pairs live in registers."""
+    if dtype == "fp32":
+        return Config(32, 32, 4, 1)
+    if capability < 90:
+        return Config(64, 64, 4, 2) if head <= 64 else Config(64, 64, 8, 2) if head <= 128 else Config(64, 32, 8, 1)
+    if head <= 64:
+        return Config(128, 64, 8, 3)
+    if head <= 128:
+        return Config(128, 64, 8, 2) if step == "dkdv" else Config(128, 64, 8, 3)
+    return Config(64, 64, 8, 1) if step == "dq" else Config(64, 32, 8, 1)
+
+
+def stages_that_fit(
+    config: Config, element: int, D: int, Dv: int, rows: int, columns: int, limit: int, *, backward: bool = False
+) -> int:
+    """At most the configuration's stages: as many as shared memory of `limit` bytes holds. A forward tile keeps its
+    queries there, a backward one two tensors of its rows."""
+    fixed = rows * (D + Dv if backward else D) * element
     each = columns * (D + Dv) * element
     return max(1, min(config.stages, (limit - fixed) // max(each, 1)))

@@ -40,7 +40,7 @@ def cross_compile(
     warps: int,
     stages: int,
     capability: int = 90,
-    kernel: str = "forward",
+    kernel: str = "",
     registers: int = 0,
 ) -> Compiled:
     """Compile a kernel of a module for a compute capability (times ten). `inputs` gives the element types of inputs as
@@ -51,7 +51,7 @@ def cross_compile(
     from triton.compiler import ASTSource
 
     signature, attributes = signature_of(module, dtype, inputs)
-    function = getattr(load_module(module.source), kernel)
+    function = getattr(load_module(module.source), kernel or module.name)
     values = {a.name: constants[a.name] for a in module.arguments if a.role == "constexpr"}
     source = ASTSource(function, signature, constexprs=values, attrs=attributes)
     options = {"num_warps": warps, "num_stages": stages, **({"maxnreg": registers} if registers else {})}

@@ -95,7 +95,7 @@ class Prepared:
             values[i] = given[name]
         if self.own:
             nothing: Any = None
-            reader = Launch(call, self.form, self.module, nothing, {}, nothing, out, lse, False)
+            reader = Launch(call, self.form, self.module, nothing, {}, nothing, {"out": out, "lse": lse}, {})
             for i, a in self.own:
                 values[i] = reader.value(a)
         device = call.q.device
@@ -167,7 +167,7 @@ def _fixed(call: Call, form: Form, ready: Ready, width: int, shares: int) -> dic
         **ready.views, **{n: call.sizes[n] for n in ("B", "H", "Hkv", "Lq")},
         "tiles": tables.tiles, "width": width, "splits": shares, "k_start": 0,
         "class_sb": heads if batches > 1 else 0, "class_sh": int(heads > 1),
-        "split_q_0": tables.split_q, "split_0": tables.split_k,
+        "split_q_0": tables.split_q, "split_k_0": tables.split_k,
         # a scale of zero would make 0 * inf of a masked score
         "scale": max(abs(call.scale), 1e-30),
     }  # fmt: skip

@@ -3,11 +3,7 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import prod
-from threading import Lock
 from typing import Any
 
 import torch
@@ -15,49 +11,50 @@ from torch import Tensor
 
 from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.triton import TritonModule, generate, unsupported
-from attndsl.codegen.triton_form import Dtype, Form
+from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.failures import KernelError
+from attndsl.runtime.triton.backward import Backward
 from attndsl.runtime.triton.choices import Choices, Facts
-from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.decode import Decode
-from attndsl.runtime.triton.launch import Launch, interpreting, launch
+from attndsl.runtime.triton.launch import Launch, launch
 from attndsl.runtime.triton.machine import machine_of
-from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
+from attndsl.runtime.triton.scan_kernel import LinearKernel
+from attndsl.runtime.triton.sweeps import (
+    OnDevice,
+    Sweeps,
+    differentiated,
+    dtype_of,
+    exact,
+    form_of,
+    is_aligned,
+    moved,
+)
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
 from attndsl.schedule.plan import Plan
-from attndsl.schedule.problem import moved
 from attndsl.schedule.tiling import Tiling
 
-_DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
-
-@dataclass(frozen=True)
-class OnDevice:
-    """A launch's tables and their copy on a device."""
-
-    tables: LaunchTables
-    views: Mapping[tuple[str, int], Tensor]
-
-
-class TritonKernel:
-    """Forward on CUDA tensors (under `TRITON_INTERPRET=1` on CPU tensors)."""
+class TritonKernel(LinearKernel):
+    """Forward and backward on CUDA tensors (under `TRITON_INTERPRET=1` on CPU tensors)."""
 
     def __init__(self, attention: Attention) -> None:
         self.attention = attention
         self._modules: dict[Form, TritonModule] = {}
-        self._on_device: dict[tuple[int, int, torch.device], tuple[OnDevice, ...]] = {}
-        self._lock = Lock()
         self._choices = Choices(attention)
+        self._backward = Backward(attention, self.config)
+        self._sweeps = Sweeps(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
         self._decode = Decode(attention)
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
-        if self._decode.wanted(call):
-            return self._decode.tiling(call, self._dtype(call))
-        config = self._config(call)
+        dtype = dtype_of(self.attention, call)
+        if self._decode.wanted(call) and not differentiated(call):
+            return self._decode.tiling(call, dtype)
+        config = self.config("forward", call)
         return Tiling(config.rows, config.columns, config.q_box, config.k_box)
 
     def module(self, form: Form) -> TritonModule:
@@ -72,21 +69,35 @@ class TritonKernel:
     def forward(
         self, call: Call, plan: Plan, need_lse: bool, save: bool
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
-        """As `Kernel.forward`. ValueError names a feature that this backend does not have."""
+        """As `Kernel.forward`. ValueError names a feature that this backend does not have.
+
+        What is saved: the output before its clause, lse where the weight has an exponential, the sums in the
+        denominator where there are any."""
         dtype = call.q.dtype
-        if interpreting() and dtype == torch.bfloat16:
-            # the interpreter's bf16 arithmetic is wrong; every bf16 number is an fp32 one
-            call = call.with_tensors(call.q.float(), call.k.float(), call.v.float(), call.inputs)
+        call = exact(call)
         B, H, Lq, _ = call.q.shape
         out = torch.empty((B, H, Lq, call.v.shape[-1]), dtype=call.q.dtype, device=call.q.device)
         lse = torch.empty((B, H, Lq), dtype=torch.float32, device=call.q.device)
-        few = self._decode.wanted(call)
-        if few and self._decode.forward(call, plan, self._dtype(call), _aligned(call), out, lse, need_lse):
-            return out.to(dtype), lse if need_lse else None, ()
+        # few rows that are differentiated have a plan for the kernels of many
+        if not save and self._decode.wanted(call):
+            dtype_name = dtype_of(self.attention, call)
+            if self._decode.forward(call, plan, dtype_name, is_aligned(call), out, lse, need_lse):
+                return out.to(dtype), lse if need_lse else None, ()
+        given = {"out": out, "lse": lse}
+        if save:
+            given |= self._backward.kept(call, out)
+        else:
+            given |= dict.fromkeys(("raw", "sums"), out)
+        flags = {"LSE": need_lse or save, "SAVE": save}
         if out.numel() or lse.numel():
-            for found in self._tables(call, plan):
-                self._launch(call, found, out, lse, need_lse)
-        return out.to(dtype), lse if need_lse else None, ()
+            for found in self._sweeps.of(call, plan, self.config("forward", call).rows, spans=True):
+                self._launch(call, found, given, flags)
+        result = out.to(dtype)
+        if not save:
+            return result, lse if need_lse else None, ()
+        raw = given.get("raw", result)
+        saved = (raw, *([lse] if self._backward.rule.logit is not None else []))
+        return result, lse if need_lse else None, (*saved, *([given["sums"]] if "sums" in given else []))
 
     def backward(
         self,
@@ -97,15 +108,14 @@ class TritonKernel:
         grad_lse: Tensor | None,
         needs: frozenset[str],
     ) -> Mapping[str, Tensor]:
-        """Not in this version."""
-        raise NotImplementedError(
-            f"{self.attention.name}: backend 'triton' has no backward pass in this version; backend 'cpu' has one"
-        )
+        """As `Kernel.backward`. ValueError names a feature that this backend does not have."""
+        try:
+            return self._backward.run(call, plan, saved, grad_out, grad_lse, needs)
+        except UnsupportedError as error:
+            raise unsupported(self.attention, error) from error
 
-    # How a call is run
-
-    def _launch(self, call: Call, found: OnDevice, out: Tensor, lse: Tensor, need_lse: bool) -> None:
-        wished, form = self._config(call), self._form(call, found.tables)
+    def _launch(self, call: Call, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]) -> None:
+        wished, form = self.config("forward", call), form_of(self.attention, call, found.tables)
         key = form, found.tables.bare, wished
         it = self._walks.get(key)
         if it is None:
@@ -113,7 +123,7 @@ class TritonKernel:
 
         def run(it: Walked) -> Any:
             module = self.module(it.form)
-            return launch(Launch(call, it.form, module, found.tables, found.views, it.config, out, lse, need_lse))
+            return launch(Launch(call, it.form, module, found.tables, found.views, it.config, given, flags))
 
         try:
             compiled = run(it)
@@ -131,8 +141,9 @@ class TritonKernel:
         """Why kernels have no specialised warps although their configuration asks for them."""
         return {key[0]: it.reason for key, it in self._walks.items() if it.reason}
 
-    def _config(self, call: Call) -> Config:
-        return self._choices.config("forward", self.facts(call))
+    def config(self, step: Pass, call: Call) -> Config:
+        """The configuration of a pass."""
+        return self._choices.config(step, self.facts(call))
 
     def _capability(self, call: Call) -> int:
         machine = machine_of(call.q.device)
@@ -140,86 +151,6 @@ class TritonKernel:
 
     def facts(self, call: Call) -> Facts:
         """What the configurations of a call depend on."""
-        on_line = self.attention.q_space is None or _moved(call)
+        on_line = self.attention.q_space is None or moved(call)
         q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
-        return Facts(machine_of(call.q.device), self._dtype(call), call.sizes, q_extents, k_extents)
-
-    def _dtype(self, call: Call) -> Dtype:
-        if call.q.dtype not in _DTYPES:
-            raise ValueError(
-                f"{self.attention.name}: backend 'triton' runs fp16, bf16 and fp32, got {call.q.dtype}; "
-                "backend 'cpu' runs it on CPU tensors"
-            )
-        if max(call.q.shape[-1], call.v.shape[-1]) > 256:
-            raise ValueError(
-                f"{self.attention.name}: backend 'triton' has heads of at most 256 components; "
-                "backend 'cpu' has no limit"
-            )
-        return _DTYPES[call.q.dtype]
-
-    def _form(self, call: Call, tables: LaunchTables) -> Form:
-        pieces = tuple(p.form for p in tables.pieces)
-        aligned = _aligned(call)
-        tma = aligned and bool(pieces) and not any(p.side.any_split for p in pieces) and _has_tma(call)
-        wide = any(t.numel() and sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) >= 2**31
-                   for t in call.inputs.values())  # fmt: skip
-        return Form(
-            self._dtype(call), call.q.shape[-1], call.v.shape[-1], tables.q, pieces,
-            on_grid=tables.on_grid, tma=tma, aligned=aligned, wide=wide, batch_offset=isinstance(call.q_offset, Tensor),
-            negative=call.scale < 0, interpreted=interpreting(),
-        )  # fmt: skip
-
-    def _tables(self, call: Call, plan: Plan) -> tuple[OnDevice, ...]:
-        # plans of few rows serve calls of several lengths
-        key = id(plan), call.sizes["Lq"], call.q.device
-        with self._lock:
-            found = self._on_device.get(key)
-        if found is None:
-            on_grid = self.attention.q_space is not None and not _moved(call)
-            made = launches(plan, self._segments(call, on_grid), self._config(call).rows, on_grid, spans=True)
-            found = tuple(_uploaded(t, call.q.device) for t in made)
-            with self._lock:
-                self._on_device[key] = found
-            weakref.finalize(plan, self._on_device.pop, key, None)
-        return found
-
-    def _segments(self, call: Call, on_grid: bool) -> list[QSegment]:
-        if not on_grid:
-            return [QSegment("", 0, call.sizes["Lq"])]
-        space = self.attention.q_space
-        assert space is not None
-        found: list[QSegment] = []
-        start = 0
-        for s in space.segments:
-            length = prod(call.q_extents[s.name])
-            found.append(QSegment(s.name, start, length))
-            start += length
-        return found
-
-
-def _moved(call: Call) -> bool:
-    offset = None if isinstance(call.q_offset, Tensor) else call.q_offset
-    return moved(offset, call.sizes, call.q_extents, call.k_extents)
-
-
-def _uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:
-    whole, places = joined(tables)
-    on_device: Any = torch.from_numpy(whole).to(device)
-    return OnDevice(tables, {key: on_device[a:b] for key, (a, b) in places.items()})
-
-
-def _has_tma(call: Call) -> bool:
-    """Whether tensor descriptors can load k and v and store the output on this device."""
-    if call.q.device.type == "cuda" and torch.cuda.get_device_capability(call.q.device)[0] < 9:
-        return False
-    return call.v.shape[-1] * call.q.element_size() % 16 == 0
-
-
-def _aligned(call: Call) -> bool:
-    """Whether addresses and strides of q, k and v are multiples of 16 bytes."""
-    for t in (call.q, call.k, call.v):
-        if not t.numel() or t.data_ptr() % 16 or t.stride(-1) != 1 or t.stride(2) <= 0:
-            return False
-        if any(s * t.element_size() % 16 for s in t.stride()[:-1]):
-            return False
-    return True
+        return Facts(machine_of(call.q.device), dtype_of(self.attention, call), call.sizes, q_extents, k_extents)

@@ -37,7 +37,8 @@ def interpreting() -> bool:
 
 @dataclass(frozen=True)
 class Launch:
-    """A call's launch over one q segment."""
+    """A call's launch over one segment. `given` are the tensors that it reads and writes beside the call's own, by
+    argument; `flags` the constants of its kernel that are no sizes."""
 
     call: Call
     form: Form
@@ -45,13 +46,12 @@ class Launch:
     tables: LaunchTables
     views: Mapping[tuple[str, int], Tensor]
     config: Config
-    out: Tensor
-    lse: Tensor
-    need_lse: bool
+    given: Mapping[str, Tensor]
+    flags: Mapping[str, bool]
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        found = {"q": self.call.q, "k": self.call.k, "v": self.call.v, "out": self.out, "lse": self.lse}
+        found = {"q": self.call.q, "k": self.call.k, "v": self.call.v, **self.given}
         if isinstance(self.call.q_offset, Tensor):
             found["offsets"] = self.call.q_offset.to(torch.int32)
         return found
@@ -98,8 +98,12 @@ class Launch:
                 return self.inputs[str(a.key[0])].stride(int(a.key[1]))
             case "input size":
                 return self.inputs[str(a.key[0])].shape[int(a.key[1])]
+            case "sums" | "gradient" | "gradient rest":
+                return self.tensors[a.name]
+            case "gradient size":
+                return self.call.inputs[str(a.key[0])].numel()
             case _:
-                return constants(self.form, self.tables, self.need_lse)[str(a.key[0])]
+                return (constants(self.form, self.tables) | dict(self.flags))[str(a.key[0])]
 
     def _extent(self, side: str, segment: str, axis: str) -> int:
         attention = self.call.attention
@@ -118,10 +122,8 @@ class Launch:
                 return tables.tiles
             case "section":
                 return self.section
-            case "q_start":
-                return tables.start
-            case "k_start":
-                return tables.pieces[piece].start
+            case "q_start" | "k_start":
+                return tables.start if piece < 0 else tables.pieces[piece].start
             case "q_offset":
                 assert isinstance(call.q_offset, int)
                 return call.q_offset
@@ -132,22 +134,32 @@ class Launch:
                 # a scale of zero would make 0 * inf of a masked score
                 return max(abs(call.scale), 1e-30)
             case _:
-                axis = int(name[7:])
-                return tables.splits[axis] if name[6] == "q" else tables.pieces[piece].splits[axis]
+                axis = int(name.removeprefix("split_"))
+                return tables.splits[axis] if piece < 0 else tables.pieces[piece].splits[axis]
 
     @property
     def section(self) -> int:
-        """Heads that run side by side: as many as share the cache, whole groups of those with the same keys."""
+        """Heads that run side by side: as many as share the cache, whole groups of those with the same keys. In a
+        turned form heads of keys, and what they share are queries."""
         call = self.call
         B, H, Hkv = (call.sizes[n] for n in ("B", "H", "Hkv"))
-        each = call.sizes["Lk"] * (call.sizes["D"] + call.sizes["Dv"]) * call.k.element_size()
+        group = H // max(Hkv, 1)
+        length = call.sizes["Lq"] * group if self.form.turned else call.sizes["Lk"]
+        each = length * (call.sizes["D"] + call.sizes["Dv"]) * call.k.element_size()
         groups = max(1, SHARED_SECTION // max(each, 1))
-        return max(1, min(B * H, groups * (H // max(Hkv, 1))))
+        if self.form.turned:
+            return max(1, min(B * Hkv, groups))
+        return max(1, min(B * H, groups * group))
+
+    @property
+    def programs(self) -> int:
+        """How many programs run."""
+        return self.tables.tiles * self.call.sizes["B"] * self.call.sizes["Hkv" if self.form.turned else "H"]
 
 
-def constants(form: Form, tables: LaunchTables, need_lse: bool) -> dict[str, Any]:
-    """The compile-time constants of a kernel by name."""
-    found: dict[str, Any] = {"BM": prod(tables.box), "LSE": need_lse}
+def constants(form: Form, tables: LaunchTables) -> dict[str, Any]:
+    """The sizes that a kernel is compiled for by name."""
+    found: dict[str, Any] = {"BM": prod(tables.box)}
     found |= {f"BM_{i}": n for i, n in enumerate(tables.box)}
     for i, piece in enumerate(tables.pieces):
         end = "" if len(tables.pieces) == 1 else str(i)
@@ -162,18 +174,19 @@ def launch(it: Launch) -> Any:
     import triton
 
     module = load_module(it.module.source)
+    kernel = getattr(module, it.module.name)
     values = [it.value(a) for a in it.module.arguments]
-    B, H = it.call.sizes["B"], it.call.sizes["H"]
-    grid = (it.tables.tiles * B * H,)
+    grid = (it.programs,)
     q = it.call.q
     if q.device.type != "cuda":
-        module.forward[grid](*values)
+        kernel[grid](*values)
         return None
     limit = SHARED_MEMORY.get(torch.cuda.get_device_capability(q.device)[0], 99 << 10)
     columns = max((prod(p.box) for p in it.tables.pieces), default=16)
     stages = stages_that_fit(
-        it.config, q.element_size(), q.shape[-1], it.call.v.shape[-1], prod(it.tables.box), columns, limit
-    )
+        it.config, q.element_size(), q.shape[-1], it.call.v.shape[-1], prod(it.tables.box), columns, limit,
+        backward=it.module.name != "forward",
+    )  # fmt: skip
 
     def scratch(size: int, alignment: int, stream: int | None) -> Tensor:
         return torch.empty(size, dtype=torch.int8, device=q.device)
@@ -181,7 +194,7 @@ def launch(it: Launch) -> Any:
     with torch.cuda.device(q.device):
         # a context variable: other threads do not have it
         triton.set_allocator(scratch)
-        return _run(it, module.forward[grid], values, stages, (prod(it.tables.box), columns))
+        return _run(it, kernel[grid], values, stages, (prod(it.tables.box), columns))
 
 
 def _run(it: Launch, kernel: Any, values: list[Any], stages: int, tile: tuple[int, int]) -> Any:
@@ -212,6 +225,6 @@ def _attempt(it: Launch, values: list[Any], stages: int, tile: tuple[int, int]) 
     """What Triton was asked to compile, for the report of a failure."""
     major, minor = torch.cuda.get_device_capability(it.call.q.device)
     return run_time_attempt(
-        it.call.attention, it.module, "forward", values, it.config.warps, stages, major * 10 + minor,
+        it.call.attention, it.module, it.module.name, values, it.config.warps, stages, major * 10 + minor,
         words_of(it.form, *tile),
     )  # fmt: skip

@@ -114,7 +114,7 @@ def lower(
             form, config_here = granted.form, granted.config
             stages = stages_that_fit(config_here, element, D, Dv, rows, columns, shared_memory(capability))
             module = generate(attention, form)
-            values = constants(form, tables, lse)
+            values = constants(form, tables) | {"LSE": lse, "SAVE": False}
             found.append(Lowered(attention, "forward", form, module, tables, values, config_here, stages, capability))
     except UnsupportedError as error:
         raise unsupported(attention, error) from error

@@ -190,6 +190,9 @@ def value_code(it: Lowered, problem: Problem, a: Argument) -> str:
     match a.role:
         case "tensor" if name in ("q", "k", "v", "out", "lse"):
             return name
+        case "tensor" if name in ("raw", "sums"):
+            # kept for backward alone
+            return "out"
         case "table":
             return f't["{table_name(name, int(a.key[1]))}"]'
         case "stride":

@@ -85,14 +85,21 @@ class QSegment:
 
 
 def launches(
-    plan: Plan, segments: Sequence[QSegment], rows_per_tile: int, on_grid: bool, *, spans: bool = False
+    plan: Plan,
+    segments: Sequence[QSegment],
+    rows_per_tile: int,
+    on_grid: bool,
+    *,
+    spans: bool = False,
+    turned: bool = False,
 ) -> tuple[LaunchTables, ...]:
-    """The launches of a forward pass. A segment that sees no key gets tiles of `rows_per_tile` rows without boxes.
+    """The launches of a forward pass, or with `turned` of the sweep whose rows are keys (`segments` are those of k). A
+    segment that sees nothing gets tiles of `rows_per_tile` rows without boxes.
 
     With `spans` tiles of few runs of boxes have them told by spans.
     """
     by_segment: dict[str, list[Piece]] = {}
-    for piece in plan.forward.pieces:
+    for piece in (plan.dkdv if turned else plan.forward).pieces:
         by_segment.setdefault(piece.rows.segment, []).append(piece)
     found: list[LaunchTables] = []
     for s in segments:

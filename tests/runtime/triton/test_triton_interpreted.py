@@ -15,13 +15,24 @@ GROUPS = 4
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-@pytest.mark.parametrize(("group", "groups", "how"), [*((i, GROUPS, "") for i in range(GROUPS)), (0, 1, "one")])
-def test_cases_equal_the_definition(group: int, groups: int, how: str) -> None:
-    """In processes of their own: Triton decides at import whether it interprets."""
+def run(module: str, *arguments: object) -> None:
+    """In a process of its own: Triton decides at import whether it interprets."""
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.triton.interpret", str(group), str(groups), *([how] if how else [])],
+        [sys.executable, "-m", f"tests.runtime.triton.{module}", *map(str, arguments)],
         capture_output=True, text=True, env=environment, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
     assert "cases right" in ran.stdout
+
+
+@pytest.mark.parametrize(("group", "groups", "how"), [*((i, GROUPS, "") for i in range(GROUPS)), (0, 1, "one")])
+def test_cases_equal_the_definition(group: int, groups: int, how: str) -> None:
+    """Outputs and lse."""
+    run("interpret", group, groups, *([how] if how else []))
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_gradients_equal_the_definition(group: int) -> None:
+    """Of q, k, v and float inputs, through outputs and lse."""
+    run("interpret_backward", group, GROUPS)

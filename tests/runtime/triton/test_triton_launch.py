@@ -12,7 +12,9 @@ import torch
 import attndsl
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.call import Call
+from attndsl.runtime.triton import backward as backward_module
 from attndsl.runtime.triton import kernel as kernel_module
+from attndsl.runtime.triton import sweeps as sweeps_module
 from attndsl.runtime.triton.config import configured
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.launch import Launch
@@ -49,12 +51,13 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     counts: list[int] = []
 
     def warm(it: Launch) -> None:
-        forward = load_module(it.module.source).forward
+        kernel = getattr(load_module(it.module.source), it.module.name)
         values = [it.value(a) for a in it.module.arguments]
-        forward.warmup(*values, grid=(1,), num_warps=it.config.warps, num_stages=2)
-        counts.append(len(forward.device_caches[0][0]))
+        kernel.warmup(*values, grid=(1,), num_warps=it.config.warps, num_stages=2)
+        counts.append(len(kernel.device_caches[0][0]))
 
     monkeypatch.setattr(kernel_module, "launch", warm)
+    monkeypatch.setattr(backward_module, "launch", warm)
     monkeypatch.setattr(driver, "_active", NoGpu())
     yield counts
 
@@ -76,6 +79,34 @@ def test_lengths_batches_and_scalars_never_compile_again(compiled: list[int]) ->
     assert compiled == [1] * 20
 
 
+def test_backward_never_compiles_again(compiled: list[int]) -> None:
+    f = attndsl.load(SPEC)
+    kernel = TritonKernel(f.simplified)
+    for i, length in enumerate((1, 17, 128, 1000, 1024, 4096)):
+        q = torch.randn(1 + i % 2, 2, length, 64, dtype=torch.bfloat16)
+        given = {"slope": torch.ones(2), "c": float(i), "w": 300 + i}
+        with configured(decode=None):
+            call = bind_call(f.attention, f.simplified, q, q, q, given)
+            plan = planned(f, kernel, call)
+            _, _, saved = kernel.forward(call, plan, False, True)
+            compiled.clear()
+            kernel.backward(call, plan, saved, q, None, frozenset(("q", "k", "v", "slope")))
+        # before the sweeps, dq, dkdv
+        assert compiled == [1] * 3
+
+
+def test_few_rows_that_are_differentiated_have_plans_of_many() -> None:
+    f = attndsl.load(SPEC)
+    kernel = TritonKernel(f.simplified)
+    q = torch.randn(1, 2, 4, 64, dtype=torch.bfloat16)
+    call = bind_call(f.attention, f.simplified, q, q, q, {"slope": torch.ones(2), "c": 1.0, "w": 9})
+    few = kernel.tiling(call)
+    q.requires_grad_()
+    assert kernel.tiling(call) != few
+    with torch.no_grad():
+        assert kernel.tiling(call) == few
+
+
 def test_tables_are_uploaded_once(compiled: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     f = attndsl.load(SPEC)
     kernel = TritonKernel(f.simplified)
@@ -83,7 +114,7 @@ def test_tables_are_uploaded_once(compiled: list[int], monkeypatch: pytest.Monke
     call = bind_call(f.attention, f.simplified, q, q, q, {"slope": torch.ones(2), "c": 1.0, "w": 9})
     plan = planned(f, kernel, call)
     kernel.forward(call, plan, False, False)
-    monkeypatch.setattr(kernel_module, "launches", None)
+    monkeypatch.setattr(sweeps_module, "launches", None)
     kernel.forward(call, plan, False, False)
     assert len(compiled) == 2
 
@@ -103,12 +134,6 @@ def test_a_missing_feature_is_named(text: str, words: str) -> None:
         f.source(backend="triton")
     assert words in str(error.value)
     assert "backend 'cpu'" in str(error.value)
-
-
-def test_backward_says_who_can() -> None:
-    kernel = TritonKernel(attndsl.load("attention dense {}").simplified)
-    with pytest.raises(NotImplementedError, match="no backward pass in this version; backend 'cpu'"):
-        kernel.backward(None, None, (), None, None, frozenset())  # type: ignore[arg-type]
 
 
 def test_only_narrow_floats_and_heads(compiled: list[int]) -> None:

@@ -1,0 +1,308 @@
+"""The two kernels of a backward pass that sweep over pairs: dq (rows are queries) and dkdv (rows are keys)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from attndsl.codegen.cpu import title
+from attndsl.codegen.expr_triton import Level, Printer, Reads, Scope, level
+from attndsl.codegen.templates import render
+from attndsl.codegen.triton import TritonModule, input_ranks, limited, tidy
+from attndsl.codegen.triton_arguments import Argument, numbers, read_arguments, table_arguments
+from attndsl.codegen.triton_form import Form, parts
+from attndsl.codegen.triton_gradient import Term, load_slopes, score_slopes, terms, without_uniform
+from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
+from attndsl.codegen.triton_sides import PieceCode, local_meaning, piece_code, row_code
+from attndsl.codegen.triton_slots import Slot, Slots, element_of, scope_lines
+from attndsl.codegen.triton_weight import Rule, rule_of, vector_free
+from attndsl.ir.attention import Attention
+from attndsl.ir.build import ONE
+from attndsl.ir.expr import SCORE, TRUE, Expr, Index, Load, number, op
+from attndsl.ir.passes.softmax import substitute
+from attndsl.ir.types import INT
+
+
+@dataclass(frozen=True)
+class BackwardForm:
+    """A backward kernel: `form` (turned for dkdv), the inputs whose gradients are `wanted`, whether lse has one, and
+    whether sums must not depend on the order of programs."""
+
+    form: Form
+    wanted: frozenset[str] = frozenset()
+    grad_lse: bool = False
+    deterministic: bool = False
+
+
+@dataclass
+class SlotCode:
+    """What a pair adds to a slot: `text`; `share` is the derivative of the exponent alone."""
+
+    slot: Slot
+    text: str
+    share: str = ""
+    at: str = ""
+    inside: str = ""
+
+
+@dataclass
+class LoopCode:
+    """The statements of one loop's body and the values it needs."""
+
+    mask_lines: list[str] = field(default_factory=list[str])
+    visible: str = ""
+    lines: list[str] = field(default_factory=list[str])
+    exponent: str = ""
+    amplitude: str = ""
+    numerator: str = ""
+    after: list[str] = field(default_factory=list[str])
+    gradient: str = ""
+    guarded: bool = False
+    slots: list[SlotCode] = field(default_factory=list[SlotCode])
+    columns: bool = False
+    position: bool = False
+
+
+def stats_of(rule: Rule, grad_lse: bool) -> tuple[str, ...]:
+    """What the backward kernels read of a row: `lse` in the kernel's units, `delta`, what the gradient of lse takes
+    from it, 1 / the denominator, and the gradients of its sums."""
+    if rule.logit is not None and rule.over != "none":
+        return ("lse_row", "delta", "taken") if grad_lse else ("lse_row", "delta")
+    if rule.logit is not None:
+        return ("delta",) if grad_lse else ()
+    if rule.over == "none":
+        return ()
+    return ("inverse", *(f"sigma{i}" for i in range(len(rule.sums))))
+
+
+def generate_sweep(attention: Attention, backward: BackwardForm) -> TritonModule:
+    """The dq kernel of a form, or its dkdv kernel where the form is turned. UnsupportedError names what is missing."""
+    return _Sweep(attention, backward).module()
+
+
+class _Sweep:
+    def __init__(self, attention: Attention, backward: BackwardForm) -> None:
+        vector_free(attention)
+        self.attention, self.backward, self.form = attention, backward, backward.form
+        self.turned = self.form.turned
+        self.rule = rule_of(attention)
+        ranks = input_ranks(attention)
+        self.reads = Reads(ranks, self.form.wide)
+        self.slots = Slots(backward.wanted, ranks, self.form.batch_offset)
+        self.hoisted = Scope("r")
+        self.rows = row_code(self.form, self.reads)
+        self.exponent = self._exponent()
+        self.corrected = not self.turned and self.rule.over in ("sum", "sum and constant")
+        self.stats = stats_of(self.rule, backward.grad_lse)
+        if not self.corrected:
+            self.stats = tuple(s for s in self.stats if s != "taken")
+        self.exp = "tl.exp2" if self.form.low_precision else "tl.exp"
+        self.unit = LOG2E if self.form.low_precision else 1.0
+        self.terms = terms(attention, self.rule)
+        self.factor = self._common_factor()
+
+    def _exponent(self) -> Exponent | None:
+        if self.rule.logit is None:
+            return None
+        low = self.form.low_precision
+        return exponent(self.attention.score, self.rule.logit, low_precision=low, cancels=self.rule.over == "sum")
+
+    def module(self) -> TritonModule:
+        form = self.form
+        pieces = [self._piece(i) for i in range(len(form.pieces))]
+        shift = self._shift_of_rows()
+        factor_lines, factor = self._factor()
+        slot_ends = self._slot_ends()
+        arguments = self._arguments()
+        own, other = (("k", "v"), ("q", "do")) if self.turned else (("q", "do"), ("k", "v"))
+        text = render(
+            "triton/backward.py.j2",
+            title=title(self.attention),
+            turned=self.turned,
+            helpers=self.reads.helpers,
+            fast_tanh=form.dtype == "bf16" and not form.interpreted,
+            numbers=[a.name for a in arguments if a.role != "constexpr" and not a.type.startswith("*")],
+            arguments=arguments,
+            hoisted=self.hoisted.lines,
+            q=self.rows,
+            pieces=pieces,
+            rule=self.rule,
+            plain=self.exponent is not None and self.exponent.plain,
+            dropped=self.exponent is not None and self.exponent.dropped is not None,
+            shift=shift,
+            stats=self.stats,
+            corrected=self.corrected and any(s.level is not Level.PAIR for s in self.slots.listed),
+            exp=self.exp,
+            scale="scale_log2" if form.low_precision else "scale",
+            factor_lines=factor_lines,
+            factor=factor if factor.isidentifier() else f"({factor})",
+            slots=self.slots.listed,
+            slot_ends=slot_ends,
+            deterministic=self.backward.deterministic,
+            own=own,
+            other=other,
+            d_parts=limited(parts(form.D), form.D),
+            v_parts=limited(parts(form.Dv), form.Dv),
+            D=form.D,
+            Dv=form.Dv,
+            tma=form.tma,
+            walk="two loops",
+            aligned=form.stride_unit if form.stride_unit > 1 else 0,
+            negative=form.negative,
+            batch_offset=form.batch_offset,
+            precision=', input_precision="ieee"' if form.dtype == "fp32" else "",
+        )
+        name = "dkdv" if self.turned else "dq"
+        return TritonModule(tidy(text), arguments, name=name, slots=tuple(self.slots.listed))
+
+    # Loops
+
+    def _piece(self, index: int) -> PieceCode:
+        local = local_meaning(self.attention, self.form, index)
+        code = piece_code(self.form, index, self.reads)
+        found = self._terms(index)
+        leaves = {**self.rows.leaves, **code.leaves, SCORE: "s", SCALE: "scale"}
+        code.full = self._loop(local, leaves, code, found, masked=False)
+        code.partial = self._loop(local, leaves, code, found, masked=True)
+        return code
+
+    def _loop(
+        self, local: Any, leaves: dict[Expr, str], piece: PieceCode, found: tuple[Term, ...], *, masked: bool
+    ) -> LoopCode:
+        loop = LoopCode()
+        scope = Scope("c")
+        printer = Printer(self.reads, leaves, scope, self.hoisted, turned=self.turned)
+        if masked:
+            mask = local(self.attention.mask)
+            loop.visible = piece.inside if mask == TRUE else f"{piece.inside} & ({printer.print(mask)})"
+            loop.mask_lines = scope_lines(scope, "x")
+        slopes = score_slopes(found)
+        if self.factor != ONE:
+            slopes = [(part, without_uniform(e, per_head=not self.turned)[1]) for part, e in slopes]
+        levels = (Level.COLUMN,) if self.turned else (Level.UNIFORM, Level.ROW, Level.PAIR)
+        slots = self.slots.of([t.value for t in found], levels)
+        slot_slopes = [(s, load_slopes(found, s.load)) for s in slots]
+        self._values(loop, local, printer, [e for _, e in slopes])
+        loop.lines = scope_lines(scope, "y")
+        loop.gradient = _combined([(part, "" if e == ONE else printer.print(e)) for part, e in slopes])
+        loop.guarded = not (len(slopes) == 1 and slopes[0] == ("dl", ONE))
+        for slot, of_load in slot_slopes:
+            text = _combined([(part, "" if e == ONE else printer.print(e)) for part, e in of_load])
+            at, inside = ("", "")
+            if slot.level is Level.PAIR:
+                at, inside = element_of(slot.load, printer, self.reads)
+            share = ""
+            if self.corrected and slot.level is not Level.PAIR:
+                share = next((printer.print(e) for part, e in of_load if part == "dl"), "")
+            loop.slots.append(SlotCode(slot, text, share, at, inside))
+        loop.after = scope.lines
+        used = printer.used & piece.leaves.keys()
+        places = {Index(INT, "k"), Index(INT, "q"), Index(INT, "row")}
+        loop.columns = bool(used) or self.turned
+        loop.position = bool(used & places) or self.turned
+        return loop
+
+    def _values(self, loop: LoopCode, local: Any, printer: Printer, after: list[Expr]) -> None:
+        """The exponent and amplitude, or the numerator, of a pair."""
+        rule = self.rule
+        if self.exponent is None:
+            assert rule.numerator is not None
+            value = local(self._of_raw(rule.numerator))
+            printer.expect(value, *after)
+            loop.numerator = self._pair(printer, value)
+            return
+        value = local(self.exponent.value)
+        amplitude = None if rule.numerator is None else local(self._of_raw(rule.numerator))
+        printer.expect(value, *([] if amplitude is None else [amplitude]), *after)
+        if not self.exponent.plain:
+            loop.exponent = self._pair(printer, value)
+        if self.exponent.dropped is not None and self.turned:
+            text = printer.print(local(gathered(op("mul", self.exponent.dropped, number(self.unit)))))
+            printer.inner.lines.append(f"lse_here = lse_row - ({text})")
+        if amplitude is not None:
+            loop.amplitude = printer.print(amplitude)
+
+    def _pair(self, printer: Printer, e: Expr) -> str:
+        text = printer.print(e)
+        return text if level(e) is Level.PAIR else f"tl.zeros_like(s) + ({text})"
+
+    def _of_raw(self, e: Expr) -> Expr:
+        return gathered(of_raw(substitute(e, SCORE, self.attention.score)))
+
+    def _common_factor(self) -> Expr:
+        """The factor of every loop's gradient that is the same for all pairs, which is applied to the sums."""
+        found: dict[Expr, None] = {}
+        for index in range(len(self.form.pieces)):
+            slopes = score_slopes(self._terms(index))
+            if not slopes:
+                continue
+            single = len(slopes) == 1
+            found[without_uniform(slopes[0][1], per_head=not self.turned)[0] if single else ONE] = None
+        return next(iter(found)) if len(found) == 1 else ONE
+
+    def _terms(self, index: int) -> tuple[Term, ...]:
+        local = local_meaning(self.attention, self.form, index)
+        return tuple(Term(t.part, local(t.value)) for t in self.terms)
+
+    # After the loops
+
+    def _shift_of_rows(self) -> str:
+        """What is left out of a row's exponents, where rows are queries: hoisted, like what it is taken from."""
+        if self.turned or self.exponent is None or self.exponent.dropped is None:
+            return ""
+        local = local_meaning(self.attention, self.form, None)
+        printer = Printer(self.reads, {**self.rows.leaves, SCALE: "scale"}, self.hoisted)
+        return printer.print(local(gathered(op("mul", self.exponent.dropped, number(self.unit)))))
+
+    def _factor(self) -> tuple[list[str], str]:
+        """What dq or dk is multiplied by in the end."""
+        scope = Scope("z")
+        local = local_meaning(self.attention, self.form, None)
+        printer = Printer(self.reads, {**self.rows.leaves, SCALE: "scale"}, scope)
+        whole = gathered(op("mul", SCALE, local(self.factor)))
+        text = printer.print(gathered(op("mul", whole, number(-1.0))) if self.form.negative else whole)
+        return scope.lines, text
+
+    def _slot_ends(self) -> dict[int, SlotCode]:
+        """How the sums of rows that have no place of their own are added to theirs."""
+        found: dict[int, SlotCode] = {}
+        local = local_meaning(self.attention, self.form, None)
+        for slot in self.slots.listed:
+            code = SlotCode(slot, "")
+            if not slot.direct and slot.level is not Level.PAIR:
+                scope = Scope(f"u{slot.number}_")
+                printer = Printer(self.reads, self.rows.leaves, scope, turned=self.turned)
+                load = local(slot.load)
+                assert isinstance(load, Load)
+                code.at, code.inside = element_of(load, printer, self.reads)
+                code.text = "\n".join(scope.lines)
+            found[slot.number] = code
+        return found
+
+    # Arguments
+
+    def _arguments(self) -> tuple[Argument, ...]:
+        form = self.form
+        found = [Argument(t, "*qkv", "tensor", (t,)) for t in ("q", "k", "v", "do")]
+        found += [Argument(t, "*qkv", "tensor", (t,)) for t in (("dk", "dv") if self.turned else ("dq",))]
+        if self.stats:
+            found.append(Argument("stats", "*fp32", "tensor", ("stats",)))
+        found += self.slots.arguments(self.backward.deterministic)
+        found += table_arguments(form) + numbers(form, ("q", "k", "v", "do"))
+        found += read_arguments(self.reads)
+        constants = ["BM"]
+        if self.rows.boxes and len(self.rows.axes) > 1:
+            constants += self.rows.boxes
+        for i in range(len(form.pieces)):
+            constants += [c for c in piece_code(form, i, self.reads).constants if c not in constants]
+        assert len({a.name for a in found}) == len(found)
+        return (*found, *(Argument(c, "constexpr", "constexpr", (c,)) for c in constants))
+
+
+def _combined(parts_: list[tuple[str, str]]) -> str:
+    """A sum of parts times factors."""
+    found: list[str] = []
+    for part, text in parts_:
+        factor = text if text.replace("_", "").isalnum() else f"({text})"
+        found.append(f"{part} * {factor}" if text else part)
+    return " + ".join(found)

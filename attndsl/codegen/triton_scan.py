@@ -1,0 +1,289 @@
+"""Triton code of chunked scans: one module per direction and operands, with three kernels.
+
+`states` sums a state over every segment of the sequence, `carry` turns those sums into the states that enter the
+segments, `outputs` walks the chunks of a segment. All four tensors of linear attention come from this one template:
+
+    out = scan(phi(q), phi(k), v)            dq = scan(do, v, phi(k)) * phi'(q)
+    dk = reverse scan(v, do, phi(q)) * phi'(k)            dv = reverse scan(phi(k), phi(q), do)
+
+for decay_ij is the same number in all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal as Lit
+
+from attndsl.codegen.expr_triton import (
+    Printer,
+    Reads,
+    Scope,
+    UnsupportedError,
+    input_name,
+    scalar_name,
+    size_name,
+)
+from attndsl.codegen.templates import render
+from attndsl.codegen.triton_arguments import Argument
+from attndsl.codegen.triton_form import Dtype, Part, parts
+from attndsl.ir.derivative import derivative
+from attndsl.ir.expr import Expr, Index, Load, Op, ParamRef, Reduce, op, walk
+from attndsl.ir.types import FLOAT, INT, Kind
+
+DecayKind = Lit["none", "head", "log", "token"]
+"""Per head as the base of a power (`head`) or as its natural logarithm (`log`), or a logarithm per token and head."""
+COMPONENT = ParamRef(FLOAT, "@component")
+"""In a map: the component that it is applied to."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor [B, heads, L, size] of a scan. `map` is what every component goes through (of COMPONENT), None for the
+    identity; `scaled` multiplies its rows by the call's `share`."""
+
+    size: int
+    map: Expr | None = None
+    scaled: bool = False
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A scan: out_i = sum over visible j of (q_i . k_j) decay_ij v_j, j <= i or (`reverse`) j >= i, without i itself
+    where `strict`.
+
+    `column`: what `states` sums beside v: `ones` (the normaliser) or `vector` (a number u per row). `normalised`
+    divides by the sum of weights. `feature`: a further component of q (u_i, with 1 for k) or of k. `slope` is what the
+    output is multiplied by, a function of the components of `x` at the same place; with `gated` the sums over
+    components of out times `mapped` (a function of x, too) are stored.
+    """
+
+    dtype: Dtype
+    q: Operand
+    k: Operand
+    v: Operand
+    decay: DecayKind = "none"
+    docs: bool = False
+    reverse: bool = False
+    strict: bool = False
+    column: Lit["", "ones", "vector"] = ""
+    normalised: bool = False
+    feature: Lit["", "query", "key"] = ""
+    slope: Expr | None = None
+    gated: bool = False
+    mapped: Expr | None = None
+    ranks: tuple[tuple[str, int], ...] = ()
+    tma: bool = False
+    aligned: bool = False
+    wide: bool = False
+
+    @property
+    def decays(self) -> bool:
+        return self.decay != "none" or self.docs
+
+    @property
+    def per_head(self) -> bool:
+        return self.decay in ("head", "log")
+
+    @property
+    def reads_x(self) -> bool:
+        return self.gated or self.slope is not None
+
+    @property
+    def words(self) -> str:
+        kinds = {"none": "no decay", "token": "a decay per token and head"}
+        return kinds.get(self.decay, "a decay per head") + (", within documents" if self.docs else "")
+
+    @property
+    def stride_unit(self) -> int:
+        """Elements that strides are counted in."""
+        return (4 if self.dtype == "fp32" else 8) if self.aligned or self.tma else 1
+
+    def vectors(self, kernel: str) -> list[str]:
+        """Numbers per row that a kernel loads."""
+        roles = (self.k, self.v) if kernel == "states" else (self.q, self.k, self.v)
+        found = ["share"] if any(r.scaled for r in roles) else []
+        needs_u = self.column == "vector" if kernel == "states" else bool(self.feature)
+        return [*found, "u"] if needs_u else found
+
+
+@dataclass(frozen=True)
+class ScanModule:
+    """A generated module: its text, and the arguments of `states` and `outputs` in order."""
+
+    source: str
+    arguments: dict[str, tuple[Argument, ...]]
+
+
+@dataclass
+class MapCode:
+    """Statements, and the value that they lead to."""
+
+    lines: list[str]
+    value: str
+
+
+@dataclass
+class _Role:
+    name: str
+    size: int
+    parts: tuple[Part, ...]
+    map: list[MapCode] = field(default_factory=list[MapCode])
+
+
+def component_map(features: Expr, tensor: str) -> Expr | None:
+    """A vector that maps every component of Q, K or V alike, as an expression of COMPONENT; None for the identity.
+
+    UnsupportedError where components meet (softmax, norms, products with a matrix, vectors of parameters).
+    """
+    made: dict[Expr, Expr] = {}
+    for node in walk(features):
+        if isinstance(node, Load) and node.tensor == tensor and node.type.shape:
+            made[node] = COMPONENT
+        elif isinstance(node, Load) and node.type.shape:
+            raise UnsupportedError(f"features that read vectors of `{node.tensor}`")
+        elif isinstance(node, Reduce):
+            raise UnsupportedError("features with a reduction")
+        elif isinstance(node, Op):
+            if any(a.type.shape for a in node.args) and (node.op in _MIXING or not node.type.shape):
+                raise UnsupportedError(f"features with `{node.op}`")
+            made[node] = op(node.op, *(made[a] for a in node.args))
+        else:
+            made[node] = node
+    found = made[features]
+    return None if found == COMPONENT else found
+
+
+_MIXING = frozenset(("vsoftmax", "rmsnorm", "concat", "outer", "matmul", "roll", "rope"))
+
+
+def slope_of(mapped: Expr | None) -> Expr | None:
+    """The derivative of a map of components; None for one."""
+    return None if mapped is None else derivative(mapped, COMPONENT)
+
+
+def generate_scan(w: Walk, title: list[str]) -> ScanModule:
+    """The module of a scan. `title` is a comment at its top."""
+    reads = Reads(dict(w.ranks), w.wide)
+    q = _Role("q", w.q.size, _parts(w))
+    k = _Role("k", w.k.size, _parts(w))
+    v = _Role("v", w.v.size, (Part(0, 0, 0, True),))
+    for role, operand in ((q, w.q), (k, w.k), (v, w.v)):
+        if operand.map is not None or operand.scaled:
+            role.map = [_map_code(operand, f"{role.name}{p.index}", reads) for p in role.parts]
+    slope = None if w.slope is None else _code(w.slope, "x0_x", "ds", reads)
+    mapped = _code(COMPONENT if w.mapped is None else w.mapped, "x0_x", "xm", reads) if w.gated else None
+    arguments = {name: tuple(_arguments(w, name, reads)) for name in ("states", "outputs")}
+    x = _Role("x", w.v.size, ())
+    roles = {"states": [k, v], "outputs": [q, k, v, *([x] if w.reads_x else [])]}
+    text = render(
+        "triton/scan.py.j2",
+        title=title,
+        helpers=reads.helpers,
+        fast_tanh=False,
+        w=w,
+        q=q,
+        k=k,
+        v=v,
+        x_slope=slope,
+        x_map=mapped,
+        arguments=arguments,
+        roles=roles,
+        numbers={
+            n: [a.name for a in found if a.role != "constexpr" and not a.type.startswith("*")]
+            for n, found in arguments.items()
+        },
+        tma=w.tma,
+        aligned=w.stride_unit,
+        ragged_v=True,
+        wide_state=w.dtype == "fp16",
+        precision=', input_precision="ieee"' if w.dtype == "fp32" else "",
+    )
+    return ScanModule(_tidy(text), arguments)
+
+
+def _parts(w: Walk) -> tuple[Part, ...]:
+    """Components of queries and keys as powers of two. They are the rows of the states: of at least 64, so that all
+    products of narrow floats are of one kind (wgmma; mixed with the older one, pipelined loads read what is not there).
+    """
+    if w.dtype == "fp32":
+        return parts(w.k.size)
+    padded = parts(-(-w.k.size // 64) * 64)
+    return tuple(Part(p.index, p.start, p.width, p.start + p.width > w.k.size) for p in padded)
+
+
+def _map_code(operand: Operand, name: str, reads: Reads) -> MapCode:
+    code = MapCode([], f"{name}_x")
+    if operand.map is not None:
+        code = _code(operand.map, f"{name}_x", f"{name}_m", reads)
+    if operand.scaled:
+        code.value = f"({code.value}) * share_here[:, None]"
+    return code
+
+
+def _code(expr: Expr, x: str, prefix: str, reads: Reads) -> MapCode:
+    leaves: dict[Expr, str] = {COMPONENT: x}
+    for name, text in (("b", "b"), ("h", "h"), ("hkv", "(h // group)")):
+        leaves[Index(INT, name)] = text  # pyright: ignore[reportArgumentType]
+    for name in ("q", "k", "row"):
+        leaves[Index(INT, name)] = "rows[:, None]"  # pyright: ignore[reportArgumentType]
+    scope = Scope(prefix)
+    value = Printer(reads, leaves, scope).print(expr)
+    return MapCode(scope.lines, value)
+
+
+def _arguments(w: Walk, kernel: str, reads: Reads) -> list[Argument]:
+    states = kernel == "states"
+    roles = ["k", "v"] if states else ["q", "k", "v", *(["x"] if w.reads_x else [])]
+    found = [Argument(r, "*qkv", "tensor", (r,)) for r in roles]
+    if states:
+        found.append(Argument("local", "*fp32", "tensor", ("local",)))
+        if w.column:
+            found.append(Argument("local_column", "*fp32", "tensor", ("local_column",)))
+        if w.decays:
+            found.append(Argument("decays", "*fp32", "tensor", ("decays",)))
+    else:
+        found.append(Argument("out", "*qkv", "tensor", ("out",)))
+        found += [Argument(n, "*fp32", "tensor", (n,)) for n in ("state", "final")]
+        if w.normalised or w.feature:
+            found += [Argument(n, "*fp32", "tensor", (n,)) for n in ("column", "final_column")]
+        if w.normalised:
+            found.append(Argument("shares", "*fp32", "tensor", ("shares",)))
+        if w.gated:
+            found.append(Argument("row_sums", "*fp32", "tensor", ("row_sums",)))
+    found += [Argument(n, "*fp32", "tensor", (n,)) for n in w.vectors(kernel)]
+    strides: list[tuple[str, str]] = [(r, axis) for r in roles for axis in "bhl"]
+    if w.per_head:
+        found.append(Argument("gamma", "*input", "tensor", ("gamma",)))
+        strides += [("gamma", "b"), ("gamma", "h")]
+    elif w.decay == "token":
+        found.append(Argument("g", "*input", "tensor", ("g",)))
+        strides += [("g", axis) for axis in "bhl"]
+    if w.docs:
+        found.append(Argument("docs", "*i32", "tensor", ("docs",)))
+        strides += [("docs", axis) for axis in "bhl"]
+    found += [Argument(f"{t}_s{axis}", "i64", "stride", (t, axis)) for t, axis in strides]
+    found += [Argument(f"{r}_group", "i32", "number", (f"{r}_group",)) for r in roles]
+    numbers = ["group", "B", "H", "L", "slices", "segments", "parts", "first", "length"]
+    if not states:
+        numbers += ["state_sk", "state_sv"]
+    found += [Argument(n, "i32", "number", (n,)) for n in numbers]
+    for name in reads.sizes:
+        found.append(Argument(size_name(name), "i32", "size", (name,)))
+    for name, kind in reads.scalars.items():
+        found.append(Argument(scalar_name(name), "fp32" if kind is Kind.FLOAT else "i32", "scalar", (name,)))
+    for name in reads.inputs:
+        text = input_name(name)
+        found.append(Argument(text, "*input", "input", (name,)))
+        for i in range(reads.ranks[name]):
+            found.append(Argument(f"{text}_s{i}", "i64", "input stride", (name, i)))
+            found.append(Argument(f"{text}_n{i}", "i32", "input size", (name, i)))
+    constants = ["BT", "BV"] if states else ["BT", "BV", "START", "FINAL"]
+    return [*found, *(Argument(c, "constexpr", "constexpr", (c,)) for c in constants)]
+
+
+def _tidy(text: str) -> str:
+    """Without empty lines in kernels, and with two between them."""
+    text = "\n".join(line.rstrip() for line in text.splitlines())
+    text = re.sub(r"\n{2,}( +\S)", r"\n\1", text)
+    return re.sub(r"\n{3,}", "\n\n\n", text).rstrip() + "\n"

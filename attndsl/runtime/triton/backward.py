@@ -1,0 +1,172 @@
+"""The backward pass: a kernel over rows, one sweep for dq, one for dk and dv, and sums of gradients of inputs."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from attndsl.codegen.triton import TritonModule
+from attndsl.codegen.triton_backward import BackwardForm, generate_sweep, stats_of
+from attndsl.codegen.triton_prepare import generate_prepare
+from attndsl.codegen.triton_weight import Rule, rule_of
+from attndsl.ir.attention import Attention
+from attndsl.runtime.call import Call
+from attndsl.runtime.triton.collect import Collected, deterministic
+from attndsl.runtime.triton.config import Config, Pass
+from attndsl.runtime.triton.launch import Launch, launch
+from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, exact, form_of
+from attndsl.schedule.plan import Plan
+from attndsl.schedule.tiling import Tiling
+
+
+class Backward:
+    """The backward pass of an attention (consts bound, simplified)."""
+
+    def __init__(self, attention: Attention, config: Callable[[Pass, Call], Config]) -> None:
+        self.attention, self.config = attention, config
+        self._modules: dict[tuple[str, BackwardForm], TritonModule | None] = {}
+        self._sweeps = Sweeps(attention)
+
+    @property
+    def rule(self) -> Rule:
+        """How weights are accumulated. UnsupportedError names what is missing."""
+        return rule_of(self.attention)
+
+    def kept(self, call: Call, out: Tensor) -> dict[str, Tensor]:
+        """Empty tensors for what forward keeps beside its output and lse."""
+        found: dict[str, Tensor] = {}
+        if self.attention.output is not None:
+            found["raw"] = torch.empty_like(out)
+        if self.rule.over == "row":
+            count = len(self.rule.sums) + int(self.rule.counts)
+            found["sums"] = torch.empty((count, *out.shape[:3]), dtype=torch.float32, device=out.device)
+        return found
+
+    def run(
+        self,
+        call: Call,
+        plan: Plan,
+        saved: tuple[Tensor, ...],
+        grad_out: Tensor | None,
+        grad_lse: Tensor | None,
+        needs: frozenset[str],
+    ) -> Mapping[str, Tensor]:
+        """As `Kernel.backward`."""
+        like = {"q": call.q, "k": call.k, "v": call.v, **call.inputs}
+        if not call.q.numel() or not call.v.numel():
+            return {}
+        call = exact(call)
+        run = _Run(self, call, plan, saved, grad_out, grad_lse, needs)
+        found = run.result()
+        return {n: t.to(like[n].dtype) for n, t in found.items() if n in needs}
+
+    def module(self, step: str, backward: BackwardForm) -> TritonModule | None:
+        """The generated code of a kernel, made once; None where there is nothing to do."""
+        key = step, backward
+        if key not in self._modules:
+            make = generate_prepare if step == "prepare" else generate_sweep
+            self._modules[key] = make(self.attention, backward)
+        return self._modules[key]
+
+    def launches(self, call: Call, plan: Plan, step: str) -> tuple[Plan, tuple[OnDevice, ...]]:
+        """The plan of a sweep, in boxes of its configuration, and its tables."""
+        turned = step == "dkdv"
+        config = self.config("dkdv" if turned else "dq", call)
+        sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
+        tiling = Tiling(*sizes, config.q_box, config.k_box)
+        own = plan.tiled(tiling)
+        return own, self._sweeps.of(call, own, config.rows, turned=turned, spans=True)
+
+
+class _Run:
+    """One backward pass."""
+
+    def __init__(
+        self,
+        backward: Backward,
+        call: Call,
+        plan: Plan,
+        saved: tuple[Tensor, ...],
+        grad_out: Tensor | None,
+        grad_lse: Tensor | None,
+        needs: frozenset[str],
+    ) -> None:
+        self.backward, self.call, self.plan, self.needs = backward, call, plan, needs
+        rule = backward.rule
+        shape = (*call.q.shape[:3], call.v.shape[-1])
+        rest = list(saved)
+        self.given = {"raw": rest.pop(0).to(call.q.dtype)}
+        if rule.logit is not None:
+            self.given["lse"] = rest.pop(0)
+        if rule.over == "row":
+            self.given["sums"] = rest.pop(0)
+        grad = call.q.new_zeros(shape) if grad_out is None else grad_out.to(call.q.dtype).contiguous()
+        # a view may begin anywhere
+        self.given["grad"] = grad if grad.data_ptr() % 16 == 0 else grad.clone()
+        self.given["do"] = self.given["grad"]
+        if grad_lse is not None:
+            self.given["grad_lse"] = grad_lse.to(torch.float32).contiguous()
+        self.grad_lse = grad_lse is not None
+        stats = stats_of(rule, self.grad_lse)
+        if stats:
+            size = (len(stats), *call.q.shape[:3])
+            self.given["stats"] = torch.empty(size, dtype=torch.float32, device=call.q.device)
+        floats = {n for n, t in call.inputs.items() if t.is_floating_point()}
+        self.wanted = frozenset(needs & floats)
+        self.collected = Collected(call, deterministic())
+
+    def result(self) -> dict[str, Tensor]:
+        """All gradients."""
+        call, needs = self.call, self.needs
+        _, rows = self.backward.launches(call, self.plan, "dq")
+        if self.backward.attention.output is not None:
+            self.given["do"] = torch.empty_like(self.given["grad"])
+        for found in rows:
+            self._launch("prepare", found)
+        results: dict[str, Tensor] = {}
+        if "q" in needs or self.wanted:
+            results["q"] = self._output(call.q, rows)
+            self.given["dq"] = results["q"]
+            for found in rows:
+                if found.tables.pieces:
+                    self._launch("dq", found)
+        if {"k", "v"} & needs or self.wanted:
+            _, columns = self.backward.launches(call, self.plan, "dkdv")
+            results["k"], results["v"] = self._output(call.k, columns), self._output(call.v, columns)
+            self.given |= {"dk": results["k"], "dv": results["v"]}
+            for found in columns:
+                if found.tables.pieces:
+                    self._launch("dkdv", found)
+        if call.scale == 0.0:
+            # kernels have a tiny one in its place
+            results |= {n: torch.zeros_like(results[n]) for n in ("q", "k") if n in results}
+        return results | self.collected.result()
+
+    def _output(self, like: Tensor, found: tuple[OnDevice, ...]) -> Tensor:
+        """Where a gradient goes: zeros where a segment has no launch."""
+        whole = bool(found) and all(f.tables.pieces for f in found)
+        return (torch.empty if whole else torch.zeros)(like.shape, dtype=like.dtype, device=like.device)
+
+    def _launch(self, step: str, found: OnDevice) -> None:
+        call, turned = self.call, step == "dkdv"
+        config = self.backward.config("dkdv" if turned else "dq", call)
+        others = (
+            [self.given["do"], *([self.given["dk"], self.given["dv"]] if turned else [self.given["dq"]])]
+            if (step != "prepare")
+            else []
+        )
+        form = form_of(self.backward.attention, call, found.tables, *others, turned=turned)
+        if step == "prepare":
+            form = replace(form, pieces=(), tma=False, aligned=False)
+        module = self.backward.module(
+            step, BackwardForm(form, self.wanted, self.grad_lse, self.collected.deterministic)
+        )  # fmt: skip
+        if module is None:
+            return
+        given = {**self.given, **self.collected.targets(module.slots, found.tables.tiles)}
+        launch(Launch(call, form, module, found.tables, found.views, config, given, {}))
+        self.collected.take(module.slots, given)

@@ -1,0 +1,274 @@
+"""Launches of chunked scans: forward and the three scans of the backward pass."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attndsl.codegen.triton_arguments import Argument
+from attndsl.codegen.triton_form import Dtype
+from attndsl.codegen.triton_scan import ScanModule, Walk, generate_scan
+from attndsl.runtime.triton.compiled import compiling
+from attndsl.runtime.triton.launch import interpreting
+from attndsl.runtime.triton.modules import load_module
+from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut
+
+DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """What enters (or leaves) a scan: a state fp32 [B, H, keys, values] and, with a normaliser, the sum of keys
+    fp32 [B, H, keys]."""
+
+    state: Tensor
+    column: Tensor | None = None
+
+    def contiguous(self) -> Carried:
+        """The same in the layout that kernels read."""
+        return Carried(self.state.contiguous(), None if self.column is None else self.column.contiguous())
+
+
+@dataclass(frozen=True, eq=False)
+class Operands:
+    """The tensors of one scan: q, k, v and, where its output is multiplied by a slope, x; each [B, heads, L, size].
+
+    `gamma` (a base or its logarithm) broadcasts to [B, H], `g` and `docs` (i32) to [B, H, L]; `share` and `u` are fp32
+    [B, H, L].
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    x: Tensor | None = None
+    gamma: Tensor | None = None
+    g: Tensor | None = None
+    docs: Tensor | None = None
+    share: Tensor | None = None
+    u: Tensor | None = None
+    inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    scalars: Mapping[str, float] = field(default_factory=dict[str, float])
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """The states at the boundaries of segments: fp32 [B, H, segments, keys, values], and the sums of keys; the state
+    that enters each (of a reverse scan: from behind). `length` is the rows of a segment."""
+
+    length: int
+    state: Tensor
+    column: Tensor | None = None
+
+
+@lru_cache(maxsize=256)
+def scan_module(walk: Walk, title: tuple[str, ...] = ("linear attention",)) -> ScanModule:
+    """The generated module of a scan, made once."""
+    return generate_scan(walk, list(title))
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One scan on its operands, ready to run."""
+
+    walk: Walk
+    operands: Operands
+    B: int
+    H: int
+    config: ScanConfig
+
+    @property
+    def rows(self) -> int:
+        return self.operands.q.shape[2]
+
+    @property
+    def slices(self) -> int:
+        return -(-self.walk.v.size // self.config.columns)
+
+    def cut(self, most: int = 0) -> tuple[int, int]:
+        """(segments, rows of each)."""
+        config = self.config
+        fill = _multiprocessors(self.operands.q.device) * config.resident
+        return cut(self.rows, config.chunk, self.B * self.H * self.slices, fill, config.segments, most)
+
+    def states(self, segments: int, length: int, initial: Carried | None) -> Segments:
+        """The states at the boundaries of segments."""
+        w, device = self.walk, self.operands.q.device
+        initial = None if initial is None else initial.contiguous()
+        shape = (self.B, self.H, segments)
+        local = torch.empty((*shape, w.k.size, w.v.size), dtype=torch.float32, device=device)
+        column = torch.empty((*shape, w.k.size), dtype=torch.float32, device=device) if w.column else None
+        decays = torch.empty(shape, dtype=torch.float32, device=device) if w.decays else None
+        given = {"local": local, "local_column": column, "decays": decays}
+        if segments > 1:
+            numbers = {"parts": segments - 1, "first": int(w.reverse)}
+            self._launch("states", segments, length, given, numbers, {})
+        self._carry(segments, local, decays, None if initial is None else initial.state, w.v.size)
+        if column is not None:
+            self._carry(segments, column, decays, None if initial is None else initial.column, 1)
+        return Segments(length, local, column)
+
+    def total(self) -> Tensor:
+        """The sum of keys^T values over all rows, fp32 [B, H, keys, values], without decay."""
+        segments, length = self.cut()
+        shape = (self.B, self.H, segments, self.walk.k.size, self.walk.v.size)
+        local = torch.empty(shape, dtype=torch.float32, device=self.operands.q.device)
+        self._launch("states", segments, length, {"local": local}, {"parts": segments, "first": 0}, {})
+        return local.sum(2)
+
+    def _carry(self, segments: int, local: Tensor, decays: Tensor | None, initial: Tensor | None, inner: int) -> None:
+        size = local[0, 0, 0].numel()
+        block = 256 if size <= 1 << 14 else 1024
+        blocks = -(-size // block)
+        kernel = load_module(self.module.source).carry
+        _run(
+            kernel, (blocks * self.B * self.H,), local.device,
+            (local, local if initial is None else initial, local if decays is None else decays, segments, size, inner,
+             blocks, initial is not None, block), 4, 3,
+        )  # fmt: skip
+
+    def outputs(
+        self,
+        out: Tensor,
+        length: int,
+        segments: int,
+        entering: Segments | Carried | None,
+        *,
+        transposed: bool = False,
+        final: Carried | None = None,
+        shares: Tensor | None = None,
+        row_sums: Tensor | None = None,
+    ) -> None:
+        """Fill `out` [B, H, L, values]; with `transposed` the entering states are [values, keys]."""
+        w = self.walk
+        if isinstance(entering, Carried):
+            entering = entering.contiguous()
+        given = {
+            "out": out, "shares": shares, "row_sums": row_sums,
+            "state": None if entering is None else entering.state,
+            "column": None if entering is None else entering.column,
+            "final": None if final is None else final.state,
+            "final_column": None if final is None else final.column,
+        }  # fmt: skip
+        sk, sv = (1, w.k.size) if transposed else (w.v.size, 1)
+        numbers = {"parts": segments, "first": 0, "state_sk": sk, "state_sv": sv}
+        constants = {"START": entering is not None, "FINAL": final is not None}
+        self._launch("outputs", segments, length, given, numbers, constants)
+
+    @property
+    def module(self) -> ScanModule:
+        return scan_module(self.walk)
+
+    def _launch(
+        self,
+        name: str,
+        segments: int,
+        length: int,
+        given: Mapping[str, Tensor | None],
+        numbers: Mapping[str, int],
+        constants: Mapping[str, bool],
+    ) -> None:
+        o, config, unit = self.operands, self.config, self.walk.stride_unit
+        H = self.H
+        known: dict[str, Any] = {
+            "B": self.B, "H": H, "L": self.rows, "slices": self.slices, "segments": segments, "length": length,
+            "BT": config.chunk, "BV": config.columns, "group": o.sizes.get("group", 1), **numbers, **constants,
+            "share": o.share, "u": o.u,
+        }  # fmt: skip
+        for role, t in (("q", o.q), ("k", o.k), ("v", o.v), ("x", o.x)):
+            if t is not None:
+                sb, sh, sl, _ = t.stride()
+                known[role], known[f"{role}_group"] = t, H // t.shape[1]
+                known[f"{role}_sb"], known[f"{role}_sh"], known[f"{role}_sl"] = sb // unit, sh // unit, sl // unit
+        for name_of, t in (("gamma", o.gamma), ("g", o.g), ("docs", o.docs)):
+            if t is not None:
+                known[name_of] = t
+                for axis, n, s in zip("bhl", t.shape, t.stride(), strict=False):
+                    known[f"{name_of}_s{axis}"] = 0 if n == 1 else s
+        spare = o.q if given.get("local") is None else given["local"]
+        known |= {n: spare if t is None else t for n, t in given.items()}
+        module = self.module
+        values = tuple(known[a.name] if a.name in known else self._value(a) for a in module.arguments[name])
+        kernel = getattr(load_module(module.source), name)
+        _run(kernel, (self.B * H * self.slices * known["parts"],), o.q.device, values, config.warps, config.stages)
+
+    def _value(self, a: Argument) -> Any:
+        """What maps read of sizes, scalars and inputs."""
+        o, key = self.operands, str(a.key[0])
+        match a.role:
+            case "size":
+                return o.sizes[key]
+            case "scalar":
+                return float(o.scalars[key]) if a.type == "fp32" else int(o.scalars[key])
+            case "input":
+                return o.inputs[key]
+            case "input stride":
+                return o.inputs[key].stride(int(a.key[1]))
+            case _:
+                return o.inputs[key].shape[int(a.key[1])]
+
+
+def _run(kernel: Any, grid: tuple[int], device: torch.device, values: tuple[Any, ...], warps: int, stages: int) -> None:
+    if device.type != "cuda":
+        kernel[grid](*values)
+        return
+    import triton
+    from triton.runtime.errors import OutOfResources
+
+    def scratch(size: int, alignment: int, stream: int | None) -> Tensor:
+        return torch.empty(size, dtype=torch.int8, device=device)
+
+    with torch.cuda.device(device):
+        # a context variable: other threads do not have it
+        triton.set_allocator(scratch)
+        for fewer in range(stages, 0, -1):
+            try:
+                options = {"num_warps": warps, "num_stages": fewer}
+                compiling(lambda options=options: kernel[grid](*values, **options), kernel.device_caches.clear)
+                return
+            except OutOfResources:
+                if fewer == 1:
+                    raise
+
+
+@lru_cache(maxsize=16)
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def aligned(*tensors: Tensor | None) -> bool:
+    """Whether addresses and strides are multiples of 16 bytes."""
+    for t in tensors:
+        if t is None:
+            continue
+        if not t.numel() or t.data_ptr() % 16 or t.stride(-1) != 1 or t.stride(2) <= 0:
+            return False
+        if any(s * t.element_size() % 16 for s in t.stride()[:-1]):
+            return False
+    return True
+
+
+def has_tma(*tensors: Tensor | None) -> bool:
+    """Whether tensor descriptors can load these on their device."""
+    first = next(t for t in tensors if t is not None)
+    if first.device.type == "cuda" and torch.cuda.get_device_capability(first.device)[0] < 9:
+        return False
+    return aligned(*tensors) and all(t.shape[-1] * t.element_size() % 16 == 0 for t in tensors if t is not None)
+
+
+def config_of(q: Tensor, keys: int, values: int) -> ScanConfig:
+    """The configuration for tensors like q."""
+    capability = 90
+    if q.device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(q.device)
+        capability = major * 10 + minor
+    return choose_scan(
+        "fp32" if interpreting() and q.dtype is torch.bfloat16 else DTYPES[q.dtype], keys, values, capability
+    )

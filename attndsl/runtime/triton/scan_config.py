@@ -1,0 +1,64 @@
+"""Chunk sizes and launch options of scans, and when the sequence is split."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ScanConfig:
+    """Rows of a chunk, columns of the values that a program owns, warps and stages of `outputs`; programs that a
+    multiprocessor runs side by side; and how many segments the sequence is cut into (0: as many as fill the GPU)."""
+
+    chunk: int
+    columns: int
+    warps: int
+    stages: int
+    resident: int = 1
+    segments: int = 0
+
+
+_FORCED: ContextVar[ScanConfig | None] = ContextVar("attndsl_scan_config", default=None)
+GATE_LENGTH = 512
+"""Rows of a segment where gradients of decays are summed: their rounding grows with its square root."""
+
+
+@contextmanager
+def scan_configured(config: ScanConfig | None) -> Generator[None]:
+    """Scans within use this configuration, in all their passes."""
+    token = _FORCED.set(config)
+    try:
+        yield
+    finally:
+        _FORCED.reset(token)
+
+
+def choose_scan(dtype: str, keys: int, values: int, capability: int = 90) -> ScanConfig:
+    """The configuration of a scan for an element type (`fp16`, `bf16`, `fp32`), components of keys and of values."""
+    forced = _FORCED.get()
+    if forced is not None:
+        return forced
+    columns = min(64, max(16, 1 << (values - 1).bit_length()))
+    if dtype == "fp32":
+        return ScanConfig(32, min(columns, 32), 4, 1)
+    if keys > 256:
+        return ScanConfig(64, min(columns, 32), 8, 1)
+    if keys > 128:
+        return ScanConfig(64, columns, 8, 2)
+    return ScanConfig(64, columns, 4, 2, 2)
+
+
+def cut(rows: int, chunk: int, programs: int, fill: int, segments: int = 0, most: int = 0) -> tuple[int, int]:
+    """(segments, rows of each) of a sequence: one where `programs` fill the GPU (`fill` programs), else as many as do,
+    of four chunks at least. `segments` forces their number, `most` limits their rows."""
+    if not segments:
+        # one wave: a second one that is not full costs as much as the first
+        segments = 1 if programs * 4 >= fill * 3 else fill // max(programs, 1)
+        segments = max(1, min(segments, rows // (4 * chunk)))
+    if most:
+        segments = max(segments, -(-rows // most))
+    length = max(1, -(-rows // (segments * chunk))) * chunk
+    return max(1, -(-rows // length)), length

@@ -1,0 +1,281 @@
+"""The forward and the backward pass of linear attention as scans.
+
+With w_ij = phi(q_i) . psi(k_j) decay_ij and o = sum w v / z:
+
+    dq = scan(do/z, v, psi(k)) phi'(q)
+    dk = reverse scan(v, do/z, phi(q)) psi'(k)      dv = reverse scan(psi(k), phi(q), do/z)
+
+where a normaliser z adds dz_i = -(do_i . o_i) / z_i to every do_i . v_j. With P_ij = w_ij dw_ij, the gradient of the
+logarithm of the decay from l - 1 to l is the sum of P_ij over i >= l > j. Within a segment that is the sum over i >= l
+of phi(q_i).dphi(q_i) - psi(k_i).dpsi(k_i), plus <S, dS> at the segment's end, where S and dS are known in fp32: the
+rounding of the sum does not grow with the length of the sequence.
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attndsl.codegen.triton_scan import DecayKind, Operand, Walk, slope_of
+from attndsl.ir.expr import Expr
+from attndsl.runtime.triton.launch import interpreting
+from attndsl.runtime.triton.scan import DTYPES, Carried, Operands, Scan, Segments, aligned, config_of, has_tma
+from attndsl.runtime.triton.scan_config import GATE_LENGTH
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What a linear attention is made of at compile time: component maps of queries and keys (None: the identity),
+    the kind of decay, whether rows are divided by the sum of their weights, and whether a row leaves out its key."""
+
+    query: Expr | None = None
+    key: Expr | None = None
+    decay: DecayKind = "none"
+    normalised: bool = False
+    strict: bool = False
+    ranks: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ScanCall:
+    """The tensors of a call: `q [B, H, L, F]`, `k [B, Hkv, L, F]`, `v [B, Hkv, L, Dv]` of one dtype; with a decay per
+    head `gamma` (its base or logarithm), with one per token `g`, which broadcast to [B, H] and [B, H, L]; `docs`, i32
+    that broadcast to [B, H, L], ascending, where the state starts anew; `initial`; and what maps read of inputs,
+    scalars and sizes."""
+
+    maps: Maps
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    gamma: Tensor | None = None
+    g: Tensor | None = None
+    docs: Tensor | None = None
+    initial: Carried | None = None
+    inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    scalars: Mapping[str, float] = field(default_factory=dict[str, float])
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.q.shape[0], self.q.shape[1], self.q.shape[2]
+
+    def detach(self) -> ScanCall:
+        """The same numbers without a graph."""
+        named = ("q", "k", "v", "gamma", "g")
+        bare: dict[str, Any] = {n: None if (t := getattr(self, n)) is None else t.detach() for n in named}
+        first = self.initial
+        if first is not None:
+            first = Carried(first.state.detach(), None if first.column is None else first.column.detach())
+        return replace(self, initial=first, **bare)
+
+    @property
+    def dtype(self) -> str:
+        """The element type that kernels see."""
+        return "fp32" if interpreting() and self.q.dtype is torch.bfloat16 else DTYPES[self.q.dtype]
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """A tensor in one of the three places of a scan."""
+
+    tensor: Tensor
+    map: Expr | None = None
+    scaled: bool = False
+
+    @property
+    def operand(self) -> Operand:
+        return Operand(self.tensor.shape[-1], self.map, self.scaled)
+
+
+def _scan(
+    call: ScanCall,
+    q: _Side,
+    k: _Side,
+    v: _Side,
+    x: Tensor | None = None,
+    *,
+    share: Tensor | None = None,
+    u: Tensor | None = None,
+    **options: Any,
+) -> Scan:
+    maps = call.maps
+    tensors = (q.tensor, k.tensor, v.tensor, x)
+    wide = any(_extent(t) >= 2**31 for t in call.inputs.values())
+    dtype: Any = call.dtype
+    walk = Walk(
+        dtype, q.operand, k.operand, v.operand, maps.decay, call.docs is not None, strict=maps.strict, ranks=maps.ranks,
+        tma=has_tma(*tensors), aligned=aligned(*tensors), wide=wide, **options,
+    )  # fmt: skip
+    B, H, _ = call.shape
+    operands = Operands(
+        q.tensor, k.tensor, v.tensor, x, call.gamma, call.g, call.docs, share, u,
+        call.inputs, call.scalars, {**call.sizes, "group": H // max(call.k.shape[1], 1)},
+    )  # fmt: skip
+    return Scan(walk, operands, B, H, config_of(call.q, k.operand.size, v.operand.size))
+
+
+def _extent(t: Tensor) -> int:
+    return sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) if t.numel() else 0
+
+
+def _forward_scan(call: ScanCall) -> Scan:
+    maps = call.maps
+    return _scan(
+        call, _Side(call.q, maps.query), _Side(call.k, maps.key), _Side(call.v),
+        normalised=maps.normalised, column="ones" if maps.normalised else "",
+    )  # fmt: skip
+
+
+def _empty(call: ScanCall, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=call.q.device)
+
+
+def forward(
+    call: ScanCall, want_final: bool = False, wide: bool = False
+) -> tuple[Tensor, Tensor | None, Carried | None]:
+    """Output [B, H, L, Dv] in q's dtype (`wide`: fp32); with a normaliser what rows are multiplied by, fp32 [B, H, L];
+    the state after the last row if wanted."""
+    B, H, L = call.shape
+    F, Dv = call.k.shape[-1], call.v.shape[-1]
+    scan = _forward_scan(call)
+    normalised = call.maps.normalised
+    out = _empty(call, B, H, L, Dv, dtype=torch.float32 if wide else call.q.dtype)
+    shares = _empty(call, B, H, L) if normalised else None
+    final = Carried(_empty(call, B, H, F, Dv), _empty(call, B, H, F) if normalised else None) if want_final else None
+    segments, length = scan.cut()
+    entering = scan.states(segments, length, call.initial) if segments > 1 else call.initial
+    scan.outputs(out, length, segments, entering, final=final, shares=shares)
+    return out, shares, final
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Of q, k, v in their shapes and dtypes; of the logarithm of the decay per row, fp32 [B, H, L]; of the initial
+    state. What was not asked for is None."""
+
+    q: Tensor | None = None
+    k: Tensor | None = None
+    v: Tensor | None = None
+    log: Tensor | None = None
+    initial: Carried | None = None
+
+
+def backward(
+    call: ScanCall,
+    out: Tensor,
+    shares: Tensor | None,
+    grad_out: Tensor,
+    needs: frozenset[str],
+    grad_final: Carried | None = None,
+    final: Carried | None = None,
+) -> Gradients:
+    """Gradients for the names in `needs` (`q`, `k`, `v`, `log`, `initial`). `grad_final` is the gradient of the final
+    state; `final`, that state, is needed beside it where `log` is."""
+    maps = call.maps
+    normalised = maps.normalised
+    do = grad_out.to(call.q.dtype)
+    if do.stride(-1) != 1 or not aligned(do):
+        do = do.contiguous()
+    u = None if shares is None else -(do.float() * out.float()).sum(-1) * shares
+    gated = "log" in needs
+    side = _Side(do, None, normalised)
+    q, k, v = _Side(call.q, maps.query), _Side(call.k, maps.key), _Side(call.v)
+    rows: dict[str, Any] = {"share": shares, "u": u}
+    dq = _scan(call, side, v, k, call.q, feature="query" if normalised else "", slope=slope_of(maps.query),
+               gated=gated, mapped=maps.query, **rows)  # fmt: skip
+    dk = _scan(call, v, side, q, call.k, feature="key" if normalised else "", slope=slope_of(maps.key),
+               gated=gated, mapped=maps.key, reverse=True, **rows)  # fmt: skip
+    dv = _scan(call, k, q, side, reverse=True, column="vector" if normalised else "", **rows)
+    scans = {
+        "q": dq if gated or "q" in needs else None,
+        "k": dk if gated or "k" in needs or (normalised and "initial" in needs) else None,
+        "v": dv if needs & {"v", "initial"} else None,
+    }
+    most = 0 if not gated else dq.config.chunk if call.dtype == "fp32" else GATE_LENGTH
+    segments, length = cut_together([s for s in scans.values() if s is not None], most)
+    before: Segments | Carried | None = call.initial
+    after: Segments | Carried | None = grad_final
+    if segments > 1 or gated:
+        if scans["q"] is not None:
+            before = _forward_scan(call).states(segments, length, call.initial)
+        if scans["k"] is not None or scans["v"] is not None:
+            after = dv.states(segments, length, grad_final)
+    B, H, L = call.shape
+    F, Dv = call.k.shape[-1], call.v.shape[-1]
+    initial = None
+    if "initial" in needs:
+        initial = Carried(_empty(call, B, H, F, Dv), _empty(call, B, H, F) if normalised else None)
+    sums: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
+    for name, scan in scans.items():
+        if scan is None:
+            continue
+        heads = getattr(call, name).shape[1]
+        size = scan.walk.v.size
+        kind = call.q.dtype if heads == H else torch.float32
+        made = _empty(call, B, H, L, size, dtype=kind)
+        if scan.walk.gated:
+            sums[name] = _empty(call, scan.slices, B, H, L)
+        left = None
+        if name == "v":
+            left = initial if initial is None else Carried(initial.state)
+        elif name == "k" and initial is not None and normalised:
+            left = Carried(_empty(call, B, H, Dv, F), initial.column)
+        scan.outputs(made, length, segments, before if name == "q" else after, transposed=name != "v",
+                     row_sums=sums.get(name), final=left)  # fmt: skip
+        if name in needs:
+            found[name] = made if heads == H else made.unflatten(1, (heads, -1)).sum(2).to(call.q.dtype)
+    log = None
+    if gated:
+        assert isinstance(before, Segments)
+        assert isinstance(after, Segments)
+        log = _log_gradient(call, sums["q"].sum(0) - sums["k"].sum(0), before, after, final, grad_final)
+    return Gradients(found.get("q"), found.get("k"), found.get("v"), log, initial)
+
+
+def cut_together(scans: list[Scan], most: int = 0) -> tuple[int, int]:
+    """(segments, rows of each) that suit all of these scans."""
+    first = scans[0]
+    unit = max(s.config.chunk for s in scans)
+    _, length = min((s.cut(most) for s in scans), key=lambda c: c[1])
+    length = -(-length // unit) * unit
+    return max(1, -(-first.rows // length)), length
+
+
+def _log_gradient(
+    call: ScanCall, local: Tensor, before: Segments, after: Segments, final: Carried | None, grad_final: Carried | None
+) -> Tensor:
+    """From what rows and columns of P differ by, the gradient of the logarithm of every row's decay."""
+    B, H, L = call.shape
+    segments = before.state.shape[2]
+    across = _empty(call, B, H, segments)
+    across[:, :, :-1] = _product(before.state[:, :, 1:], after.state[:, :, :-1])
+    if before.column is not None and after.column is not None:
+        across[:, :, :-1] += (before.column[:, :, 1:] * after.column[:, :, :-1]).sum(-1)
+    across[:, :, -1] = 0.0
+    if grad_final is not None:
+        assert final is not None
+        across[:, :, -1] = _product(final.state, grad_final.state)
+        if final.column is not None and grad_final.column is not None:
+            across[:, :, -1] += (final.column * grad_final.column).sum(-1)
+    if call.docs is not None and segments > 1:
+        ends = torch.arange(1, segments, device=local.device) * before.length
+        across[:, :, :-1] *= call.docs[:, :, ends - 1] == call.docs[:, :, ends]
+    padded = torch.nn.functional.pad(local, (0, segments * before.length - L)).unflatten(-1, (segments, -1))
+    summed = (padded.flip(-1).cumsum(-1).flip(-1) + across[..., None]).flatten(-2)[..., :L]
+    # no pair reaches over the first row of all, nor over that of a document
+    if call.initial is None:
+        summed[..., 0] = 0.0
+    if call.docs is not None:
+        new = call.docs[..., 1:] != call.docs[..., :-1]
+        summed[..., 1:] = torch.where(new, 0.0, summed[..., 1:])
+    return summed
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum((-1, -2))

@@ -1,0 +1,145 @@
+"""How a call is run: the forms of its kernels, and the tables of its sweeps on the device."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attndsl.codegen.triton_form import Dtype, Form
+from attndsl.ir.attention import Attention
+from attndsl.runtime.call import Call
+from attndsl.runtime.triton.launch import interpreting
+from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
+from attndsl.schedule import problem
+from attndsl.schedule.plan import Plan
+
+_DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """A launch's tables and their copy on a device."""
+
+    tables: LaunchTables
+    views: Mapping[tuple[str, int], Tensor]
+
+
+class Sweeps:
+    """The tables of an attention's plans, copied to a device once and kept as long as the plan."""
+
+    def __init__(self, attention: Attention) -> None:
+        self.attention = attention
+        self._known: dict[tuple[int, int, torch.device, bool], tuple[OnDevice, ...]] = {}
+        self._lock = Lock()
+
+    def of(
+        self, call: Call, plan: Plan, rows: int, *, turned: bool = False, spans: bool = False
+    ) -> tuple[OnDevice, ...]:
+        """The launches of a plan's forward sweep, or with `turned` of the one whose rows are keys; `spans` as in
+        `launches`."""
+        # plans of few rows serve calls of several lengths
+        key = id(plan), call.sizes["Lq"], call.q.device, turned
+        with self._lock:
+            found = self._known.get(key)
+        if found is None:
+            on_grid = self.attention.q_space is not None and not moved(call)
+            made = launches(plan, self._segments(call, on_grid, turned), rows, on_grid, turned=turned, spans=spans)
+            found = tuple(_uploaded(t, call.q.device) for t in made)
+            with self._lock:
+                self._known[key] = found
+            weakref.finalize(plan, self._known.pop, key, None)
+        return found
+
+    def _segments(self, call: Call, on_grid: bool, turned: bool) -> list[QSegment]:
+        if not on_grid:
+            return [QSegment("", 0, call.sizes["Lk" if turned else "Lq"])]
+        space = self.attention.k_space if turned else self.attention.q_space
+        extents = call.k_extents if turned else call.q_extents
+        assert space is not None
+        found: list[QSegment] = []
+        start = 0
+        for s in space.segments:
+            length = prod(extents[s.name])
+            found.append(QSegment(s.name, start, length))
+            start += length
+        return found
+
+
+def exact(call: Call) -> Call:
+    """The call, with tensors that kernels compute right on: the interpreter's bf16 arithmetic is wrong, and every bf16
+    number is an fp32 one."""
+    if interpreting() and call.q.dtype == torch.bfloat16:
+        return call.with_tensors(call.q.float(), call.k.float(), call.v.float(), call.inputs)
+    return call
+
+
+def form_of(attention: Attention, call: Call, tables: LaunchTables, *others: Tensor, turned: bool = False) -> Form:
+    """The form of a launch. `others` are tensors like q, k and v that its kernel loads or stores."""
+    pieces = tuple(p.form for p in tables.pieces)
+    aligned = is_aligned(call, *others)
+    tma = aligned and bool(pieces) and not any(p.side.any_split for p in pieces) and _has_tma(call)
+    wide = any(t.numel() and sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) >= 2**31
+               for t in call.inputs.values())  # fmt: skip
+    return Form(
+        dtype_of(attention, call), call.q.shape[-1], call.v.shape[-1], tables.q, pieces,
+        on_grid=tables.on_grid, tma=tma, aligned=aligned, wide=wide, batch_offset=isinstance(call.q_offset, Tensor),
+        negative=call.scale < 0, interpreted=interpreting(), turned=turned,
+    )  # fmt: skip
+
+
+def dtype_of(attention: Attention, call: Call) -> Dtype:
+    """The element type. ValueError for one, or a head size, that this backend does not have."""
+    if call.q.dtype not in _DTYPES:
+        raise ValueError(
+            f"{attention.name}: backend 'triton' runs fp16, bf16 and fp32, got {call.q.dtype}; "
+            "backend 'cpu' runs it on CPU tensors"
+        )
+    if max(call.q.shape[-1], call.v.shape[-1]) > 256:
+        raise ValueError(
+            f"{attention.name}: backend 'triton' has heads of at most 256 components; backend 'cpu' has no limit"
+        )
+    return _DTYPES[call.q.dtype]
+
+
+def moved(call: Call) -> bool:
+    """Whether a call's rows are no whole grid."""
+    offset = None if isinstance(call.q_offset, Tensor) else call.q_offset
+    return problem.moved(offset, call.sizes, call.q_extents, call.k_extents)
+
+
+def differentiated(call: Call) -> bool:
+    """Whether this call's gradients may be asked for."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (call.q, call.k, call.v, *call.inputs.values()))
+
+
+def is_aligned(call: Call, *others: Tensor) -> bool:
+    """Whether addresses and strides of q, k, v and others are multiples of 16 bytes."""
+    return all(_aligned(t) for t in (call.q, call.k, call.v, *others))
+
+
+def _uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:
+    whole, places = joined(tables)
+    on_device: Any = torch.from_numpy(whole).to(device)
+    return OnDevice(tables, {key: on_device[a:b] for key, (a, b) in places.items()})
+
+
+def _has_tma(call: Call) -> bool:
+    """Whether tensor descriptors can load k and v and store the output on this device."""
+    if call.q.device.type == "cuda" and torch.cuda.get_device_capability(call.q.device)[0] < 9:
+        return False
+    return call.v.shape[-1] * call.q.element_size() % 16 == 0
+
+
+def _aligned(t: Tensor) -> bool:
+    """Whether the address and strides of a tensor are multiples of 16 bytes."""
+    if not t.numel() or t.data_ptr() % 16 or t.stride(-1) != 1 or t.stride(2) <= 0:
+        return False
+    return not any(s * t.element_size() % 16 for s in t.stride()[:-1])

@@ -1,0 +1,331 @@
+"""Linear attention on a GPU: are the scans right, and how fast are they beside flash-linear-attention. One run.
+
+    python benchmarks/gpu_linear.py [--out FILE] [--only check|speed] [--budget 80] [--workers 12]
+
+`speed` measures a few configurations of every workload, then fla on tensors of the same shapes, while other processes
+compile what comes next; `check` compares forward and backward with a dense computation in fp64, for odd lengths, every
+decay, feature maps, states and documents, in several configurations, for as long as the budget of seconds lasts. Rows
+(workload, system, pass, milliseconds) are written as they come.
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportMissingImports=false, reportUnknownParameterType=false
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from attndsl.runtime.triton.scan import Carried
+from attndsl.runtime.triton.scan_config import ScanConfig, scan_configured
+from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
+from benchmarks.crew import Crew, Job
+from benchmarks.linear_cases import ELU1, LinearCase, compare
+
+RESULTS = Path(__file__).parent / "results"
+START = time.time()
+CHECKED = (
+    ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 3, 2), ScanConfig(64, 64, 8, 2, 1), ScanConfig(64, 128, 8, 2, 1),
+    ScanConfig(128, 64, 8, 2, 1), ScanConfig(64, 16, 4, 2, 2), ScanConfig(64, 64, 4, 1, 2), ScanConfig(64, 64, 4, 3, 1),
+)  # fmt: skip
+NARROW = ScanConfig(32, 32, 4, 1)
+
+
+def cases() -> Iterator[tuple[LinearCase, ScanConfig]]:
+    """What is compared, and the configuration."""
+    sizes = ((128, 128), (64, 64), (32, 32), (96, 40), (128, 64), (16, 128))
+    others = ((0, 0, 0, 0), (1, 1, 0, 0), (0, 0, 1, 1), (1, 1, 1, 1), (0, 1, 0, 1))
+    for i, (L, decay) in enumerate(product((1, 2, 17, 127, 129, 1023), ("none", "head", "log", "token"))):
+        for j, (norm, mapped, docs, state) in enumerate(others):
+            n = i * 5 + j
+            dtype = ("bf16", "fp16", "fp32")[n % 3] if L != 1023 else ("bf16", "fp16")[j % 2]
+            D, Dv = sizes[n % 6]
+            kind: Any = decay
+            case = LinearCase(
+                dtype, L, D, Dv, kind, bool(norm), bool(mapped), bool(docs), bool(state), strict=n % 7 == 0
+            )
+            yield case, CHECKED[n % len(CHECKED)] if dtype != "fp32" else NARROW
+    # every configuration on the same tensors
+    for n, (config, decay) in enumerate(product(CHECKED, ("none", "head", "token"))):
+        kind = decay
+        yield LinearCase("bf16", 1023, 128, 128, kind, n % 2 == 1, n % 2 == 1), config
+        if config.warps == 4:
+            yield LinearCase("bf16", 333, 32, 64, kind, n % 2 == 0, n % 2 == 0), config
+
+
+def check_case(case: LinearCase, config: ScanConfig) -> str:
+    """What is wrong with a case, empty for nothing."""
+    return compare(case, config, "cuda")
+
+
+def check_jobs() -> list[Job]:
+    """Comparisons, those of many rows first."""
+    every = [(" ".join(map(str, c)), check_case, c) for c in cases()]
+    return sorted(every, key=lambda job: (job[2][0].dtype == "fp32", -job[2][0].L))
+
+
+# Speed
+
+WORKLOADS = ((8192, 4), (32768, 1))
+H, D = 16, 128
+FORWARD = (ScanConfig(64, 32, 4, 2, 2), ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 64, 4, 3, 1))
+BACKWARD = (ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 2, 2), ScanConfig(64, 64, 4, 3, 1))
+NAMES = ("retention", "linear", "simplegla", "elu1")
+
+
+def bench(f: Callable[[], Any], rep: int = 60) -> float:
+    """Milliseconds, the median."""
+    import triton
+
+    found: Any = triton.testing.do_bench(f, warmup=20, rep=rep, return_mode="median")
+    return float(found)
+
+
+class Record:
+    """Rows, written whenever one is added."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.rows: list[dict[str, Any]] = []
+        self.about = {"card": torch.cuda.get_device_name(), "torch": torch.__version__}
+
+    def write(self) -> None:
+        """The file as it stands."""
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.out.write_text(json.dumps({**self.about, "seconds": time.time() - START, "rows": self.rows}, indent=0))
+
+    def add(self, S: int, B: int, system: str, pas: str, ms: float | None, note: str) -> None:
+        """A row."""
+        flops = 4 * B * H * S * D * D * (1.0 if pas == "fwd" else 2.5)
+        wl = f"linear S{S} B{B} H16 D128"
+        rate = flops / ms / 1e9 if ms else None
+        self.rows.append({"wl": wl, "sys": system, "pas": pas, "ms": ms, "tflops": rate, "note": note})
+        self.write()
+        print(
+            f"{time.time() - START:5.1f} {wl} {system:26s} {pas} {ms if ms is None else round(ms, 4)} {note}",
+            flush=True,
+        )
+
+    def measure(self, S: int, B: int, system: str, pas: str, run: Callable[[], Any], note: str) -> None:
+        """A row of a run: the call, and (in the note) the kernels alone, from a CUDA graph."""
+        ms: float | None = None
+        try:
+            run()
+            ms = bench(run)
+            note = f"{note} host {host_us(run):.0f} us".strip()
+            note += f" graph {graphed(run):.4f}"
+        except Exception as error:
+            note = f"{note} ERR {error!r}"[:200]
+        self.add(S, B, system, pas, ms, note)
+
+
+def host_us(run: Callable[[], Any]) -> float:
+    """Microseconds of the host per call."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(5):
+        run()
+    taken = (time.perf_counter() - start) / 5
+    torch.cuda.synchronize()
+    return taken * 1e6
+
+
+def graphed(run: Callable[[], Any]) -> float:
+    """Milliseconds of the kernels alone."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return bench(graph.replay)
+
+
+def tensors(S: int, B: int) -> tuple[Any, ...]:
+    """q, k, v [B, H, S, D] and log decays [B, H, S]."""
+    made = torch.Generator(device="cuda").manual_seed(0)
+    q, k, v = (torch.randn(B, H, S, D, device="cuda", dtype=torch.bfloat16, generator=made) for _ in range(3))
+    return q, k, v, torch.nn.functional.logsigmoid(torch.randn(B, H, S, device="cuda", generator=made)) / 16
+
+
+def call_of(name: str, q: Any, k: Any, v: Any, g: Any) -> ScanCall:
+    """The call of a workload."""
+    if name == "retention":
+        gamma = 1 - torch.exp2(-5.0 - torch.arange(H, device="cuda", dtype=torch.float32))
+        return ScanCall(Maps(decay="head"), q, k, v, gamma[None])
+    if name == "simplegla":
+        return ScanCall(Maps(decay="token"), q, k, v, None, g)
+    if name == "elu1":
+        return ScanCall(Maps(ELU1, ELU1, normalised=True), q, k, v)
+    return ScanCall(Maps(), q, k, v)
+
+
+def pass_of(call: ScanCall, pas: str) -> Callable[[], Any]:
+    """A pass of a call, ready to be measured."""
+    if pas == "fwd":
+        return lambda: forward(call)
+    out, shares, _ = forward(call)
+    return lambda: backward(call, out, shares, out, frozenset(("q", "k", "v")))
+
+
+def warm(name: str, config: ScanConfig, pas: str) -> str:
+    """Compile what a pass of a workload needs, with the sequence in one and in several segments."""
+    call = call_of(name, *tensors(1024, 1))
+    for segments in (1, 2):
+        with scan_configured(replace(config, segments=segments)):
+            pass_of(call, pas)()
+    torch.cuda.synchronize()
+    return ""
+
+
+def warm_peer(name: str) -> str:
+    """Compile what fla needs."""
+    run, given, has_backward = peer_runs(1024, 1)[name]
+    for pas in ("fwd", "bwd") if has_backward else ("fwd",):
+        peer_pass(run, given, pas)()
+    torch.cuda.synchronize()
+    return ""
+
+
+def warm_jobs() -> list[Job]:
+    """Compilations, the best guesses first."""
+    found: list[Job] = []
+    for i in range(3):
+        for name in NAMES if i == 0 else NAMES[:3]:
+            for pas, configs in (("fwd", FORWARD), ("bwd", BACKWARD)):
+                found.append((f"{name} {pas} {configs[i]}", warm, (name, configs[i], pas)))
+        if i == 0:
+            found += [(name, warm_peer, (name,)) for name in PEERS]
+    return found
+
+
+def speed(crew: Crew, record: Record, end: float) -> None:
+    """Every workload as soon as its kernels are there."""
+    for i in range(3):
+        for name in NAMES if i == 0 else NAMES[:3]:
+            for pas, configs in (("fwd", FORWARD), ("bwd", BACKWARD)):
+                config = configs[i]
+                job = f"{name} {pas} {config}"
+                note = f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident}"
+                if not crew.until(job, end):
+                    record.add(8192, 4, f"attndsl-triton {name}", pas, None, f"{note} {crew.done.get(job, 'no time')}")
+                    continue
+                for S, B in WORKLOADS:
+                    if time.time() > end:
+                        return
+                    with scan_configured(config):
+                        run = pass_of(call_of(name, *tensors(S, B)), pas)
+                        record.measure(S, B, f"attndsl-triton {name}", pas, run, note)
+        if i == 0:
+            for name in PEERS:
+                if crew.until(name, end):
+                    peer_rows(name, record, end)
+            for system, rows, batches, run, note in others():
+                if time.time() < end:
+                    record.measure(rows, batches, system, "fwd", run, note)
+
+
+def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
+    """(system, rows, batches, run, note): one row with a state, and a Taylor map of 16 components."""
+    q, k, v, _ = tensors(1, 64)
+    first = Carried(torch.rand(64, H, D, D, device="cuda"))
+    call = replace(call_of("linear", q, k, v, None), initial=first)
+    moved = 2 * first.state.numel() * 4 / 4.3e12 * 1e3
+    yield "attndsl-triton step", 1, 64, lambda: forward(call, want_final=True), f"bytes of the state {moved:.4f} ms"
+    import attndsl
+
+    taylor = attndsl.load(Path(__file__).parent.parent / "examples" / "taylor.attn")
+    q, k, v, _ = tensors(32768, 1)
+    q, k = (x[..., :16].contiguous() for x in (q, k))
+    yield "attndsl-triton taylor", 32768, 1, lambda: taylor(q, k, v), "16 components, values of 128"
+
+
+def peer_rows(name: str, record: Record, end: float) -> None:
+    """The rows of a peer."""
+    for S, B in WORKLOADS:
+        run, given, has_backward = peer_runs(S, B)[name]
+        for pas in ("fwd", "bwd") if has_backward else ("fwd",):
+            if time.time() < end:
+                record.measure(S, B, name, pas, peer_pass(run, given, pas), "")
+
+
+PEERS = ("fla-retention", "fla-linear", "fla-simplegla", "fla-gla")
+
+
+def peer_runs(S: int, B: int) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], bool]]:
+    """fla's functions, their tensors [B, S, H, D], and whether they have a backward pass here."""
+    from fla.ops.gla import chunk_gla
+    from fla.ops.linear_attn import chunk_linear_attn
+    from fla.ops.retention import chunk_retention
+    from fla.ops.simple_gla import chunk_simple_gla
+
+    made = torch.Generator(device="cuda").manual_seed(0)
+    q, k, v = (torch.randn(B, S, H, D, device="cuda", dtype=torch.bfloat16, generator=made) for _ in range(3))
+    gs = torch.nn.functional.logsigmoid(torch.randn(B, S, H, device="cuda", generator=made)) / 16
+    gk = (torch.nn.functional.logsigmoid(torch.randn(B, S, H, D, device="cuda", generator=made)) / 16).to(q.dtype)
+    return {
+        "fla-retention": (lambda *a: chunk_retention(*a)[0], (q, k, v), True),
+        "fla-simplegla": (lambda *a: chunk_simple_gla(*a)[0], (q, k, v, gs), False),
+        "fla-gla": (lambda *a: chunk_gla(*a)[0], (q, k, v, gk), False),
+        "fla-linear": (lambda *a: chunk_linear_attn(*a, normalize=False)[0], (q, k, v), True),
+    }
+
+
+def peer_pass(run: Callable[..., Any], given: tuple[Any, ...], pas: str) -> Callable[[], Any]:
+    """A pass of a peer, ready to be measured."""
+    if pas == "fwd":
+        return lambda: run(*given)
+    leaves = [t.detach().requires_grad_(True) for t in given]
+    out = run(*leaves)
+    grad = torch.randn_like(out)
+    return lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True)
+
+
+def main() -> int:
+    """Runs the parts asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", choices=("check", "speed"))
+    parser.add_argument("--budget", type=float, default=80.0)
+    parser.add_argument("--workers", type=int, default=12)
+    args = parser.parse_args()
+    # what fla tunes is kept for the process that measures
+    os.environ["TRITON_CACHE_AUTOTUNING"] = "1"
+    card = torch.cuda.get_device_name().replace(" ", "-").lower()
+    record = Record(args.out or RESULTS / card / f"{datetime.date.today()}-linear.json")
+    end = START + args.budget
+    jobs = [] if args.only == "check" else warm_jobs()
+    checks = [] if args.only == "speed" else check_jobs()
+    # some checks early: speed of what is wrong says nothing
+    crew = Crew([*checks[:8], *jobs, *checks[8:]], args.workers)
+    try:
+        if args.only != "check":
+            speed(crew, record, end - (0 if args.only else 0.35 * args.budget))
+        crew.rest(end)
+    finally:
+        crew.close()
+        wrong = {n: t for n, _, _ in checks if (t := crew.done.get(n))}
+        ran = sum(n in crew.done for n, _, _ in checks)
+        record.rows += [{"check": n, "wrong": t} for n, t in wrong.items()]
+        record.rows.append({"check": "all", "right": ran - len(wrong), "ran": ran, "of": len(checks)})
+        record.write()
+        for n, text in [*wrong.items(), *((n, t) for n, _, _ in jobs if (t := crew.done.get(n)))]:
+            print(f"WRONG {n}: {text}", flush=True)
+        print(
+            f"{ran - len(wrong)} of {ran} cases right ({len(checks)} in all), {time.time() - START:.0f} s", flush=True
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Gradients of a share of the cases with small tiles, compared:
+`python -m tests.runtime.triton.interpret_backward GROUP GROUPS [all | CASE...]`."""
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import torch
+
+import attndsl
+from attndsl.reference import reference
+from attndsl.runtime.triton.config import Config, configured
+from benchmarks.cases import CASES, Case
+from tests.accuracy import GRADIENT_FACTOR, assert_right
+
+FEW = (
+    "dense", "dense 96", "causal", "window offsets", "window 7, negative scale", "scale zero", "dead rows", "alibi far",
+    "softcap", "bias", "row and key bias", "duo", "sink and gate", "vector gate", "relu2", "sigmoid", "cog",
+    "exponential", "normalised", "dilated", "blocks", "gna dilated", "grid terms", "joint", "pooled keys",
+    "blind segment", "grid with offset", "one row",
+)  # fmt: skip
+"""Those that every run of the tests checks; `all` after the groups names every case."""
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+Grads = dict[str, torch.Tensor]
+
+
+def check(case: Case, dtype: torch.dtype) -> None:
+    tensors = dict(zip("qkv", case.tensors(dtype), strict=True))
+    inputs, offset = case.made(), case.offset()
+    f = attndsl.load(case.text, **case.consts)
+    g = torch.Generator().manual_seed(2)
+    grad = torch.randn(case.B, case.H, case.Lq, case.Dv or case.D, generator=g).to(dtype)
+    grad_lse = torch.randn(case.B, case.H, case.Lq, generator=g)
+    floats = tensors | {n: t for n, t in inputs.items() if t.is_floating_point()}
+
+    def gradients(precision: torch.dtype, triton: bool) -> Grads:
+        live = {n: t.detach().to(t.dtype if triton else precision).requires_grad_() for n, t in floats.items()}
+        rest = {n: live.get(n, t) for n, t in inputs.items()}
+        q, k, v = (live[n] for n in "qkv")
+        if triton:
+            out, lse = f(q, k, v, backend="triton", return_lse=case.lse, grid=case.grid, q_offset=offset,
+                         scale=case.scale, **case.scalars, **rest) if case.lse else (
+                f(q, k, v, backend="triton", grid=case.grid, q_offset=offset, scale=case.scale, **case.scalars, **rest),
+                None)  # fmt: skip
+        else:
+            out, lse = reference(f.attention, q, k, v, inputs=rest, scalars=case.scalars, grid=case.grid,
+                                 q_offset=offset, scale=case.scale, dtype=precision)  # fmt: skip
+        outs, grads = [out], [grad.to(out.dtype)]
+        if case.lse and lse is not None:
+            outs.append(torch.where(lse.isfinite(), lse, 0.0))
+            grads.append(grad_lse.to(lse.dtype))
+        names = list(live)
+        found = torch.autograd.grad(outs, [live[n] for n in names], grads, allow_unused=True)
+        return {n: torch.zeros_like(live[n]) if t is None else t for n, t in zip(names, found, strict=True)}
+
+    with configured(Config(32, 32, 4, 2), dq=Config(16, 32, 4, 2), dkdv=Config(32, 16, 4, 2)):
+        actual = gradients(dtype, True)
+    exact, eager = gradients(torch.float64, False), gradients(dtype, False)
+    for name, value in actual.items():
+        own = dtype if name in "qkv" else torch.float32
+        assert value.dtype == floats[name].dtype
+        assert_right(f"grad {name}", value, eager[name], exact[name], own, GRADIENT_FACTOR)
+
+
+def main() -> int:
+    group, groups = int(sys.argv[1]), int(sys.argv[2])
+    only = sys.argv[3:]
+    wrong = 0
+    if only == ["all"]:
+        chosen = list(CASES[group::groups])
+    else:
+        chosen = [c for c in CASES if c.name in (only or FEW)][group::groups]
+    for i, case in enumerate(chosen):
+        try:
+            check(case, DTYPES[(group + i) % 3])
+        except Exception:
+            wrong += 1
+            print(f"WRONG {case.name}\n{traceback.format_exc()}")
+    print(f"{len(chosen) - wrong} of {len(chosen)} cases right")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Feature maps on the Triton backend, interpreted: `python -m tests.runtime.triton.interpret_linear GROUP GROUPS`."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from attndsl.runtime.triton import scan_passes
+from attndsl.runtime.triton.scan_config import ScanConfig, scan_configured
+from tests.runtime.scan_cases import ScanCase
+from tests.runtime.test_scan import DOC, GAMMA, spec
+
+
+class OnTriton:
+    """A compiled function whose calls run on the Triton backend."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.function, name)
+
+    def __call__(self, *args: Any, **given: Any) -> Any:
+        return self.function(*args, backend="triton", **given)
+
+    def step(self, *args: Any, **given: Any) -> Any:
+        return self.function.step(*args, backend="triton", **given)
+
+
+@dataclass
+class TritonCase(ScanCase):
+    """A case on the Triton backend."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.function = OnTriton(self.function)
+
+
+SCANS = ("none", "plain", "base", "log", "token", "other sum", "sum of vectors", "mean", "count", "map", "positions")
+
+
+def cases() -> list[tuple[str, Callable[[], None]]]:
+    """What is run, by name."""
+    found: list[tuple[str, Callable[[], None]]] = []
+
+    def add(name: str, text: str, kind: str = "scan", **sizes: Any) -> None:
+        sizes = {"B": 1, "H": 2, "Hkv": 1, "Lq": 37, **sizes}
+        found.append((f"{name} {sizes}", lambda: TritonCase(text, **sizes).check(kind)))
+
+    for i, name in enumerate(SCANS):
+        add(name, spec(name), Lq=(1, 19, 37)[i % 3])
+    add("bf16", spec("none"), dtype=torch.bfloat16)
+    add("fp16", spec("base"), dtype=torch.float16, D=16, Dv=16)
+    for name in ("none", "token", "other sum"):
+        add(f"strict {name}", spec(name, "mask k < q"))
+        add(f"documents {name}", spec(name, "mask doc[b, q] == doc[b, k] and k <= q", DOC), documents=5)
+    add("output", spec("count", output="output o * sigmoid(q * 0.1)"))
+    add("empty", spec("none"), Lq=0)
+    for name in ("none", "other sum", "sum of vectors", "mean", "count", "map"):
+        add(f"reduction {name}", spec(name, ""), "reduction", Lq=19, Lk=40, H=4, Hkv=2)
+    add("reduction of few", spec("none", ""), "reduction", Lq=3, Lk=0)
+    add("both documents", spec("none", "mask doc[b, q] == doc[b, k]", DOC), "both")
+    text = f"attention a({GAMMA}) {{ weight dot(Q, K) * gamma[h]^abs(q - k) / (1 + abs(sum)) }}"
+    add("both decaying", text, "both", Lq=21)
+    for name in ("none", "base", "token", "mean", "positions"):
+        case = {"B": 1, "H": 2, "Hkv": 1, "Lq": 37}
+        found.append((f"pieces {name}", lambda name=name, case=case: _pieces(spec(name), **case)))
+    mask = "mask doc[b, q] == doc[b, k] and k <= q"
+    found.append(("pieces documents", lambda: _pieces(spec("none", mask, DOC), B=1, H=2, Lq=37, documents=5)))
+    return found
+
+
+def _pieces(text: str, **sizes: Any) -> None:
+    case = TritonCase(text, **sizes)
+    case.compare(case.pieces([20, 36]))
+
+
+def main() -> int:
+    """0 if all cases of the group are right."""
+    warnings.filterwarnings("ignore", category=RuntimeWarning)
+    group, groups = int(sys.argv[1]), int(sys.argv[2])
+    scan_passes.GATE_LENGTH = 32  # pyright: ignore[reportPrivateImportUsage]
+    wrong = 0
+    chosen = cases()[group::groups]
+    if len(sys.argv) > 3:
+        chosen = [c for c in chosen if sys.argv[3] in c[0]]
+    for i, (name, run) in enumerate(chosen):
+        config = ScanConfig(16, 16, 4, 1)
+        try:
+            with scan_configured(replace(config, segments=3) if i % 2 else config):
+                run()
+        except Exception:
+            wrong += 1
+            print(f"WRONG {name}\n{traceback.format_exc(limit=-4)}")
+    print(f"{len(chosen) - wrong} of {len(chosen)} cases right")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Backward kernels compile for GPUs that are not there, within budgets."""
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import attndsl
+from attndsl.codegen.triton_backward import BackwardForm, generate_sweep
+from attndsl.codegen.triton_form import Dtype, typical_forms
+from attndsl.codegen.triton_prepare import generate_prepare
+from attndsl.runtime.triton.config import choose, stages_that_fit
+from attndsl.runtime.triton.cross import Compiled, cross_compile
+from attndsl.runtime.triton.launch import SHARED_MEMORY
+from benchmarks.cases import GNA
+
+pytest.importorskip("triton")
+
+CAUSAL = "attention causal { mask k <= q }"
+SOFTCAP = "attention softcap { score 50 * tanh(s / 50) mask k <= q }"
+SINK = """attention sink(input z: f32[H], input g: f32[H, Dv]) {
+    mask k <= q weight exp(s) / (exp(z[h]) + sum) output o * sigmoid(g[h]) }"""
+BIAS = "attention bias(input t: f32[H, L, L]) { score s + t[h, q, k] }"
+
+
+def compile_step(
+    text: str, step: str, *, D: int = 128, dtype: Dtype = "bf16", capability: int = 90, deterministic: bool = False,
+    tma: bool = True, **consts: Any,
+) -> Compiled:  # fmt: skip
+    attention = attndsl.load(text, **consts).simplified
+    form = replace(typical_forms(attention)[0], D=D, Dv=D, dtype=dtype, turned=step == "dkdv")
+    form = replace(form, tma=tma and capability >= 90)
+    wanted = frozenset(i.name for i in attention.inputs if i.dtype == "f32")
+    backward = BackwardForm(form, wanted, deterministic=deterministic)
+    made = generate_prepare(attention, backward) if step == "prepare" else generate_sweep(attention, backward)
+    assert made is not None
+    config = choose("dkdv" if step == "dkdv" else "dq", dtype, D, D, capability)
+    values: dict[str, Any] = {"BM": config.rows, "BN": config.columns}
+    if len(form.q.axes) == 3:
+        values |= {"BM_0": config.rows // 64, "BM_1": 8, "BM_2": 8}
+        values |= {"BN_0": config.columns // 64, "BN_1": 8, "BN_2": 8}
+    limit = SHARED_MEMORY[capability // 10]
+    stages = stages_that_fit(config, 2, D, D, config.rows, config.columns, limit, backward=True)
+    inputs = {i.name: "fp32" for i in attention.inputs}
+    return cross_compile(
+        made, values, dtype=dtype, inputs=inputs, warps=config.warps, stages=stages, capability=capability
+    )  # fmt: skip
+
+
+HOPPER = [
+    (CAUSAL, "dq", {}, 0),
+    (CAUSAL, "dkdv", {}, 320),
+    (CAUSAL, "dq", {"D": 64, "dtype": "fp16"}, 48),
+    (CAUSAL, "dkdv", {"D": 64}, 48),
+    (SOFTCAP, "dkdv", {"D": 64}, 200),
+    (SINK, "dq", {"D": 64}, 200),
+    (SINK, "prepare", {}, 0),
+    (BIAS, "dq", {"D": 64, "deterministic": True}, 1400),
+    (GNA, "dq", {"window": (5, 9, 9)}, 64),
+    (GNA, "dkdv", {"window": (5, 9, 9)}, 400),
+]
+
+
+@pytest.mark.parametrize(("text", "step", "how", "spills"), HOPPER)
+def test_hopper_within_budgets(text: str, step: str, how: dict[str, Any], spills: int) -> None:
+    built = compile_step(text, step, **how)
+    assert built.registers <= 255
+    assert built.spills <= spills
+    assert built.shared <= SHARED_MEMORY[9]
+    if step != "prepare":
+        assert built.ttgir.count("warp_group_dot ") > 0
+        assert "async_tma_copy" in built.ttgir
+
+
+@pytest.mark.parametrize(("capability", "spills"), [(80, 400), (100, 400)])
+@pytest.mark.parametrize("step", ["dq", "dkdv"])
+def test_other_generations(step: str, capability: int, spills: int) -> None:
+    built = compile_step(CAUSAL, step, D=64, capability=capability)
+    assert built.spills <= spills
+    assert built.shared <= SHARED_MEMORY[capability // 10]
+
+
+def test_full_boxes_have_no_mask_code() -> None:
+    attention = attndsl.load(CAUSAL).simplified
+    for turned in (False, True):
+        form = replace(typical_forms(attention)[0], turned=turned)
+        source = generate_sweep(attention, BackwardForm(form)).source
+        full, partial = source.split("for run in range(begin, middle)")[1].split("for run in range(middle, end)")
+        assert "visible" not in full
+        assert "visible" in partial
+
+
+def test_gradients_of_inputs_are_generated_where_they_are_wanted() -> None:
+    attention = attndsl.load(BIAS).simplified
+    form = typical_forms(attention)[0]
+    assert "atomic" not in generate_sweep(attention, BackwardForm(form)).source
+    assert "atomic" in generate_sweep(attention, BackwardForm(form, frozenset(("t",)))).source
+    sink = attndsl.load(SINK).simplified
+    assert "atomic" not in generate_sweep(sink, BackwardForm(form, frozenset(("z", "g")))).source

@@ -1,0 +1,86 @@
+"""Chunked scans: their logic under the interpreter, their code for a GPU that is not there."""
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+
+from attndsl.codegen.triton_scan import COMPONENT, Operand, Walk, component_map, generate_scan, slope_of
+from attndsl.codegen.whitelist_triton import check_kernels
+from attndsl.ir.expr import Expr, Index, Load, number, op
+from attndsl.ir.types import INT, Kind, Type
+from attndsl.runtime.triton.scan_config import ScanConfig, cut
+from tests.runtime.triton.scan_compiling import compile_scan
+
+
+@pytest.mark.parametrize("cases", ["interpret_scan", "interpret_linear"])
+def test_scans_equal_the_definition(cases: str) -> None:
+    """In processes of their own: Triton decides at import whether it interprets."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-m", f"tests.runtime.triton.{cases}", "0", "1"],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
+    assert "cases right" in ran.stdout
+
+
+ELU1 = op("add", op("elu", COMPONENT), number(1.0))
+
+
+GRADIENT = Walk(
+    "bf16", Operand(64, None, True), Operand(64), Operand(64, ELU1), "token", True, tma=True,
+    feature="query", slope=slope_of(ELU1), gated=True, mapped=ELU1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "walk",
+    [
+        Walk("bf16", Operand(128), Operand(128), Operand(128), tma=True),
+        Walk("bf16", Operand(128), Operand(128), Operand(128), "head", tma=True),
+        Walk("fp16", Operand(64), Operand(64), Operand(64), "token", aligned=True),
+        GRADIENT,
+    ],
+)
+def test_scans_compile_without_spilling(walk: Walk) -> None:
+    for name in ("states", "outputs"):
+        found = compile_scan(walk, name, ScanConfig(64, 64, 4, 2))
+        assert found.spills == 0, name
+        assert found.shared <= 227 << 10
+        assert "wgmma" in found.ptx, name
+
+
+def test_generated_scans_hold_nothing_unknown() -> None:
+    for decay in ("none", "head", "log", "token"):
+        for reverse in (False, True):
+            walk = Walk("bf16", Operand(96), Operand(96), Operand(40), decay, True, reverse, feature="key", gated=True)  # type: ignore[arg-type]
+            check_kernels(generate_scan(walk, ["title"]).source)
+
+
+def test_a_sequence_is_cut_where_few_programs_would_run() -> None:
+    assert cut(8192, 64, 128, 132) == (1, 8192)
+    assert cut(8192, 64, 128, 264) == (2, 4096)
+    segments, length = cut(32768, 64, 32, 264)
+    assert segments == 8
+    assert length % 64 == 0
+    assert (segments - 1) * length < 32768 <= segments * length
+    assert cut(1, 64, 1, 264) == (1, 64)
+    assert cut(100, 64, 1, 264) == (1, 128)
+    assert cut(4096, 64, 10_000, 132, most=512) == (8, 512)
+
+
+def test_maps_of_components() -> None:
+    indices: tuple[Expr, ...] = tuple(Index(INT, n) for n in ("b", "h", "q"))  # pyright: ignore[reportArgumentType]
+    q = Load(Type(Kind.FLOAT, ("D",)), "Q", indices)
+    assert component_map(q, "Q") is None
+    assert component_map(op("add", op("elu", q), number(1.0)), "Q") == ELU1
+    for mixing in (op("vsoftmax", q), op("mul", q, op("norm", q)), op("concat", q, q)):
+        with pytest.raises(ValueError, match="features with"):
+            component_map(mixing, "Q")
