@@ -203,9 +203,9 @@ class Scan:
         return found.squeeze(-2).expand(out.shape)
 
     @property
-    def plain(self) -> bool:
-        """Whether what the rows get is the output."""
-        return self.view.normaliser is None and self.view.functions.output is None
+    def apart(self) -> bool:
+        """Whether rows get what they see in two steps, and are finished after them."""
+        return self.form.kind == "both"
 
     def rows_of(self, whole: Tensor) -> Tensor:
         """[B, H, L, E] as [b, g, r, L, E]."""
@@ -224,10 +224,8 @@ def forward(
     scan = Scan(frame, form, state)
     call = frame.call
     B, H, Lq = call.q.shape[:3]
-    # rows that see keys on both sides get them in two steps, others are done after one
-    apart = form.kind == "both"
-    keep = apart or (save and not scan.plain)
-    raws = [torch.zeros((B, H, Lq, e), dtype=frame.dtype) for _, e in scan.lane_shapes()] if keep else []
+    apart = scan.apart
+    raws = [torch.zeros((B, H, Lq, e), dtype=frame.dtype) for _, e in scan.lane_shapes()] if apart else []
     out = torch.zeros((B, H, Lq, call.v.shape[-1]), dtype=call.q.dtype)
     states, before = scan.start(), scan.first_segment()
     kept: list[States] = []
@@ -241,10 +239,10 @@ def forward(
         given, states = scan.step(step, tile, states, before)
         before = scan.last_segment(step, tile)
         if step.reads:
+            if not apart:
+                tile.batch.put_rows(scan.rows_of(out), scan.finish(tile, given))
             for whole, part in zip(raws, given, strict=False):
                 _add_rows(tile, scan.rows_of(whole), part)
-            if not apart:
-                tile.batch.put_rows(scan.rows_of(out), given[0] if scan.plain else scan.finish(tile, given))
     if apart:
         _finish_all(scan, raws, out)
     after = None
@@ -255,14 +253,14 @@ def forward(
     saved: list[Tensor] = []
     if save:
         saved = [torch.stack([s[i] for s in kept]) if kept else states[i].new_empty(0) for i in range(len(states))]
-        saved += [] if scan.plain else raws
+        saved += raws
     return out, after, tuple(saved)
 
 
 def _finish_all(scan: Scan, raws: list[Tensor], out: Tensor) -> None:
     for tile in _row_tiles(scan):
         parts = [tile.batch.take_rows(scan.rows_of(r)) for r in raws]
-        tile.batch.put_rows(scan.rows_of(out), parts[0] if scan.plain else scan.finish(tile, parts))
+        tile.batch.put_rows(scan.rows_of(out), scan.finish(tile, parts))
 
 
 def _row_tiles(scan: Scan) -> list[ScanTile]:
@@ -342,14 +340,14 @@ class _Backward:
         return found
 
     def _raw_gradients(self, grad_out: Tensor | None) -> list[Tensor]:
-        """Gradients of what the rows got, from those of the output."""
+        """Gradients of what the rows got in two steps, from those of the output; else of the output itself."""
         scan = self.scan
         shape = (*scan.call.q.shape[:3], scan.call.v.shape[-1])
         dtype = scan.frame.dtype
-        if scan.plain or grad_out is None:
-            whole = torch.zeros(shape, dtype=dtype) if grad_out is None else grad_out.to(dtype)
-            rest = [] if scan.plain else [torch.zeros_like(r) for r in self.raws]
-            return [whole] if scan.plain else rest
+        if grad_out is None:
+            grad_out = torch.zeros((), dtype=dtype).expand(shape)
+        if not scan.apart:
+            return [grad_out]
         grads = [torch.zeros_like(r) for r in self.raws]
         for tile in _row_tiles(scan):
             parts = [tile.batch.take_rows(scan.rows_of(r)).detach().requires_grad_() for r in self.raws]
@@ -369,9 +367,11 @@ class _Backward:
         record = _Record(self, tile)
         with torch.enable_grad():
             given, after = scan.step(step, tile, states, before)
+            if step.reads and not scan.apart:
+                given = [scan.finish(tile, given)]
         outputs, wanted = list(given), []
         if step.reads:
-            wanted = [tile.batch.take_rows(scan.rows_of(g)) for g in grads]
+            wanted = [tile.batch.take_rows(scan.rows_of(g)).to(scan.frame.dtype) for g in grads]
         if step.adds:
             outputs += after
             wanted += ahead
