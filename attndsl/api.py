@@ -17,6 +17,7 @@ from attndsl.runtime.tiles import tile_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from attndsl.runtime.given import Signature
     from attndsl.runtime.runner import Runner
     from attndsl.runtime.state import State
     from attndsl.schedule.plan import Plan
@@ -36,6 +37,7 @@ class AttentionFunction:
     def __init__(self, attention: Attention, consts: Mapping[str, object] | None = None) -> None:
         self._written = attention
         self._consts = dict(consts or {})
+        self._signature: Signature | None = None
         self.__name__ = attention.name
         self.__doc__ = f"{attention.name}({', '.join(map(show_param, attention.params))})"
 
@@ -55,9 +57,28 @@ class AttentionFunction:
 
     @cached_property
     def _runner(self) -> Runner:
-        from attndsl.runtime.runner import Runner
+        from attndsl.runtime.registry import registered
 
-        return Runner(self.attention, self.simplified)
+        return registered(self._spec, self.attention, self.simplified)
+
+    @cached_property
+    def _spec(self) -> str:
+        from attndsl.ir.printer import print_attention
+
+        return print_attention(self.attention)
+
+    def _prepare(self) -> bool:
+        """Have `_signature` made. Consts are bound and the compiler's front half runs at the first call."""
+        if self._signature is None:
+            from attndsl.runtime.given import Signature
+
+            # the operator finds it by its text
+            _ = self._runner
+            self._signature = Signature.of(self.attention, self.simplified, self._spec)
+        return True
+
+    # torch.compile runs it instead of tracing it (torch.compiler.assume_constant_result, without torch)
+    _prepare._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
     def __call__(
         self,
@@ -96,9 +117,13 @@ class AttentionFunction:
         (with the kernel's configuration, the compiler's words and a reproducer file) where a generated kernel does not
         compile.
         """
-        return self._runner(
-            q, k, v, arguments, layout=layout, return_lse=return_lse, scale=scale, q_offset=q_offset, grid=grid,
-            backend=backend, checked=checked, initial_state=initial_state, return_state=return_state,
+        from attndsl.runtime.entry import enter
+
+        self._prepare()
+        assert self._signature is not None
+        return enter(
+            self._signature, q, k, v, arguments, layout=layout, return_lse=return_lse, scale=scale, q_offset=q_offset,
+            grid=grid, backend=backend, checked=checked, initial_state=initial_state, return_state=return_state,
         )  # fmt: skip
 
     def step(self, state: State | None, q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> tuple[Tensor, State]:

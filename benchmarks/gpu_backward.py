@@ -39,14 +39,13 @@ LIMIT = 2e-2
 Keep = Callable[[dict[str, Any]], None]
 
 DQ = {
-    128: [Config(128, 64, 8, 3), Config(128, 128, 8, 2), Config(128, 64, 8, 2), Config(64, 64, 4, 3)],
-    64: [Config(128, 64, 4, 3), Config(128, 128, 8, 3), Config(128, 64, 8, 3), Config(64, 64, 4, 3)],
+    128: [Config(128, 64, 8, 3), Config(128, 128, 8, 2), Config(64, 64, 4, 3)],
+    64: [Config(128, 64, 8, 3), Config(128, 128, 8, 3), Config(128, 64, 4, 3)],
 }
 DKDV = {
-    128: [Config(128, 64, 8, 2), Config(128, 64, 8, 3), Config(128, 32, 8, 3), Config(64, 64, 4, 2),
-          Config(64, 32, 4, 3)],
-    64: [Config(128, 64, 8, 3), Config(128, 128, 8, 2), Config(64, 64, 4, 3), Config(128, 32, 4, 3)],
-}  # fmt: skip
+    128: [Config(128, 64, 8, 2), Config(128, 32, 8, 3), Config(64, 64, 4, 2)],
+    64: [Config(128, 64, 8, 3), Config(128, 64, 8, 2), Config(64, 64, 4, 3)],
+}
 GRID_DQ = [Config(128, 64, 8, 3), Config(128, 128, 8, 2)]
 GRID_DKDV = [Config(128, 64, 8, 2), Config(64, 64, 4, 2)]
 
@@ -141,9 +140,8 @@ class Ours:
         from attndsl.runtime.binding import bind_call
         from attndsl.runtime.triton.kernel import TritonKernel
         from attndsl.schedule.build import build
-        from benchmarks.gpu_workloads import tensors
 
-        q, k, v = tensors(w.B, w.H, w.S, w.D)
+        q, k, v = w.tensors()
         self.f = attndsl.load(w.text, **w.consts)
         self.call = bind_call(self.f.attention, self.f.simplified, q, k, v, dict(w.inputs), grid=w.grid)
         self.kernel = TritonKernel(self.f.simplified)
@@ -168,44 +166,47 @@ def configurations(w: Any, quick: bool) -> tuple[list[Config], list[Config]]:
 
 def workloads() -> list[Any]:
     """In order of importance."""
-    from benchmarks.gpu_workloads import dense, masked, neighborhoods
+    from attndsl.bench.workloads import dense, masked, neighborhoods
 
-    return [*dense(16384), *masked(), *neighborhoods(), *dense(4096)]
+    long, many, grids = dense(16384), masked(), neighborhoods()
+    first = [many[0], long[1], many[6], grids[0], long[3], many[5], grids[1], many[8], long[0]]
+    return [*first, *(w for w in (*many, *grids, *long, *dense(4096)) if w not in first)]
 
 
-def warm(number: int, quick: bool, flex: bool) -> str:
-    """Compile everything of a workload into the caches on disk."""
+def warm(number: int, what: str, quick: bool) -> str:
+    """Compile what is measured of a workload into the caches on disk. What went wrong, if something did."""
     w = workloads()[number]
     try:
-        ours = Ours(w)
-        dq, dkdv = configurations(w, quick)
-        for config in dq:
-            with configured(dq=config):
-                ours.run("q")
-        for config in dkdv:
-            with configured(dkdv=config):
-                ours.run("kv")
-        if flex:
+        if what == "flex":
             _flex_backward(w)
+        else:
+            ours = Ours(w)
+            dq, dkdv = configurations(w, quick)
+            for config in dq if what == "dq" else dkdv:
+                with configured(**{what: config}):
+                    ours.run("q" if what == "dq" else "kv")
         torch.cuda.synchronize()
     except Exception as error:
-        return f"{w.name}: {type(error).__name__}: {error}"[:300]
+        return f"{type(error).__name__}: {error}"[:300]
     return ""
 
 
 def measure(keep: Keep, deadline: float, *, quick: bool, workers: int) -> None:
     """Every workload: our configurations, then FlexAttention. Rows as peers' tables have them."""
+    from benchmarks.gpu_compile import Compiling
+
     found = workloads()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for done in [pool.submit(warm, i, quick, not quick) for i in range(len(found))]:
-            try:
-                if done.result():
-                    print(f"not compiled: {done.result()}", flush=True)
-            except Exception as error:
-                print(f"not compiled: {error}", flush=True)
-    print(f"-- compiled, {time.time() - START:.0f} s", flush=True)
-    for w in found:
-        if time.time() > deadline:
+    kinds = ("dq", "dkdv") if quick else ("dq", "dkdv", "flex")
+    jobs = [(i, what, quick) for i in range(len(found)) for what in kinds]
+    compiling = Compiling(warm, jobs, workers)
+    for i, w in enumerate(found):
+        late = False
+        for what in kinds:
+            said = compiling.problem((i, what, quick), deadline)
+            late |= said == "not compiled in time"
+            if said:
+                print(f"{w.name} {what}: {said}", flush=True)
+        if late or time.time() > deadline:
             print(f"no time for {w.name}", flush=True)
             continue
         try:
@@ -213,6 +214,7 @@ def measure(keep: Keep, deadline: float, *, quick: bool, workers: int) -> None:
         except Exception as error:
             _row(keep, w, "attndsl-triton", None, "ERR " + repr(error)[:300].replace("\n", " "))
         torch.cuda.empty_cache()
+    compiling.close()
 
 
 def _measure(w: Any, keep: Keep, quick: bool) -> None:
@@ -261,12 +263,10 @@ def _flex_backward(w: Any) -> Callable[[Tensor | None], Any]:
     """FlexAttention's gradients of q, k and v as a function of the output's."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    from benchmarks.gpu_workloads import tensors
-
     torch.compiler.reset()
     score, mask = w.flex()
     S = w.permuted or w.S
-    q, k, v = (t.requires_grad_() for t in tensors(w.B, w.H, S, w.D))
+    q, k, v = (t.requires_grad_() for t in w.tensors(S))
     blocks = None
     if mask is not None:
         blocks = torch.compile(create_block_mask, dynamic=False)(mask, None, None, S, S, device="cuda")

@@ -83,7 +83,19 @@ WORKLOADS = ((8192, 4), (32768, 1))
 H, D = 16, 128
 FORWARD = (ScanConfig(64, 32, 4, 2, 2), ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 64, 4, 3, 1))
 BACKWARD = (ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 2, 2), ScanConfig(64, 64, 4, 3, 1))
-NAMES = ("retention", "linear", "simplegla", "elu1")
+NAMES = ("retention", "linear", "simplegla")
+ONCE = (("gla", "fwd", ScanConfig(64, 64, 8, 2, 1)), ("elu1", "fwd", ScanConfig(64, 64, 8, 2, 1)))
+"""Workloads of one configuration."""
+
+
+def runs() -> Iterator[tuple[str, str, ScanConfig]]:
+    """(workload, pass, configuration), the best guesses first."""
+    for i in range(3):
+        for name in NAMES:
+            yield name, "fwd", FORWARD[i]
+            yield name, "bwd", BACKWARD[i]
+        if i == 0:
+            yield from ONCE
 
 
 def bench(f: Callable[[], Any], rep: int = 60) -> float:
@@ -165,6 +177,10 @@ def call_of(name: str, q: Any, k: Any, v: Any, g: Any) -> ScanCall:
         return ScanCall(Maps(decay="head"), q, k, v, gamma[None])
     if name == "simplegla":
         return ScanCall(Maps(decay="token"), q, k, v, None, g)
+    if name == "gla":
+        made = torch.Generator(device="cuda").manual_seed(1)
+        steps = torch.nn.functional.logsigmoid(torch.randn(q.shape, device="cuda", generator=made)) / 16
+        return ScanCall(Maps(decay="channel"), q, k, v, None, steps.to(q.dtype))
     if name == "elu1":
         return ScanCall(Maps(ELU1, ELU1, normalised=True), q, k, v)
     return ScanCall(Maps(), q, k, v)
@@ -199,37 +215,28 @@ def warm_peer(name: str) -> str:
 
 def warm_jobs() -> list[Job]:
     """Compilations, the best guesses first."""
-    found: list[Job] = []
-    for i in range(3):
-        for name in NAMES if i == 0 else NAMES[:3]:
-            for pas, configs in (("fwd", FORWARD), ("bwd", BACKWARD)):
-                found.append((f"{name} {pas} {configs[i]}", warm, (name, configs[i], pas)))
-        if i == 0:
-            found += [(name, warm_peer, (name,)) for name in PEERS]
-    return found
+    found: list[Job] = [(f"{name} {pas} {c}", warm, (name, c, pas)) for name, pas, c in runs()]
+    first = 2 * len(NAMES)
+    return [*found[:first], *((name, warm_peer, (name,)) for name in PEERS), *found[first:]]
 
 
 def speed(crew: Crew, record: Record, end: float) -> None:
     """Every workload as soon as its kernels are there."""
-    for i in range(3):
-        for name in NAMES if i == 0 else NAMES[:3]:
-            for pas, configs in (("fwd", FORWARD), ("bwd", BACKWARD)):
-                config = configs[i]
-                job = f"{name} {pas} {config}"
-                note = f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident}"
-                if not crew.until(job, end):
-                    record.add(8192, 4, f"attndsl-triton {name}", pas, None, f"{note} {crew.done.get(job, 'no time')}")
-                    continue
-                for S, B in WORKLOADS:
-                    if time.time() > end:
-                        return
+    for n, (name, pas, config) in enumerate(runs()):
+        job = f"{name} {pas} {config}"
+        note = f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident}"
+        if crew.until(job, end):
+            for S, B in WORKLOADS:
+                if time.time() < end:
                     with scan_configured(config):
                         run = pass_of(call_of(name, *tensors(S, B)), pas)
                         record.measure(S, B, f"attndsl-triton {name}", pas, run, note)
-        if i == 0:
-            for name in PEERS:
-                if crew.until(name, end):
-                    peer_rows(name, record, end)
+        else:
+            record.add(8192, 4, f"attndsl-triton {name}", pas, None, f"{note} {crew.done.get(job, 'no time')}")
+        if n == 2 * len(NAMES) - 1:
+            for peer in PEERS:
+                if crew.until(peer, end):
+                    peer_rows(peer, record, end)
             for system, rows, batches, run, note in others():
                 if time.time() < end:
                     record.measure(rows, batches, system, "fwd", run, note)

@@ -30,6 +30,7 @@ def build(
     settings: Annotated[list[str] | None, typer.Option("--set", help="A const or scalar: window=3,9,9.")] = None,
     name: Annotated[str | None, typer.Option(help="Which attention of the file.")] = None,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
+    forward: Annotated[bool, typer.Option("--forward", help="Leave the backward pass out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> int:
     """Compile an attention for a GPU: sources, PTX, cubin, the plan, and a module that runs by itself."""
@@ -54,7 +55,7 @@ def build(
     check(setup)
     if not all(map(find_spec, ("torch", "triton"))):
         raise CallError("build needs torch and triton: pip install 'attndsl[triton]'")
-    files, manifest = built(setup, DTYPES[dtype], target)
+    files, manifest = built(setup, DTYPES[dtype], target, backward=not forward)
     write_folder(Path(output), files, manifest)
     if as_json:
         print_json(manifest)
@@ -63,21 +64,22 @@ def build(
     return OK
 
 
-def built(setup: Setup, dtype: Any, target: str) -> tuple[dict[str, str | bytes], dict[str, Any]]:
+def built(setup: Setup, dtype: Any, target: str, *, backward: bool) -> tuple[dict[str, str | bytes], dict[str, Any]]:
     """The files of a build and its manifest. CallError names what the backend cannot do; KernelError is a kernel that
     does not compile."""
     from attndsl.cli.explain import written
     from attndsl.ir.simplify import simplify
-    from attndsl.runtime.triton.lowering import lower
+    from attndsl.runtime.triton.lowering import lower, lower_backward
     from attndsl.runtime.triton.standalone import call_name, standalone, tables_of
 
     simplified, problem = simplify(setup.attention), setup.problem()
     try:
         with progress("planning"):
-            plan, found = lower(simplified, problem, dtype, capability=TARGETS[target])
+            plan, rows = lower(simplified, problem, dtype, capability=TARGETS[target], save=backward)
+            back = lower_backward(simplified, problem, dtype, plan, capability=TARGETS[target]) if backward else ()
     except ValueError as error:
         raise CallError(str(error)) from error
-    found, compiled = _compiled(found)
+    found, compiled = _compiled((*rows, *back))
     files: dict[str, str | bytes] = {}
     kernels: list[dict[str, Any]] = []
     for it, code in zip(found, compiled, strict=True):
@@ -88,7 +90,9 @@ def built(setup: Setup, dtype: Any, target: str) -> tuple[dict[str, str | bytes]
         files |= {paths["source"]: it.module.source, paths["ptx"]: code.ptx, paths["cubin"]: code.cubin}
         kernels.append(_kernel(it, code, target) | paths)
     module = f"{call_name(setup.attention.name)}.py"
-    files[module] = standalone(simplified, setup.attention, problem, found, written(setup.attention))
+    files[module] = standalone(
+        simplified, setup.attention, problem, found[: len(rows)], found[len(rows) :], written(setup.attention)
+    )
     files["tables.json"] = _tables(tables_of(found))
     files["plan.txt"] = _plan_text(setup, plan, kernels)
     return files, _manifest(setup, plan, dtype, target) | {"module": module, "kernels": kernels}

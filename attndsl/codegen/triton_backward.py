@@ -10,6 +10,7 @@ from attndsl.codegen.expr_triton import Level, Printer, Reads, Scope, level
 from attndsl.codegen.templates import render
 from attndsl.codegen.triton import TritonModule, input_ranks, limited, tidy
 from attndsl.codegen.triton_arguments import Argument, numbers, read_arguments, table_arguments
+from attndsl.codegen.triton_bands import KEY, QUERY, Band, bands_of
 from attndsl.codegen.triton_form import Form, parts
 from attndsl.codegen.triton_gradient import Term, load_slopes, score_slopes, terms, without_uniform
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
@@ -19,6 +20,7 @@ from attndsl.codegen.triton_weight import Rule, rule_of, vector_free
 from attndsl.ir.attention import Attention
 from attndsl.ir.build import ONE
 from attndsl.ir.expr import SCORE, TRUE, Expr, Index, Load, number, op
+from attndsl.ir.free import q_side
 from attndsl.ir.passes.softmax import substitute
 from attndsl.ir.types import INT
 
@@ -47,10 +49,12 @@ class SlotCode:
 
 @dataclass
 class LoopCode:
-    """The statements of one loop's body and the values it needs."""
+    """The statements of one loop's body and the values it needs. `kept` is the exponent VALUE of visible pairs, -inf of
+    others, where one comparison tells them apart."""
 
     mask_lines: list[str] = field(default_factory=list[str])
     visible: str = ""
+    kept: str = ""
     lines: list[str] = field(default_factory=list[str])
     exponent: str = ""
     amplitude: str = ""
@@ -120,6 +124,7 @@ class _Sweep:
             title=title(self.attention),
             turned=self.turned,
             helpers=self.reads.helpers,
+            assembly=form.low_precision and not form.interpreted,
             fast_tanh=form.dtype == "bf16" and not form.interpreted,
             numbers=[a.name for a in arguments if a.role != "constexpr" and not a.type.startswith("*")],
             arguments=arguments,
@@ -173,8 +178,7 @@ class _Sweep:
         scope = Scope("c")
         printer = Printer(self.reads, leaves, scope, self.hoisted, turned=self.turned)
         if masked:
-            mask = local(self.attention.mask)
-            loop.visible = piece.inside if mask == TRUE else f"{piece.inside} & ({printer.print(mask)})"
+            self._visible(loop, local(self.attention.mask), piece, printer)
             loop.mask_lines = scope_lines(scope, "x")
         slopes = score_slopes(found)
         if self.factor != ONE:
@@ -201,6 +205,48 @@ class _Sweep:
         loop.columns = bool(used) or self.turned
         loop.position = bool(used & places) or self.turned
         return loop
+
+    def _visible(self, loop: LoopCode, mask: Expr, piece: PieceCode, printer: Printer) -> None:
+        """The condition on pairs of a PARTIAL box: where it can be, that a position lies between bounds of the row."""
+        found = None if self.form.on_grid or piece.residues else self._bands(mask)
+        if found is None:
+            loop.visible = piece.inside if mask == TRUE else f"{piece.inside} & ({printer.print(mask)})"
+            return
+        printer.used.add(QUERY if self.turned else KEY)
+        first = "q_offset" if self.turned else ""
+        bounds: list[str] = []
+        for band in found:
+            low = "0" if band.low is None else self._bound("tl.maximum", band.low, first, "0", printer)
+            high = piece.extents[0]
+            if band.high is not None:
+                high = self._bound("tl.minimum", band.high, first, high, printer)
+            if band.rows != TRUE:
+                high = self.hoisted.name(f"tl.where({printer.print(band.rows)}, {high}, 0)").code
+            bounds += [low, high]
+        pairs = list(zip(bounds[::2], bounds[1::2], strict=True))
+        terms = [f"({piece.at} >= {low}) & ({piece.at} < {high})" for low, high in pairs]
+        loop.visible = terms[0] if len(terms) == 1 else " | ".join(f"({t})" for t in terms)
+        if self.exponent is None:
+            return
+        if len(pairs) == 1:
+            loop.kept = f"{self.reads.helper('between')}(VALUE, {piece.at}, {', '.join(bounds)})"
+            return
+        for i in (1, 3):
+            low = bounds[i - 1]
+            width = bounds[i] if low == "0" else f"{bounds[i]} - {low}"
+            bounds[i] = self.hoisted.name(f"tl.maximum({width}, 0)").code
+        loop.kept = f"{self.reads.helper('within_either')}(VALUE, {piece.at}, {', '.join(bounds)})"
+
+    def _bound(self, extreme: str, bound: Expr, first: str, limit: str, printer: Printer) -> str:
+        text = printer.print(bound)
+        return self.hoisted.name(f"{extreme}({text}{f' - {first}' if first else ''}, {limit})").code
+
+    def _bands(self, mask: Expr) -> tuple[Band, ...] | None:
+        found = bands_of(mask, QUERY if self.turned else KEY)
+        if found is None or not self.turned:
+            return found
+        parts = [e for band in found for e in (band.low, band.high, band.rows) if e is not None]
+        return None if any(q_side(e) for e in parts) else found
 
     def _values(self, loop: LoopCode, local: Any, printer: Printer, after: list[Expr]) -> None:
         """The exponent and amplitude, or the numerator, of a pair."""

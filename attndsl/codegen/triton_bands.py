@@ -22,7 +22,7 @@ POSITIONS = 1 << 28
 FURTHEST = 1 << 30
 """A distance above all distances of positions: numbers beyond it mean the same."""
 MOST_BANDS = 2
-KEY = Index(INT, "k")
+KEY, QUERY = Index(INT, "k"), Index(INT, "q")
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,13 @@ class Band:
     rows: Expr = TRUE
 
 
-def bands_of(mask: Expr) -> tuple[Band, ...] | None:
-    """Bands whose union is the mask, at most MOST_BANDS; None where it is none, or where bounds could leave int32."""
+def bands_of(mask: Expr, unknown: Index = KEY) -> tuple[Band, ...] | None:
+    """Bands whose union is the mask, at most MOST_BANDS; None where it is none, or where bounds could leave int32.
+
+    Solved for QUERY they say which queries low <= q < high see a key."""
     ranges = Boxes(_ranges(mask), {})
     try:
-        members = conjuncts(solve(mask, Unknown(KEY, ranges, {})))
+        members = conjuncts(solve(mask, Unknown(unknown, ranges, {})))
     except TooManyConjunctsError:
         return None
     if not members or any(m.unsolved or m.residues for m in members):
@@ -56,7 +58,7 @@ def bands_of(mask: Expr) -> tuple[Band, ...] | None:
 
 
 def _ranges(mask: Expr) -> dict[Expr, tuple[int, int]]:
-    found: dict[Expr, tuple[int, int]] = {KEY: (0, POSITIONS - 1), Index(INT, "q"): (-POSITIONS, POSITIONS - 1)}
+    found: dict[Expr, tuple[int, int]] = {KEY: (0, POSITIONS - 1), QUERY: (-POSITIONS, POSITIONS - 1)}
     for node in walk(mask):
         if node in found or node.type != INT:
             continue

@@ -69,6 +69,7 @@ class _Prepare:
             "triton/prepare.py.j2",
             title=title(self.attention),
             helpers=self.reads.helpers,
+            assembly=False,
             fast_tanh=False,
             numbers=[a.name for a in arguments if a.role != "constexpr" and not a.type.startswith("*")],
             arguments=arguments,

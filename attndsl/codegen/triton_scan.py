@@ -31,8 +31,9 @@ from attndsl.ir.derivative import derivative
 from attndsl.ir.expr import Expr, Index, Load, Op, ParamRef, Reduce, op, walk
 from attndsl.ir.types import FLOAT, INT, Kind
 
-DecayKind = Lit["none", "head", "log", "token"]
-"""Per head as the base of a power (`head`) or as its natural logarithm (`log`), or a logarithm per token and head."""
+DecayKind = Lit["none", "head", "log", "token", "channel"]
+"""Per head as the base of a power (`head`) or as its natural logarithm (`log`), or one per token and head, or
+one per token, head and component of the keys (`channel`)."""
 COMPONENT = ParamRef(FLOAT, "@component")
 """In a map: the component that it is applied to."""
 
@@ -76,10 +77,17 @@ class Walk:
     tma: bool = False
     aligned: bool = False
     wide: bool = False
+    gate_unit: int = 1
+    """Elements that the strides of decays per channel are counted in."""
+
+    @property
+    def channel(self) -> bool:
+        return self.decay == "channel"
 
     @property
     def decays(self) -> bool:
-        return self.decay != "none" or self.docs
+        """Whether rows have factors of their own."""
+        return self.decay not in ("none", "channel") or self.docs
 
     @property
     def per_head(self) -> bool:
@@ -91,7 +99,7 @@ class Walk:
 
     @property
     def words(self) -> str:
-        kinds = {"none": "no decay", "token": "a decay per token and head"}
+        kinds = {"none": "no decay", "token": "a decay per token and head", "channel": "a decay per channel"}
         return kinds.get(self.decay, "a decay per head") + (", within documents" if self.docs else "")
 
     @property
@@ -173,7 +181,8 @@ def generate_scan(w: Walk, title: list[str]) -> ScanModule:
             role.map = [_map_code(operand, f"{role.name}{p.index}", reads) for p in role.parts]
     slope = None if w.slope is None else _code(w.slope, "x0_x", "ds", reads)
     mapped = _code(COMPONENT if w.mapped is None else w.mapped, "x0_x", "xm", reads) if w.gated else None
-    arguments = {name: tuple(_arguments(w, name, reads)) for name in ("states", "outputs")}
+    names = ("states", "outputs", *(["pairs"] if w.channel else []))
+    arguments = {name: tuple(_arguments(w, name, reads)) for name in names}
     x = _Role("x", w.v.size, ())
     roles = {"states": [k, v], "outputs": [q, k, v, *([x] if w.reads_x else [])]}
     text = render(
@@ -198,6 +207,7 @@ def generate_scan(w: Walk, title: list[str]) -> ScanModule:
         ragged_v=True,
         wide_state=w.dtype == "fp16",
         precision=', input_precision="ieee"' if w.dtype == "fp32" else "",
+        exact=f', input_precision="{"ieee" if w.dtype == "fp32" else "tf32"}"',
     )
     return ScanModule(_tidy(text), arguments)
 
@@ -233,40 +243,38 @@ def _code(expr: Expr, x: str, prefix: str, reads: Reads) -> MapCode:
 
 
 def _arguments(w: Walk, kernel: str, reads: Reads) -> list[Argument]:
-    states = kernel == "states"
-    roles = ["k", "v"] if states else ["q", "k", "v", *(["x"] if w.reads_x else [])]
+    states, outputs = kernel == "states", kernel == "outputs"
+    roles = (
+        ["k", "v"] if states else ["q", "k"] if kernel == "pairs" else ["q", "k", "v", *(["x"] if w.reads_x else [])]
+    )
     found = [Argument(r, "*qkv", "tensor", (r,)) for r in roles]
+    names: list[str] = []
     if states:
-        found.append(Argument("local", "*fp32", "tensor", ("local",)))
-        if w.column:
-            found.append(Argument("local_column", "*fp32", "tensor", ("local_column",)))
-        if w.decays:
-            found.append(Argument("decays", "*fp32", "tensor", ("decays",)))
-    else:
+        names = ["local", *(["local_column"] if w.column else []), *(["decays"] if w.decays or w.channel else [])]
+    elif outputs:
         found.append(Argument("out", "*qkv", "tensor", ("out",)))
-        found += [Argument(n, "*fp32", "tensor", (n,)) for n in ("state", "final")]
-        if w.normalised or w.feature:
-            found += [Argument(n, "*fp32", "tensor", (n,)) for n in ("column", "final_column")]
-        if w.normalised:
-            found.append(Argument("shares", "*fp32", "tensor", ("shares",)))
-        if w.gated:
-            found.append(Argument("row_sums", "*fp32", "tensor", ("row_sums",)))
-    found += [Argument(n, "*fp32", "tensor", (n,)) for n in w.vectors(kernel)]
+        names = ["state", "final", *(["column", "final_column"] if w.normalised or w.feature else [])]
+        names += (["shares"] if w.normalised else []) + (["row_sums"] if w.gated else [])
+    if w.channel and not states:
+        found.append(Argument("weights", "*qkv", "tensor", ("weights",)))
+    if kernel != "pairs":
+        names += w.vectors(kernel)
+    found += [Argument(n, "*fp32", "tensor", (n,)) for n in names]
     strides: list[tuple[str, str]] = [(r, axis) for r in roles for axis in "bhl"]
     if w.per_head:
         found.append(Argument("gamma", "*input", "tensor", ("gamma",)))
         strides += [("gamma", "b"), ("gamma", "h")]
-    elif w.decay == "token":
+    elif w.decay in ("token", "channel"):
         found.append(Argument("g", "*input", "tensor", ("g",)))
         strides += [("g", axis) for axis in "bhl"]
     if w.docs:
         found.append(Argument("docs", "*i32", "tensor", ("docs",)))
         strides += [("docs", axis) for axis in "bhl"]
     found += [Argument(f"{t}_s{axis}", "i64", "stride", (t, axis)) for t, axis in strides]
-    found += [Argument(f"{r}_group", "i32", "number", (f"{r}_group",)) for r in roles]
+    found += [Argument(f"{r}_group", "i32", "number", (f"{r}_group",)) for r in [*roles, *(["g"] if w.channel else [])]]
     numbers = ["group", "B", "H", "L", "slices", "segments", "parts", "first", "length"]
-    if not states:
-        numbers += ["state_sk", "state_sv"]
+    numbers = ["group", "B", "H", "L", "chunks"] if kernel == "pairs" else numbers
+    numbers += ["state_sk", "state_sv"] if outputs else []
     found += [Argument(n, "i32", "number", (n,)) for n in numbers]
     for name in reads.sizes:
         found.append(Argument(size_name(name), "i32", "size", (name,)))
@@ -278,7 +286,7 @@ def _arguments(w: Walk, kernel: str, reads: Reads) -> list[Argument]:
         for i in range(reads.ranks[name]):
             found.append(Argument(f"{text}_s{i}", "i64", "input stride", (name, i)))
             found.append(Argument(f"{text}_n{i}", "i32", "input size", (name, i)))
-    constants = ["BT", "BV"] if states else ["BT", "BV", "START", "FINAL"]
+    constants = {"states": ["BT", "BV"], "outputs": ["BT", "BV", "START", "FINAL"], "pairs": ["BT"]}[kernel]
     return [*found, *(Argument(c, "constexpr", "constexpr", (c,)) for c in constants)]
 
 

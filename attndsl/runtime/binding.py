@@ -65,7 +65,7 @@ def bind_call(
     scalars_given, inputs_given = split_arguments(attention, arguments, consts, CALL_OPTIONS)
     require_all(attention, scalars_given, inputs_given)
     choice(owner, "layout", layout, LAYOUTS)
-    q, k, v = _streams(owner, q, k, v, layout)
+    q, k, v = streams(owner, q, k, v, layout)
     table = SizeTable(owner)
     _bind_streams(table, q, k, v)
     B, Lq, Lk = (table.sizes[n] for n in ("B", "Lq", "Lk"))
@@ -74,7 +74,7 @@ def bind_call(
     table.set("L", L, "the lengths")
 
     scalars = {s.name: scalar_value(owner, s, scalars_given[s.name]) for s in attention.scalars}
-    inputs = {p.name: _input(owner, p, inputs_given[p.name], q.device) for p in attention.inputs}
+    inputs = {p.name: check_input(attention, p.name, inputs_given[p.name], q.device) for p in attention.inputs}
     table.bind_shapes(attention, {name: tuple(t.shape) for name, t in inputs.items()})
     q_extents, k_extents = grid_extents(attention, grid, Lq, Lk, L)
     check_offset(attention, offset, Lq, q_extents)
@@ -82,16 +82,16 @@ def bind_call(
     masked = tensors_read(simplified.mask)
     return Call(
         attention=simplified,
-        q=_unit_stride(q),
-        k=_unit_stride(k),
-        v=_unit_stride(v),
+        q=unit_stride(q),
+        k=unit_stride(k),
+        v=unit_stride(v),
         inputs=inputs,
         scalars=scalars,
         sizes=table.sizes,
         q_extents=q_extents,
         k_extents=k_extents,
         q_offset=offset,
-        scale=_scale(owner, scale, table.sizes["D"]),
+        scale=scale_value(owner, scale, table.sizes["D"]),
         tables={name: host_table(t) for name, t in inputs.items() if name in masked},
     )
 
@@ -104,11 +104,11 @@ def host_table(tensor: Tensor) -> Any:
     return tensor.cpu().numpy()
 
 
-def _streams(owner: str, q: Any, k: Any, v: Any, layout: str) -> tuple[Tensor, Tensor, Tensor]:
+def streams(owner: str, q: Any, k: Any, v: Any, layout: str) -> tuple[Tensor, Tensor, Tensor]:
     """q, k and v as [B, heads, positions, components], of one floating element type and device."""
     shown = "[batch, heads, positions, components]" if layout == "bhsd" else "[batch, positions, heads, components]"
     for name, t in (("q", q), ("k", k), ("v", v)):
-        _check_tensor(owner, repr(name), t)
+        check_tensor(owner, repr(name), t)
         if t.ndim != 4:
             raise ValueError(f"{owner}: {name!r} must have 4 dimensions, {shown}, got shape {list(t.shape)}")
     if torch.is_autocast_enabled(q.device.type):
@@ -143,7 +143,8 @@ def _bind_streams(table: SizeTable, q: Tensor, k: Tensor, v: Tensor) -> None:
         raise ValueError(f"{owner}: the {H} heads of 'q' must be a multiple of the {Hkv} heads of 'k' and 'v'")
 
 
-def _check_tensor(owner: str, name: str, given: Any, expected: str = "a torch.Tensor") -> None:
+def check_tensor(owner: str, name: str, given: Any, expected: str = "a torch.Tensor") -> None:
+    """TypeError unless it is a dense strided tensor."""
     if not isinstance(given, Tensor):
         hint = "; torch.from_numpy makes one" if type(given).__module__ == "numpy" else ""
         raise TypeError(f"{owner}: {name} must be {expected}, got {describe(given)}{hint}")
@@ -151,8 +152,11 @@ def _check_tensor(owner: str, name: str, given: Any, expected: str = "a torch.Te
         raise TypeError(f"{owner}: {name} must be a dense strided tensor, got {given.layout}")
 
 
-def _input(owner: str, param: Input, given: Any, device: torch.device) -> Tensor:
-    _check_tensor(owner, f"input {param.name!r}", given, f"a tensor ({show_param(param)})")
+def check_input(attention: Attention, name: str, given: Any, device: torch.device) -> Tensor:
+    """An input as the tensor that it must be: of a fitting element type, on q's device. TypeError and ValueError."""
+    owner, param = attention.name, attention.param(name)
+    assert isinstance(param, Input)
+    check_tensor(owner, f"input {param.name!r}", given, f"a tensor ({show_param(param)})")
     tensor: Tensor = given
     match kind_of_dtype(param.dtype):
         case Kind.FLOAT:
@@ -175,7 +179,8 @@ def _input(owner: str, param: Input, given: Any, device: torch.device) -> Tensor
     return tensor
 
 
-def _scale(owner: str, scale: Any, D: int) -> float:
+def scale_value(owner: str, scale: Any, D: int) -> float:
+    """What multiplies dot(Q, K): 1/sqrt(D) for None. TypeError and ValueError for what is no finite number."""
     if scale is None:
         return 1.0 / math.sqrt(D)
     value = host_number(scale)
@@ -201,5 +206,5 @@ def _offset(owner: str, given: Any, B: int, Lq: int, Lk: int, device: torch.devi
     return given.to(torch.int64)
 
 
-def _unit_stride(t: Tensor) -> Tensor:
+def unit_stride(t: Tensor) -> Tensor:
     return t if t.shape[-1] == 1 or t.stride(-1) == 1 else t.contiguous()

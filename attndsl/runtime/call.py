@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from attndsl.ir.attention import Attention
 from attndsl.schedule.problem import Problem
@@ -12,6 +12,7 @@ from attndsl.schedule.problem import Problem
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import torch
     from torch import Tensor
 
     from attndsl.runtime.state import State
@@ -30,6 +31,11 @@ class Call:
     `scalars` holds every scalar, defaults filled in, as Python numbers. `sizes` holds `B H Hkv Lq Lk L D Dv` and the
     fresh names. `q_extents` and `k_extents` map segment names to axis extents (without a grid: empty). `q_offset` is an
     int or an i64 tensor [B] on the same device. `tables` are host copies of the inputs that the mask reads.
+
+    `memo` is a kernel's own: what it keeps there is found again by every call that differs from this one in nothing
+    but elements of tensors and scalars that the mask does not read (same shapes, strides, element types, device,
+    alignment to 16 bytes, scale, offset, plan and `Kernel.settings`). Several threads may use it at once.
+    `differentiated`: a backward of this call may follow, or this is it.
     """
 
     attention: Attention
@@ -44,10 +50,31 @@ class Call:
     q_offset: int | Tensor
     scale: float
     tables: Mapping[str, npt.NDArray[Any]]
+    memo: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any])
+    differentiated: bool = False
 
     def with_tensors(self, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor]) -> Call:
         """The same call on other tensors of the same shapes."""
         return replace(self, q=q, k=k, v=v, inputs=inputs)
+
+    def repeated(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        inputs: Mapping[str, Tensor],
+        scalars: Mapping[str, bool | int | float],
+        q_offset: int | Tensor,
+    ) -> Call:
+        """The same call on other tensors of the same shapes, with other scalars and offsets; much used, so cheap."""
+        made = object.__new__(Call)
+        made.__dict__.update(self.__dict__)
+        made.__dict__.update(q=q, k=k, v=v, inputs=inputs, scalars=scalars, q_offset=q_offset)
+        return made
+
+    def replanned(self, tables: Mapping[str, npt.NDArray[Any]]) -> Call:
+        """The same call with these host copies and an empty memo: for another plan."""
+        return replace(self, tables=tables, memo={})
 
     @property
     def problem(self) -> Problem:
@@ -64,8 +91,30 @@ class Call:
         )
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A tensor that forward makes for backward alone: contiguous, `batch` its dimension of B."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    batch: int = 0
+
+
+Saved = Kept | Literal["out", "lse"]
+"""What backward needs: a result, or a tensor of its own."""
+
+
 class Kernel(Protocol):
     """A compiled attention of one backend. No method may change its arguments; gradient mode is off in all."""
+
+    def settings(self) -> Hashable:
+        """What beside a call decides how it is run, such as configurations that a test forces."""
+        ...
+
+    def saves(self, q: Tensor, k: Tensor, v: Tensor, need_lse: bool) -> tuple[Saved, ...]:
+        """What `forward` with `save` returns as its third part, in that order. The tensors may be without elements
+        and their lengths symbols; only shapes, element types and devices may be asked for."""
+        ...
 
     def tiling(self, call: Call) -> Tiling | None:
         """The boxes that plans for this call are made of; None leaves them to the cost model."""
@@ -88,7 +137,8 @@ class Kernel(Protocol):
         needs: frozenset[str],
     ) -> Mapping[str, Tensor]:
         """Gradients by name (`q`, `k`, `v`, float inputs) for the names in `needs`, each in its tensor's shape and
-        dtype; a name that is left out has gradient zero. A gradient of None is zero, and at least one is given."""
+        dtype, contiguous (others are copied); a name that is left out has gradient zero. A gradient of None is zero,
+        and at least one is given; their innermost stride is 1."""
         ...
 
 

@@ -64,8 +64,9 @@ def source_of(attention: Attention, backend: str) -> str:
     """The generated code of an attention (consts bound, simplified) on a backend."""
     if backend == "triton":
         from attndsl.codegen.triton import typical_source
+        from attndsl.codegen.triton_scan_source import typical_scan
 
-        return typical_source(attention)
+        return typical_scan(attention) or typical_source(attention)
     from attndsl.codegen.cpu import generate
 
     return generate(attention).source

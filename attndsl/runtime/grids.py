@@ -45,6 +45,31 @@ def grid_extents(
     return q_extents, k_extents
 
 
+def slot_count(attention: Attention) -> int:
+    """The number of axes of the grids, a shared one counted once."""
+    return sum(len(_slots(s)) for s in _spaces(attention))
+
+
+def given_extents(attention: Attention, grid: object) -> list[int]:
+    """The extents that a caller gives as one flat list, q's grid before k's, -1 for an extent to infer. Raises as
+    `grid_extents` for what is wrong whatever the lengths are."""
+    name, spaces = attention.name, _spaces(attention)
+    if not spaces:
+        raise ValueError(f"{name}: grid was given, but the attention declares no grid")
+    if attention.shared and attention.q_space is not None:
+        known = [_one_side(name, attention.q_space, grid)]
+    else:
+        both = _two_sides(name, attention.q_space, attention.k_space, grid)
+        known = [k for s, k in zip((attention.q_space, attention.k_space), both, strict=True) if s is not None]
+    found = (k.get(s) for space, k in zip(spaces, known, strict=True) for s in _slots(space))
+    return [-1 if n is None else n for n in found]
+
+
+def _spaces(attention: Attention) -> list[Space]:
+    sides = (attention.q_space,) if attention.shared else (attention.q_space, attention.k_space)
+    return [s for s in sides if s is not None]
+
+
 def positions(extents: Mapping[str, tuple[int, ...]]) -> int:
     """The number of positions of a space."""
     return sum(prod(e) for e in extents.values())

@@ -106,6 +106,12 @@ def _conditions(attention: Attention) -> _Conditions:
     return _Conditions(bool(attention.requires), tuple(divisors))
 
 
+def decided_by(attention: Attention) -> frozenset[str]:
+    """Scalars that a `require` or a divisor on the host reads."""
+    conditions = [r.condition for r in attention.requires] + [d.args[1] for d in _conditions(attention).divisors]
+    return frozenset(n.name for e in conditions for n in walk(e) if isinstance(n, ParamRef))
+
+
 def meaning(attention: Attention) -> Iterator[Expr]:
     """The mask, score, weight and output that are there."""
     yield attention.mask

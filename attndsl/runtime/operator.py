@@ -1,123 +1,186 @@
-"""The attention operator of torch: a kernel's forward and backward under autograd.
+"""The attention operator of torch: `attndsl::attend` and its backward, for eager mode, compilers and transforms.
 
-The kernel sees plain tensors with gradient mode and autocast off. Nothing but q, k, v, the inputs and what the kernel
-asks for is kept for backward, through `save_for_backward`, so that checkpointing and saved-tensor hooks work.
+Both are opaque to compilers. They know an attention by its printed text, so that a graph that was exported runs in
+another process. Binding, planning and dispatch happen inside: a graph holds neither a length nor a plan. Kernels see
+plain tensors with gradient mode and autocast off.
 """
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUntypedBaseClass=false
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import Library
 
-from attndsl.runtime.call import Call, Kernel
-from attndsl.schedule.plan import Plan
+from attndsl.runtime.batching import attend_batched, backward_batched, saves_of
+from attndsl.runtime.binding import unit_stride
+from attndsl.runtime.call import Kept
+from attndsl.runtime.given import Given
+from attndsl.runtime.registry import runner_of
+from attndsl.runtime.runner import lse_dtype
+
+_CALL = (
+    "Tensor q, Tensor k, Tensor v, Tensor[] inputs, Tensor[] numbers, int[] places, float[] floats, SymInt[] ints, "
+    "SymInt q_offset, float? scale, SymInt[]? grid, str spec, str? backend"
+)
+"""The fields of `Given`, in its order."""
+
+_library = Library("attndsl", "DEF")
+for _schema in (
+    f"attend({_CALL}, bool lse, bool checked, bool save) -> (Tensor[] results, Tensor[] kept)",
+    f"attend_backward({_CALL}, Tensor[] saved, Tensor[] grads, int[] given, bool[] needs) -> Tensor[]",
+):
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
+ATTEND: Any = torch.ops.attndsl.attend.default
+"""Results (output, and lse if asked for), and with `save` what only backward needs."""
+BACKWARD: Any = torch.ops.attndsl.attend_backward.default
+"""Gradients of those of q, k, v and the inputs whose `needs` is set. `grads` are those of the results at `given`."""
+
+_FIELDS = len(Given._fields)
+_BELOW: Any = torch._C._after_autograd_keyset
 
 
-def attend(kernel: Kernel, call: Call, plan: Plan, need_lse: bool) -> tuple[Tensor, Tensor | None]:
+def attend(given: Given, need_lse: bool, checked: bool = False) -> list[Tensor]:
     """Output [B, H, Lq, Dv] in q's dtype, and lse [B, H, Lq] if asked for; differentiable in q, k, v, float inputs."""
-    names = tuple(call.inputs)
-    tensors = (call.q, call.k, call.v, *call.inputs.values())
-    if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
-        with torch.no_grad(), _full_precision(call.q):
-            out, lse, _ = kernel.forward(call, plan, need_lse, save=False)
-        return out, lse
-    # Backward needs no host copies: they made the plan, which is kept.
-    frame = _Frame(kernel, replace(call, tables={}), plan, names, need_lse)
-    results = _apply(_Attend, frame, *tensors)
-    return results[0], results[1] if need_lse else None
+    return ATTEND(*given, need_lse, checked, False)[0]
+
+
+# Forward
+
+
+def _run(*args: Any) -> tuple[list[Tensor], list[Tensor]]:
+    given, (need_lse, checked, save) = Given(*args[:_FIELDS]), args[_FIELDS:]
+    with _alone(given.q.device.type):
+        bound = runner_of(given.spec).bound(given, checked=checked, differentiated=save)
+        out, lse, saved = bound.forward(need_lse, save)
+    # no tensor may be two results
+    return [out] if lse is None else [out, lse], [t for t in saved if t is not out and t is not lse]
+
+
+def _fake(*args: Any) -> tuple[list[Tensor], list[Tensor]]:
+    given, (need_lse, _, save) = Given(*args[:_FIELDS]), args[_FIELDS:]
+    q = given.q
+    results = [q.new_empty((*q.shape[:3], given.v.shape[3]))]
+    if need_lse:
+        results.append(q.new_empty(q.shape[:3], dtype=lse_dtype(q.dtype)))
+    saves = saves_of(given, need_lse) if save else ()
+    return results, [q.new_empty(s.shape, dtype=s.dtype) for s in saves if isinstance(s, Kept)]
+
+
+def _differentiable(keys: Any, *args: Any) -> tuple[list[Tensor], list[Tensor]]:
+    given, (need_lse, checked, save) = Given(*args[:_FIELDS]), args[_FIELDS:]
+    below = keys & _BELOW
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in given.tensors):
+        return ATTEND.redispatch(below, *args)
+    frame = _Frame.of(given, need_lse, checked, below)
+    with _single_level():
+        results = _apply(_Attend, frame, *given.tensors, *given.numbers)
+    count = 1 + need_lse
+    return list(results[:count]), list(results[count:]) if save else []
 
 
 @dataclass(eq=False)
 class _Frame:
-    """What a call is beside its differentiable tensors. The tensors of `call` are dropped once it has run.
+    """What a call is beside its tensors."""
 
-    `saved` says which results of the operator are what the kernel saved; forward fills it.
-    """
-
-    kernel: Kernel
-    call: Call
-    plan: Plan
-    names: tuple[str, ...]
+    rest: tuple[Any, ...]
+    inputs: int
     need_lse: bool
-    saved: list[int] = field(default_factory=list[int])
-
-    def on(self, tensors: tuple[Tensor, ...]) -> Call:
-        """The call on q, k, v and the inputs."""
-        q, k, v, *inputs = tensors
-        return self.call.with_tensors(q, k, v, dict(zip(self.names, inputs, strict=True)))
-
-    def without_tensors(self) -> _Frame:
-        empty: Any = None
-        return replace(self, call=self.call.with_tensors(empty, empty, empty, {}))
-
-
-class _Attend(torch.autograd.Function):
-    """Results: output, lse (empty unless asked for), and what the kernel saves (hidden from the caller)."""
+    checked: bool
+    below: Any
 
     @staticmethod
-    def forward(frame: _Frame, *tensors: Tensor) -> tuple[Tensor, ...]:
-        call = frame.on(tensors)
-        with _full_precision(call.q):
-            out, lse, saved = frame.kernel.forward(call, frame.plan, frame.need_lse, save=True)
-        results = [out, out.new_empty(0) if lse is None else lse]
-        for tensor in saved:
-            # one tensor may not be two results
-            place = next((i for i, r in enumerate(results) if r is tensor), len(results))
-            results += [tensor] if place == len(results) else []
-            frame.saved.append(place)
-        return tuple(results)
+    def of(given: Given, need_lse: bool, checked: bool, below: Any) -> _Frame:
+        return _Frame(tuple(given[5:]), len(given.inputs), need_lse, checked, below)
+
+    def on(self, tensors: Sequence[Tensor]) -> Given:
+        """The arguments with q, k, v, inputs and numbers."""
+        q, k, v, *more = tensors
+        return Given(q, k, v, more[: self.inputs], more[self.inputs :], *self.rest)
+
+
+class _Attend(torch.autograd.function._SingleLevelFunction):
+    """Results: those of the operator, then what it keeps."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        frame, *tensors = inputs
-        ctx.frame = frame.without_tensors()
+    def forward(ctx: Any, frame: _Frame, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = frame.on(tensors)
+        results, kept = ATTEND.redispatch(frame.below, *given, frame.need_lse, frame.checked, True)
+        named = dict(zip(("out", "lse"), results, strict=False))
+        own = iter(kept)
+        saved = [named[s] if isinstance(s, str) else next(own) for s in saves_of(given, frame.need_lse)]
+        ctx.frame = frame
         ctx.count = len(tensors)
-        hidden = output[2:] if frame.need_lse else output[1:]
-        ctx.mark_non_differentiable(*hidden)
+        ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, *(output[i] for i in frame.saved))
+        ctx.save_for_backward(*tensors, *saved)
+        return (*results, *kept)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_out, grad_lse = grads[0], grads[1]
-        nothing = (None,) * (ctx.count + 1)
-        wanted: tuple[bool, ...] = ctx.needs_input_grad[1:]
-        if (grad_out is None and grad_lse is None) or not any(wanted):
-            return nothing
         frame: _Frame = ctx.frame
-        names = ("q", "k", "v", *frame.names)
-        needs = frozenset(n for n, w in zip(names, wanted, strict=True) if w)
         count: int = ctx.count
-
-        def run(*given: Tensor | None) -> tuple[Tensor, ...]:
-            tensors: Any = given[2 : 2 + count]
-            saved: Any = given[2 + count :]
-            call = frame.on(tensors)
-            with _full_precision(call.q):
-                found = frame.kernel.backward(call, frame.plan, saved, given[0], given[1], needs)
-            pairs = [(n, t) for n, t in zip(names, tensors, strict=True) if n in needs]
-            return tuple(found[n] if n in found else torch.zeros_like(t) for n, t in pairs)
-
-        operands = (grad_out, grad_lse, *ctx.saved_tensors)
-        name = frame.call.attention.name
-        results = iter(_apply(_Gradient, run, name, *operands))
-        return (None, *(next(results) if w else None for w in wanted))
+        given = [i for i, g in enumerate(grads[: 1 + frame.need_lse]) if g is not None]
+        tensors = 3 + frame.inputs
+        needs = list(ctx.needs_input_grad[1 : 1 + tensors])
+        if not given or not any(needs):
+            return (None,) * (1 + count)
+        saved = ctx.saved_tensors
+        operands = (*frame.on(saved[:count]), list(saved[count:]), [grads[i] for i in given], given, needs)
+        found = iter(BACKWARD(*operands))
+        return None, *(next(found) if n else None for n in needs), *(None,) * (count - tensors)
 
 
-class _Gradient(torch.autograd.Function):
+# Backward
+
+
+def _run_backward(*args: Any) -> list[Tensor]:
+    given, (saved, grads, places, needs) = Given(*args[:_FIELDS]), args[_FIELDS:]
+    with _alone(given.q.device.type):
+        runner = runner_of(given.spec)
+        bound = runner.bound(given, differentiated=True)
+        by_place = {i: unit_stride(g) for i, g in zip(places, grads, strict=True)}
+        wanted = [(n, t) for n, t, w in zip(runner.differentiable, given.tensors, needs, strict=True) if w]
+        names = frozenset(n for n, _ in wanted)
+        found = bound.backward(tuple(saved), by_place.get(0), by_place.get(1), names)
+        return [found[n].contiguous() if n in found else t.new_zeros(t.shape) for n, t in wanted]
+
+
+def _fake_backward(*args: Any) -> list[Tensor]:
+    given, needs = Given(*args[:_FIELDS]), args[-1]
+    return [t.new_empty(t.shape) for t, w in zip(given.tensors, needs, strict=True) if w]
+
+
+def _once_differentiable(keys: Any, *args: Any) -> list[Tensor]:
+    given, (saved, grads, places, needs) = Given(*args[:_FIELDS]), args[_FIELDS:]
+    below = keys & _BELOW
+    operands = (*given.tensors, *saved, *grads)
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in operands):
+        return BACKWARD.redispatch(below, *args)
+
+    def run(tensors: tuple[Tensor, ...]) -> list[Tensor]:
+        q, k, v, *more = tensors
+        inputs, more = more[: len(given.inputs)], more[len(given.inputs) :]
+        again = given._replace(q=q, k=k, v=v, inputs=inputs)
+        return BACKWARD.redispatch(below, *again, more[: len(saved)], more[len(saved) :], places, needs)
+
+    with _single_level():
+        return list(_apply(_Gradient, run, runner_of(given.spec).attention.name, *operands))
+
+
+class _Gradient(torch.autograd.function._SingleLevelFunction):
     """The backward pass as an operation of its own, which has no derivative and says so."""
 
     @staticmethod
-    def forward(run: Callable[..., tuple[Tensor, ...]], name: str, *operands: Tensor | None) -> tuple[Tensor, ...]:
-        return run(*operands)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.name = inputs[1]
+    def forward(ctx: Any, run: Callable[..., list[Tensor]], name: str, *operands: Tensor) -> tuple[Tensor, ...]:
+        ctx.name = name
+        return tuple(run(operands))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -127,10 +190,46 @@ class _Gradient(torch.autograd.Function):
         )
 
 
+# Registration
+
+
 def _apply(function: Any, *operands: object) -> Any:
     return function.apply(*operands)
 
 
-def _full_precision(tensor: Tensor) -> torch.autocast:
-    """Kernels choose their own precisions."""
-    return torch.autocast(tensor.device.type, enabled=False)
+def _single_level() -> AbstractContextManager[Any]:
+    """Within torch.func the dispatcher has chosen the level of a transform, and this is its autograd."""
+    functorch: Any = torch._C
+    if functorch._functorch.peek_interpreter_stack() is None:
+        return nullcontext()
+    from torch._functorch.utils import enable_single_level_autograd_function
+
+    return enable_single_level_autograd_function()
+
+
+@contextmanager
+def _alone(device: str) -> Generator[None]:
+    """Gradient mode and autocast are off, and a kernel that turns gradient mode on within gets gradients, although a
+    compiled graph calls operators below autograd."""
+    lowered = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    with torch.no_grad(), lowered, _autograd_within():
+        yield
+
+
+def _autograd_within() -> AbstractContextManager[Any]:
+    if not torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.AutogradOther):
+        return nullcontext()
+    excluded: Any = torch._C._dispatch_tls_local_exclude_set()
+    for key in ("AutogradFunctionality", "AutogradOther", "AutogradNestedTensor", "ADInplaceOrView"):
+        excluded = excluded.remove(getattr(torch._C.DispatchKey, key))
+    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
+
+
+for _name, _kernel, _shapes, _autograd, _vmap in (
+    ("attend", _run, _fake, _differentiable, attend_batched),
+    ("attend_backward", _run_backward, _fake_backward, _once_differentiable, backward_batched),
+):
+    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
+    _library.impl(_name, _autograd, "Autograd", with_keyset=True)
+    torch.library.register_fake(f"attndsl::{_name}", _shapes, lib=_library)
+    torch.library.register_vmap(f"attndsl::{_name}", _vmap, lib=_library)

@@ -1,27 +1,100 @@
-"""Runs the calls of one attention: binds them, plans them, and hands them to a backend's kernel."""
+"""Runs the calls of one attention: binds them, plans them, and knows the kernels of its backends.
+
+A call that repeats an earlier one (see `Runner.bound`) is neither checked nor planned again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attndsl.ir.attention import Attention
-from attndsl.ir.weights import weight_form
-from attndsl.runtime.binding import bind_call
-from attndsl.runtime.call import Call, Kernel, ScanKernel
+from attndsl.ir.expr import ParamRef, walk
+from attndsl.ir.free import tensors as tensors_read
+from attndsl.ir.types import Kind
+from attndsl.runtime.binding import bind_call, host_table
+from attndsl.runtime.call import Call, Kernel, Saved, ScanKernel
 from attndsl.runtime.checked import check_promises
 from attndsl.runtime.dispatch import choose_backend, kernel_of
-from attndsl.runtime.operator import attend
+from attndsl.runtime.given import Given
+from attndsl.runtime.host import decided_by
 from attndsl.runtime.plans import PlanCache
-from attndsl.runtime.scan_operator import scan
-from attndsl.runtime.state import State
-from attndsl.runtime.states import check_state, check_states
-from attndsl.schedule.legalise import legalise
+from attndsl.runtime.scalars import scalar_value
+from attndsl.schedule.legalise import ScanForm, legalise, scan_form
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
 from attndsl.schedule.tiling import Tiling
+
+CAPACITY = 64
+"""Different calls whose bindings are kept."""
+
+Scalars = dict[str, bool | int | float]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A call that is checked, and who runs it: by a plan, or with `form` as a scan.
+
+    `saves` is false where backward runs forward again: for attentions that may scan, as what a scan saves depends on
+    lengths, which graphs do not know.
+    """
+
+    kernel: Kernel
+    call: Call
+    plan: Plan | None
+    form: ScanForm | None = None
+    saves: bool = True
+
+    def forward(self, need_lse: bool, save: bool) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+        """As `Kernel.forward`."""
+        return self._forward(need_lse, save and self.saves)
+
+    def backward(
+        self,
+        saved: tuple[Tensor, ...],
+        grad_out: Tensor | None,
+        grad_lse: Tensor | None,
+        needs: frozenset[str],
+    ) -> Mapping[str, Tensor]:
+        """As `Kernel.backward`."""
+        if not self.saves:
+            saved = self._forward(grad_lse is not None, True)[2]
+        if self.form is not None:
+            scan = self._scan
+            return scan.scan_backward(self.call, self.form, None, saved, grad_out, (None, None), needs)
+        assert self.plan is not None
+        return self.kernel.backward(self.call, self.plan, saved, grad_out, grad_lse, needs)
+
+    def _forward(self, need_lse: bool, save: bool) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+        if self.form is not None:
+            out, _, saved = self._scan.scan(self.call, self.form, None, False, save)
+            return out, None, saved
+        assert self.plan is not None
+        return self.kernel.forward(self.call, self.plan, need_lse, save)
+
+    @property
+    def _scan(self) -> ScanKernel:
+        assert isinstance(self.kernel, ScanKernel)
+        return self.kernel
+
+
+@dataclass(frozen=True)
+class _Binding:
+    """What repeated calls share. `call` has no tensors; `copied` are those of q, k and v that need a unit stride.
+    `plan` is None where elements of tensors decide it, and with a `form`."""
+
+    kernel: Kernel
+    call: Call
+    copied: tuple[bool, bool, bool]
+    plan: Plan | None
+    tiling: Tiling | None
+    form: ScanForm | None
 
 
 class Runner:
@@ -32,61 +105,63 @@ class Runner:
         self.simplified = simplified
         self._plans = PlanCache(simplified)
         self._kernels: dict[str, Kernel] = {}
+        self._bindings: OrderedDict[Hashable, _Binding] = OrderedDict()
+        self._lock = Lock()
+        self._masked = tuple(i.name for i in attention.inputs if i.name in tensors_read(simplified.mask))
+        self._scans = scan_form(simplified).form is not None
+        self._inputs = tuple(i.name for i in attention.inputs)
+        deciding = decided_by(attention) | {n.name for n in walk(simplified.mask) if isinstance(n, ParamRef)}
+        self._deciding = tuple(s.name for s in attention.scalars if s.name in deciding)
 
-    def __call__(
-        self,
-        q: Any,
-        k: Any,
-        v: Any,
-        arguments: Mapping[str, object],
-        *,
-        layout: str = "bhsd",
-        return_lse: bool = False,
-        scale: Any = None,
-        q_offset: Any = 0,
-        grid: Any = None,
-        backend: str | None = None,
-        checked: bool = False,
-        initial_state: State | None = None,
-        return_state: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor | State]:
-        """The output in q's dtype and layout, and lse [B, H, Lq] or the state after the last row if asked for."""
-        attention = self.attention
-        if return_lse and not weight_form(attention).has_lse:
-            raise ValueError(
-                f"{attention.name}: return_lse needs a weight with an exponential of s, and this one has none"
-            )
-        # before anything reads an element: some devices have none
-        name = choose_backend(attention.name, backend, q.device.type if isinstance(q, Tensor) else "cpu")
-        call = bind_call(
-            attention, self.simplified, q, k, v, arguments, layout=layout, scale=scale, q_offset=q_offset, grid=grid
-        )
-        if checked:
-            check_promises(attention, call)
-        kernel = self.kernel(name)
-        found = legalise(self.simplified, call.problem)
-        form = found.form
-        stateful = initial_state is not None or return_state
-        if stateful:
-            form = check_states(call, found, q_offset)
-            initial_state = None if initial_state is None else check_state(call, form, initial_state)
-        gap = "it has no scan" if form is None or not isinstance(kernel, ScanKernel) else kernel.scan_gap(call, form)
-        if stateful and gap is not None:
-            raise ValueError(f"{attention.name}: backend {name!r} cannot start from a state or return one: {gap}")
-        lse: Tensor | State | None
-        if gap is None and form is not None and isinstance(kernel, ScanKernel):
-            out, lse = scan(kernel, call, form, initial_state, return_state)
-        else:
-            out, lse = attend(kernel, call, self.plan(call, kernel.tiling(call)), return_lse)
-        if layout == "bshd":
-            out = out.transpose(1, 2)
-        return out if lse is None else (out, lse)
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        """Names of `Given.tensors`."""
+        return "q", "k", "v", *self._inputs
 
     def kernel(self, backend: str) -> Kernel:
         """The kernel of a backend, made once."""
-        if backend not in self._kernels:
-            self._kernels[backend] = kernel_of(self.simplified, backend)
-        return self._kernels[backend]
+        found = self._kernels.get(backend)
+        if found is None:
+            found = kernel_of(self.simplified, backend)
+            self.use(backend, found)
+        return found
+
+    def use(self, backend: str, kernel: Kernel) -> None:
+        """Run calls of a backend with this kernel."""
+        self._kernels[backend] = kernel
+
+    def kernel_for(self, given: Given) -> Kernel:
+        """The kernel that runs a call. ValueError for a backend that does not run on q's device."""
+        return self.kernel(choose_backend(self.attention.name, given.backend, given.q.device.type))
+
+    def saves(self, given: Given, need_lse: bool) -> tuple[Saved, ...]:
+        """What the kernel of a call saves for its backward."""
+        if self._scans:
+            return ()
+        return self.kernel_for(given).saves(given.q, given.k, given.v, need_lse)
+
+    def bound(self, given: Given, *, checked: bool = False, differentiated: bool = False) -> Bound:
+        """A call with nothing left to check; `differentiated` as in `Call`. Raises TypeError and ValueError that name
+        the argument.
+
+        Calls of equal tensors' shapes, strides, element types, devices and alignments, of equal options and equal
+        scalars where they decide something, share their binding, and their plan unless the mask reads a tensor.
+        """
+        kernel = self.kernel_for(given)
+        scalars = self._scalars(given)
+        offset, scale = self._numbers(given)
+        key = (differentiated, *self._key(given, kernel, scalars, offset, scale))
+        binding = self._bindings.get(key)
+        if binding is None:
+            found = self._bind(given, kernel, scalars, offset, scale, key, differentiated)
+        else:
+            found = self._repeated(binding, given, scalars, offset)
+            with self._lock:
+                if key in self._bindings:
+                    self._bindings.move_to_end(key)
+        if checked:
+            check_promises(self.attention, found.call)
+        return found
 
     def plan(self, call: Call, tiling: Tiling | None = None) -> Plan:
         """The plan of a call, from the recent ones if its problem is among them. ValueError for a `decay` whose mask
@@ -100,3 +175,113 @@ class Runner:
 
         problem = call.problem if tiling is None else tiling.problem(self.simplified, call.problem)
         return self._plans.get(problem, checked, tiling)
+
+    # Binding
+
+    def _scalars(self, given: Given) -> Scalars:
+        found: Scalars = {}
+        floats, ints = iter(given.floats), iter(given.ints)
+        for s in self.attention.scalars:
+            match s.kind:
+                case Kind.FLOAT:
+                    found[s.name] = next(floats)
+                case Kind.INT:
+                    found[s.name] = next(ints)
+                case Kind.BOOL:
+                    found[s.name] = bool(next(ints))
+        for place, number in zip(given.places, given.numbers, strict=True):
+            if place < len(self.attention.scalars):
+                s = self.attention.scalars[place]
+                found[s.name] = scalar_value(self.attention.name, s, number)
+        return found
+
+    def _numbers(self, given: Given) -> tuple[int | Tensor, float | Tensor | None]:
+        """The offset and the scale."""
+        offset: int | Tensor = given.q_offset
+        scale: float | Tensor | None = given.scale
+        count = len(self.attention.scalars)
+        for place, number in zip(given.places, given.numbers, strict=True):
+            if place == count:
+                scale = number.item()
+            elif place == count + 1:
+                offset = number if number.ndim else _whole(number)
+        return offset, scale
+
+    def _key(
+        self, given: Given, kernel: Kernel, scalars: Scalars, offset: int | Tensor, scale: float | Tensor | None
+    ) -> tuple[Hashable, ...]:
+        parts: list[Hashable] = [
+            kernel, kernel.settings(), scale, None if given.grid is None else tuple(given.grid),
+            offset if isinstance(offset, int) else (offset.shape, offset.dtype, offset.device),
+        ]  # fmt: skip
+        # -0.0 is not 0.0, and nan is nan
+        parts += [repr(scalars[n]) for n in self._deciding]
+        for t in given.tensors:
+            parts += (t.shape, t.stride(), t.dtype, t.device, t.data_ptr() & 15)
+        return tuple(parts)
+
+    def _bind(
+        self,
+        given: Given,
+        kernel: Kernel,
+        scalars: Scalars,
+        offset: int | Tensor,
+        scale: Any,
+        key: Hashable,
+        differentiated: bool,
+    ) -> Bound:
+        arguments: dict[str, object] = {**scalars, **dict(zip(self._inputs, given.inputs, strict=True))}
+        call = bind_call(
+            self.attention, self.simplified, given.q, given.k, given.v, arguments,
+            scale=scale, q_offset=offset, grid=given.grid,
+        )  # fmt: skip
+        call = replace(call, differentiated=differentiated)
+        form = self._form(kernel, call)
+        tiling = None if form is not None else kernel.tiling(call)
+        plan = None if form is not None else self.plan(call, tiling)
+        on_grid = self.attention.q_space is not None or self.attention.k_space is not None
+        if isinstance(offset, int) or not on_grid:
+            pairs = zip((given.q, given.k, given.v), (call.q, call.k, call.v), strict=True)
+            copied = [a is not b for a, b in pairs]
+            empty: Any = None
+            fixed = isinstance(offset, int) and not self._masked
+            template = call.repeated(empty, empty, empty, {}, {}, offset if isinstance(offset, int) else 0)
+            template = template if fixed else template.replanned({})
+            binding = _Binding(
+                kernel, template, (copied[0], copied[1], copied[2]), plan if fixed else None, tiling, form
+            )
+            with self._lock:
+                self._bindings[key] = binding
+                while len(self._bindings) > CAPACITY:
+                    self._bindings.popitem(last=False)
+        return Bound(kernel, call, plan, form, not self._scans)
+
+    def _form(self, kernel: Kernel, call: Call) -> ScanForm | None:
+        """How the kernel scans a call, None if it does not."""
+        if not self._scans or not isinstance(kernel, ScanKernel):
+            return None
+        form = legalise(self.simplified, call.problem).form
+        return None if form is None or kernel.scan_gap(call, form) is not None else form
+
+    def _repeated(self, binding: _Binding, given: Given, scalars: Scalars, offset: int | Tensor) -> Bound:
+        q, k, v = (
+            t.contiguous() if copy else t for t, copy in zip((given.q, given.k, given.v), binding.copied, strict=True)
+        )
+        inputs = dict(zip(self._inputs, given.inputs, strict=True))
+        if not isinstance(offset, int):
+            offset = offset.to(torch.int64)
+        call = binding.call.repeated(q, k, v, inputs, scalars, offset)
+        if binding.plan is not None or binding.form is not None:
+            return Bound(binding.kernel, call, binding.plan, binding.form, not self._scans)
+        call = call.replanned({n: host_table(inputs[n]) for n in self._masked})
+        return Bound(binding.kernel, call, self.plan(call, binding.tiling), None, not self._scans)
+
+
+def _whole(number: Tensor) -> Any:
+    """A 0-d tensor as a number; `bind_call` refuses what is no int."""
+    return number.item()
+
+
+def lse_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The element type of lse for q's."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

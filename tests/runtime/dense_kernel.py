@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attndsl.reference import reference
-from attndsl.runtime.call import Call
+from attndsl.runtime.call import Call, Kept, Saved
 from attndsl.schedule.plan import Plan
 
 
@@ -22,6 +22,14 @@ class DenseKernel:
 
     def tiling(self, call: Call) -> None:
         """Boxes do not matter."""
+
+    def settings(self) -> None:
+        """Nothing but the call decides."""
+
+    def saves(self, q: Tensor, k: Tensor, v: Tensor, need_lse: bool) -> tuple[Saved, ...]:
+        """Both results."""
+        lse = Kept((*q.shape[:3],), q.dtype)
+        return "out", "lse" if need_lse else lse
 
     def forward(
         self, call: Call, plan: Plan, need_lse: bool, save: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -11,10 +12,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.utils.checkpoint import checkpoint
 
-from attndsl.frontend.compile import compile_text
-from attndsl.ir.bind import bind
-from attndsl.runtime.binding import bind_call
-from attndsl.runtime.operator import attend
+import attndsl
 
 ALIBI = """
 attention alibi(input slope: f32[H], input doc: i32[B, L]) {
@@ -23,12 +21,17 @@ attention alibi(input slope: f32[H], input doc: i32[B, L]) {
 }
 """
 DOC = (torch.arange(5, dtype=torch.int32) // 3).expand(2, 5)
-NO_PLAN: Any = None
+PLAIN = "attention plain { mask k <= q }"
 
 
-def alibi() -> Any:
-    (written,) = compile_text(ALIBI)
-    return bind(written, {})
+loaded = functools.cache(attndsl.load)
+
+
+def dense(kernel: DenseKernel, text: str = ALIBI) -> attndsl.AttentionFunction:
+    """The attention with the kernel as its backend for CPU tensors."""
+    made = loaded(text)
+    made._runner.use("cpu", kernel)  # pyright: ignore[reportPrivateUsage]
+    return made
 
 
 def tensors(dtype: torch.dtype = torch.float64, grad: bool = True) -> list[Tensor]:
@@ -43,9 +46,8 @@ def tensors(dtype: torch.dtype = torch.float64, grad: bool = True) -> list[Tenso
 def run(
     kernel: DenseKernel, q: Tensor, k: Tensor, v: Tensor, slope: Tensor, lse: bool = False, **options: Any
 ) -> tuple[Tensor, Tensor | None]:
-    a = alibi()
-    call = bind_call(a, a, q, k, v, {"slope": slope, "doc": DOC}, **options)
-    return attend(kernel, call, NO_PLAN, lse)
+    found = dense(kernel)(q, k, v, slope=slope, doc=DOC, return_lse=lse, **options)
+    return found if lse else (found, None)
 
 
 def test_gradients_of_output_and_lse() -> None:
@@ -159,11 +161,10 @@ def test_autocast_lowers_q_k_v_and_the_kernel_stays_outside() -> None:
 
 def test_functional_gradient() -> None:
     q, k, v, _ = tensors(grad=False)
-    (written,) = compile_text("attention plain { mask k <= q }")
-    a = bind(written, {})
+    plain = dense(DenseKernel(), PLAIN)
 
     def loss(q: Tensor) -> Tensor:
-        return attend(DenseKernel(), bind_call(a, a, q, k, v, {}), NO_PLAN, False)[0].square().sum()
+        return plain(q, k, v).square().sum()
 
     live = q.clone().requires_grad_()
     loss(live).backward()
@@ -183,7 +184,7 @@ def test_layouts_and_strides_mean_the_same(layout: str) -> None:
     for given in ([laid(t) for t in (q, k, v)], columns, padded):
         live = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in given]
         out, _ = run(DenseKernel(), live[0], live[1], live[2], slope, layout=layout)
-        torch.testing.assert_close(out, want)
+        torch.testing.assert_close(out.transpose(1, 2) if layout == "bshd" else out, want)
         out.sum().backward()
         assert all(t.grad is not None and t.grad.shape == t.shape for t in live)
 
@@ -204,11 +205,8 @@ def test_expanded_tensors_add_their_gradients() -> None:
 @pytest.mark.parametrize("shape", [(0, 5, 5), (2, 0, 5), (2, 5, 0), (2, 0, 0)])
 def test_empty_tensors(shape: tuple[int, int, int]) -> None:
     B, Lq, Lk = shape
-    (written,) = compile_text("attention plain { mask k <= q }")
-    a = bind(written, {})
     q, k, v = (torch.randn(B, 2, n, 4, dtype=torch.float64, requires_grad=True) for n in (Lq, Lk, Lk))
-    call = bind_call(a, a, q, k, v, {})
-    out, lse = attend(DenseKernel(), call, NO_PLAN, True)
-    assert out.shape == (B, 2, Lq, 4) and lse is not None and lse.shape == (B, 2, Lq)
+    out, lse = dense(DenseKernel(), PLAIN)(q, k, v, return_lse=True)
+    assert out.shape == (B, 2, Lq, 4) and lse.shape == (B, 2, Lq)
     out.sum().backward()
     assert q.grad is not None and not q.grad.any()

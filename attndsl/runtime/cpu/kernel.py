@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attndsl.codegen.cpu import CpuModule, generate
 from attndsl.ir.attention import Attention
-from attndsl.runtime.call import Call
+from attndsl.runtime.call import Call, Kept, Saved
 from attndsl.runtime.cpu import flash, scan
 from attndsl.runtime.cpu.frame import (
     CallFrame,
@@ -59,6 +59,20 @@ class CpuKernel:
     def tiling(self, call: Call) -> None:
         """The cost model's boxes."""
 
+    def settings(self) -> None:
+        """Nothing but the call decides."""
+
+    def saves(self, q: Tensor, k: Tensor, v: Tensor, need_lse: bool) -> tuple[Saved, ...]:
+        """The output before the output clause, and lse where there is one."""
+        B, H, Lq, D = q.shape
+        dtype = compute_dtype(q.dtype)
+        found: list[Saved] = ["out" if self.module.output is None else Kept((B, H, Lq, v.shape[-1]), dtype)]
+        if need_lse:
+            found.append("lse")
+        elif self._flash_runs(q.dtype, D, v.shape[-1]):
+            found.append(Kept((B, H, Lq), dtype))
+        return tuple(found)
+
     @cached_property
     def has_lse(self) -> bool:
         """Whether the weight has an exponential to take the logarithm of."""
@@ -74,9 +88,12 @@ class CpuKernel:
 
     def uses_flash(self, call: Call) -> bool:
         """Whether torch's flash kernel runs the tiles of this call."""
+        return self._flash_runs(call.q.dtype, call.q.shape[-1], call.v.shape[-1])
+
+    def _flash_runs(self, dtype: torch.dtype, D: int, Dv: int) -> bool:
         m = self.module
         plain = (m.weight is None or m.sink is not None) and m.slope is None and (m.score is None or m.bias is not None)
-        return plain and call.q.shape[-1] == call.v.shape[-1] and flash.available(call.q.dtype)
+        return plain and Dv == D and flash.available(dtype)
 
     def forward(
         self, call: Call, plan: Plan, need_lse: bool, save: bool

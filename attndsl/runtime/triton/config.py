@@ -58,6 +58,12 @@ def configured(forward: Config | None = None, **others: Config | None) -> Genera
         _FORCED.reset(token)
 
 
+def all_forced() -> tuple[tuple[Pass, Config | None], ...]:
+    """What `configured` asks for, all passes."""
+    found = _FORCED.get()
+    return tuple(sorted(found.items())) if found else ()
+
+
 def decode_asked() -> Lit["on", "off", "shape"]:
     """Whether calls are split over their keys; by their shape unless `configured` says more."""
     found = _FORCED.get()

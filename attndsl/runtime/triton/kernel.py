@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -13,13 +13,14 @@ from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.triton import TritonModule, generate, unsupported
 from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
-from attndsl.runtime.call import Call
+from attndsl.runtime.cache.store import generation
+from attndsl.runtime.call import Call, Kept, Saved
 from attndsl.runtime.failures import KernelError
 from attndsl.runtime.triton.backward import Backward
 from attndsl.runtime.triton.choices import Choices, Facts
-from attndsl.runtime.triton.config import Config, Pass
+from attndsl.runtime.triton.config import Config, Pass, all_forced
 from attndsl.runtime.triton.decode import Decode
-from attndsl.runtime.triton.launch import Launch, launch
+from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.scan_kernel import LinearKernel
 from attndsl.runtime.triton.sweeps import (
@@ -56,6 +57,25 @@ class TritonKernel(LinearKernel):
             return self._decode.tiling(call, dtype)
         config = self.config("forward", call)
         return Tiling(config.rows, config.columns, config.q_box, config.k_box)
+
+    def settings(self) -> Hashable:
+        """Configurations that are asked for, and how often this process has tuned."""
+        return all_forced(), generation()
+
+    def saves(self, q: Tensor, k: Tensor, v: Tensor, need_lse: bool) -> tuple[Saved, ...]:
+        """The output before its clause, lse where the weight has an exponential, the sums of a denominator."""
+        try:
+            rule = self._backward.rule
+        except UnsupportedError as error:
+            raise unsupported(self.attention, error) from error
+        rows = (*q.shape[:3],)
+        dtype = torch.float32 if interpreting() and q.dtype == torch.bfloat16 else q.dtype
+        found: list[Saved] = ["out" if self.attention.output is None else Kept((*rows, v.shape[3]), dtype)]
+        if rule.logit is not None:
+            found.append("lse" if need_lse else Kept(rows, torch.float32))
+        if rule.over == "row":
+            found.append(Kept((len(rule.sums) + int(rule.counts), *rows), torch.float32, batch=1))
+        return tuple(found)
 
     def module(self, form: Form) -> TritonModule:
         """The generated code for a form, made once."""
@@ -115,11 +135,11 @@ class TritonKernel(LinearKernel):
             raise unsupported(self.attention, error) from error
 
     def _launch(self, call: Call, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]) -> None:
-        wished, form = self.config("forward", call), form_of(self.attention, call, found.tables)
-        key = form, found.tables.bare, wished
-        it = self._walks.get(key)
-        if it is None:
-            it = self._walks[key] = walked(self.attention, form, found.tables, wished, self._capability(call))
+        wished = self.config("forward", call)
+        place = "walked", id(found), wished
+        known: tuple[Walked, OnDevice] | None = call.memo.get(place)
+        it = self._settle(call, found, wished) if known is None else known[0]
+        call.memo[place] = it, found
 
         def run(it: Walked) -> Any:
             module = self.module(it.form)
@@ -130,11 +150,23 @@ class TritonKernel(LinearKernel):
         except KernelError as error:
             if it.form.walk != "specialized":
                 raise
-            it = self._walks[key] = Walked(form, plain(wished), f"Triton does not compile them: {error.words}")
+            it = self._settle(call, found, wished, f"Triton does not compile them: {error.words}")
+            call.memo[place] = it, found
             run(it)
             return
         if it.form.walk == "specialized" and compiled is not None and not specialized(compiled):
-            self._walks[key] = Walked(form, plain(wished), "Triton compiled the loop without them")
+            call.memo[place] = self._settle(call, found, wished, "Triton compiled the loop without them"), found
+
+    def _settle(self, call: Call, found: OnDevice, wished: Config, reason: str = "") -> Walked:
+        """Which loops a launch has; with a `reason` against specialised warps, without them from now on."""
+        form = form_of(self.attention, call, found.tables)
+        key = form, found.tables.bare, wished
+        it = self._walks.get(key)
+        if reason:
+            it = self._walks[key] = Walked(form, plain(wished), reason)
+        elif it is None:
+            it = self._walks[key] = walked(self.attention, form, found.tables, wished, self._capability(call))
+        return it
 
     @property
     def reasons(self) -> dict[Form, str]:
@@ -143,7 +175,11 @@ class TritonKernel(LinearKernel):
 
     def config(self, step: Pass, call: Call) -> Config:
         """The configuration of a pass."""
-        return self._choices.config(step, self.facts(call))
+        place = "config", step, self.settings()
+        found: Config | None = call.memo.get(place)
+        if found is None:
+            found = call.memo[place] = self._choices.config(step, self.facts(call))
+        return found
 
     def _capability(self, call: Call) -> int:
         machine = machine_of(call.q.device)

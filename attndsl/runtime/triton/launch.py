@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any
 
@@ -59,15 +59,16 @@ class Launch:
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
         names = {a.key[0] for a in self.module.arguments if a.role.startswith("input")}
-        return {str(n): self._input(str(n)) for n in names}
+        return {str(n): self.input(str(n)) for n in names}
 
-    def _input(self, name: str) -> Tensor:
+    def input(self, name: str) -> Tensor:
+        """An input or const array as its kernel reads it."""
         if name in self.call.inputs:
             tensor = self.call.inputs[name]
         else:
             const = self.call.attention.param(name)
             assert isinstance(const, Const)
-            tensor = torch.tensor(const.default, device=self.call.q.device)
+            tensor = _table(const, self.call.q.device)
         if tensor.dtype is torch.bool:
             return tensor.view(torch.uint8)
         if tensor.dtype is torch.float64 or (interpreting() and tensor.dtype is torch.bfloat16):
@@ -168,33 +169,103 @@ def constants(form: Form, tables: LaunchTables) -> dict[str, Any]:
     return found
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What repeated launches share: the kernel, and its arguments but for tensors and scalars (`changing`, by place).
+
+    `streams` are those on which the tables are known to be used."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    values: tuple[Any, ...]
+    changing: tuple[tuple[int, Argument], ...]
+    stages: int
+    tile: tuple[int, int]
+    streams: set[int]
+
+    @staticmethod
+    def of(it: Launch) -> Prepared:
+        """Prepare a launch."""
+        kernel = getattr(load_module(it.module.source), it.module.name)
+        arguments = it.module.arguments
+        changing = tuple((i, a) for i, a in enumerate(arguments) if a.role in _CHANGING)
+        places = {i for i, _ in changing}
+        values = tuple(None if i in places else it.value(a) for i, a in enumerate(arguments))
+        rows = prod(it.tables.box)
+        columns = max((prod(p.box) for p in it.tables.pieces), default=16)
+        stages, q = 1, it.call.q
+        if q.device.type == "cuda":
+            limit = SHARED_MEMORY.get(torch.cuda.get_device_capability(q.device)[0], 99 << 10)
+            stages = stages_that_fit(
+                it.config, q.element_size(), q.shape[-1], it.call.v.shape[-1], rows, columns, limit,
+                backward=it.module.name != "forward",
+            )  # fmt: skip
+        return Prepared(kernel, (it.programs,), values, changing, stages, (rows, columns), set())
+
+    def arguments(self, it: Launch) -> list[Any]:
+        """The values of all arguments for a launch like the one that was prepared."""
+        values = list(self.values)
+        for i, a in self.changing:
+            match a.role:
+                case "input":
+                    values[i] = it.input(str(a.key[0]))
+                case "scalar":
+                    values[i] = it.value(a)
+                case _:
+                    values[i] = it.tensors[str(a.key[0]) if a.role == "tensor" else a.name]
+        return values
+
+
+_CHANGING = frozenset(("tensor", "input", "scalar", "sums", "gradient", "gradient rest"))
+_held: dict[int, Mapping[tuple[str, int], Tensor]] = {}
+"""Tables that captured graphs read: a graph may outlive the plan."""
+
+
 def launch(it: Launch) -> Any:
     """Run the kernel on the current stream of the call's device. Returns the compiled kernel, None where it is
     interpreted."""
     import triton
 
-    module = load_module(it.module.source)
-    kernel = getattr(module, it.module.name)
-    values = [it.value(a) for a in it.module.arguments]
-    grid = (it.programs,)
+    # tables live as long as their plan, and repeated calls have one plan
+    key = it.module.name, id(it.views), id(it.module), it.config, tuple(it.flags.items())
+    found: tuple[Prepared, Any] | None = it.call.memo.get(key)
+    if found is None:
+        # what the key names by place is kept
+        found = it.call.memo[key] = Prepared.of(it), (it.views, it.module)
+    ready = found[0]
+    values = ready.arguments(it)
     q = it.call.q
     if q.device.type != "cuda":
-        kernel[grid](*values)
+        ready.kernel[ready.grid](*values)
         return None
-    limit = SHARED_MEMORY.get(torch.cuda.get_device_capability(q.device)[0], 99 << 10)
-    columns = max((prod(p.box) for p in it.tables.pieces), default=16)
-    stages = stages_that_fit(
-        it.config, q.element_size(), q.shape[-1], it.call.v.shape[-1], prod(it.tables.box), columns, limit,
-        backward=it.module.name != "forward",
-    )  # fmt: skip
 
     def scratch(size: int, alignment: int, stream: int | None) -> Tensor:
         return torch.empty(size, dtype=torch.int8, device=q.device)
 
     with torch.cuda.device(q.device):
+        _keep_tables(it, ready)
         # a context variable: other threads do not have it
         triton.set_allocator(scratch)
-        return _run(it, kernel[grid], values, stages, (prod(it.tables.box), columns))
+        return _run(it, ready.kernel[ready.grid], values, ready.stages, ready.tile)
+
+
+def _keep_tables(it: Launch, ready: Prepared) -> None:
+    """Tables are not freed while a kernel on another stream, or a captured graph, reads them."""
+    if torch.cuda.is_current_stream_capturing():
+        _held[id(it.views)] = it.views
+        return
+    stream = torch.cuda.current_stream()
+    if stream.cuda_stream not in ready.streams:
+        # all tables of a launch are parts of one tensor
+        for view in list(it.views.values())[:1]:
+            view.record_stream(stream)
+        ready.streams.add(stream.cuda_stream)
+
+
+@lru_cache(maxsize=256)
+def _table(const: Const, device: torch.device) -> Tensor:
+    """A const array on a device, copied there once."""
+    return torch.tensor(const.default, device=device)
 
 
 def _run(it: Launch, kernel: Any, values: list[Any], stages: int, tile: tuple[int, int]) -> Any:

@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 from math import prod
 from multiprocessing import get_context
 from typing import Any
+from typing import Literal as Lit
 
 from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.triton import TritonModule, generate, unsupported
+from attndsl.codegen.triton_backward import BackwardForm, generate_sweep
 from attndsl.codegen.triton_form import Dtype, Form
+from attndsl.codegen.triton_prepare import generate_prepare
 from attndsl.ir.attention import Attention, Const, Input
 from attndsl.runtime.triton.config import Config, Pass, choose, stages_that_fit
 from attndsl.runtime.triton.cross import Compiled, cross_compile, signature_of
@@ -51,7 +54,7 @@ class Lowered:
     """
 
     attention: Attention
-    step: Pass
+    step: Pass | Lit["prepare"]
     form: Form
     module: TritonModule
     tables: LaunchTables
@@ -83,11 +86,13 @@ def lower(
     config: Config | None = None,
     tma: bool = True,
     lse: bool = True,
+    save: bool = False,
 ) -> tuple[Plan, tuple[Lowered, ...]]:
     """The plan of a call of `attention` (consts bound, simplified) and its launches, in order.
 
     Tensors are taken to be aligned to 16 bytes where their rows are; `tma` allows tensor descriptors where the
-    capability has them. ValueError names a feature that the backend does not have.
+    capability has them; `save` keeps what a backward pass needs. ValueError names a feature that the backend does not
+    have.
     """
     D, Dv = problem.sizes["D"], problem.sizes["Dv"]
     if max(D, Dv) > LARGEST_HEAD:
@@ -114,20 +119,69 @@ def lower(
             form, config_here = granted.form, granted.config
             stages = stages_that_fit(config_here, element, D, Dv, rows, columns, shared_memory(capability))
             module = generate(attention, form)
-            values = constants(form, tables) | {"LSE": lse, "SAVE": False}
+            values = constants(form, tables) | {"LSE": lse, "SAVE": save}
             found.append(Lowered(attention, "forward", form, module, tables, values, config_here, stages, capability))
     except UnsupportedError as error:
         raise unsupported(attention, error) from error
     return plan, tuple(found)
 
 
-def q_segments(problem: Problem, on_grid: bool) -> list[QSegment]:
-    """The segments of the rows of a call."""
+def lower_backward(
+    attention: Attention,
+    problem: Problem,
+    dtype: Dtype,
+    plan: Plan,
+    *,
+    capability: int = 90,
+    dq: Config | None = None,
+    dkdv: Config | None = None,
+) -> tuple[Lowered, ...]:
+    """The launches of the backward pass to q, k and v, in order: `prepare` and `dq` over rows, `dkdv` over keys. `plan`
+    is that of the forward pass. ValueError names a feature that the backend does not have."""
+    D, Dv = problem.sizes["D"], problem.sizes["Dv"]
+    on_grid = attention.q_space is not None and not problem.moved
+    element = 4 if dtype == "fp32" else 2
+    aligned = D * element % 16 == 0 and Dv * element % 16 == 0
+    prepared: list[Lowered] = []
+    swept: list[Lowered] = []
+    steps: tuple[tuple[Pass, Config | None], ...] = (("dq", dq), ("dkdv", dkdv))
+    try:
+        for step, given in steps:
+            turned = step == "dkdv"
+            config = given or choose(step, dtype, D, Dv, capability)
+            sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
+            own = plan.tiled(Tiling(*sizes, config.q_box, config.k_box))
+            for tables in launches(own, q_segments(problem, on_grid, turned), config.rows, on_grid, turned=turned):
+                pieces = tuple(p.form for p in tables.pieces)
+                tma = aligned and capability >= 90 and bool(pieces) and not any(p.side.any_split for p in pieces)
+                form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=tma, aligned=aligned, turned=turned,
+                            batch_offset=not isinstance(problem.q_offset, int))  # fmt: skip
+                columns = max((prod(p.box) for p in tables.pieces), default=16)
+                limit = shared_memory(capability)
+                stages = stages_that_fit(config, element, D, Dv, prod(tables.box), columns, limit, backward=True)
+                values = constants(form, tables)
+                if not turned:
+                    bare = replace(form, pieces=(), tma=False, aligned=False)
+                    module = generate_prepare(attention, BackwardForm(bare, frozenset()))
+                    if module is not None:
+                        prepared.append(
+                            Lowered(attention, "prepare", bare, module, tables, values, config, 1, capability)
+                        )
+                if pieces:
+                    module = generate_sweep(attention, BackwardForm(form, frozenset()))
+                    swept.append(Lowered(attention, step, form, module, tables, values, config, stages, capability))
+    except UnsupportedError as error:
+        raise unsupported(attention, error) from error
+    return *prepared, *swept
+
+
+def q_segments(problem: Problem, on_grid: bool, turned: bool = False) -> list[QSegment]:
+    """The segments of the rows of a call; `turned` those of its keys."""
     if not on_grid:
-        return [QSegment("", 0, problem.sizes["Lq"])]
+        return [QSegment("", 0, problem.sizes["Lk" if turned else "Lq"])]
     found: list[QSegment] = []
     start = 0
-    for name, extents in problem.q_extents.items():
+    for name, extents in (problem.k_extents if turned else problem.q_extents).items():
         found.append(QSegment(name, start, prod(extents)))
         start += prod(extents)
     return found
@@ -187,6 +241,6 @@ def attempt_of(it: Lowered, inputs: Mapping[str, str]) -> Attempt:
     signature, attributes = signature_of(it.module, it.form.dtype, inputs)
     values = {a.name: it.constants[a.name] for a in it.module.arguments if a.role == "constexpr"}
     return Attempt(
-        it.attention, it.module.source, it.step, signature, values, attributes, it.config.warps, it.stages,
+        it.attention, it.module.source, it.module.name, signature, values, attributes, it.config.warps, it.stages,
         it.capability, words_of(it.form, *it.tile),
     )  # fmt: skip

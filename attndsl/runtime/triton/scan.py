@@ -105,7 +105,8 @@ class Scan:
         shape = (self.B, self.H, segments)
         local = torch.empty((*shape, w.k.size, w.v.size), dtype=torch.float32, device=device)
         column = torch.empty((*shape, w.k.size), dtype=torch.float32, device=device) if w.column else None
-        decays = torch.empty(shape, dtype=torch.float32, device=device) if w.decays else None
+        factors = (*shape, w.k.size) if w.channel else shape
+        decays = torch.empty(factors, dtype=torch.float32, device=device) if w.decays or w.channel else None
         given = {"local": local, "local_column": column, "decays": decays}
         if segments > 1:
             numbers = {"parts": segments - 1, "first": int(w.reverse)}
@@ -156,11 +157,21 @@ class Scan:
             "column": None if entering is None else entering.column,
             "final": None if final is None else final.state,
             "final_column": None if final is None else final.column,
+            "weights": self._pairs() if w.channel else None,
         }  # fmt: skip
         sk, sv = (1, w.k.size) if transposed else (w.v.size, 1)
         numbers = {"parts": segments, "first": 0, "state_sk": sk, "state_sv": sv}
         constants = {"START": entering is not None, "FINAL": final is not None}
         self._launch("outputs", segments, length, given, numbers, constants)
+
+    def _pairs(self) -> Tensor:
+        """Of a decay per channel, the weights of the pairs within every chunk [B, H, L, chunk]."""
+        q, chunk = self.operands.q, self.config.chunk
+        made = torch.empty((self.B, self.H, self.rows, chunk), dtype=q.dtype, device=q.device)
+        chunks = -(-self.rows // chunk)
+        known = self._known(1, self.rows, {"weights": made}, {"chunks": chunks, "parts": 1}, {})
+        self._start("pairs", known, self.B * self.H * chunks, 2, 1)
+        return made
 
     @property
     def module(self) -> ScanModule:
@@ -175,6 +186,25 @@ class Scan:
         numbers: Mapping[str, int],
         constants: Mapping[str, bool],
     ) -> None:
+        known = self._known(segments, length, given, numbers, constants)
+        programs = self.B * self.H * self.slices * known["parts"]
+        self._start(name, known, programs, self.config.warps, self.config.stages)
+
+    def _start(self, name: str, known: Mapping[str, Any], programs: int, warps: int, stages: int) -> None:
+        module = self.module
+        values = tuple(known[a.name] if a.name in known else self._value(a) for a in module.arguments[name])
+        kernel = getattr(load_module(module.source), name)
+        _run(kernel, (programs,), self.operands.q.device, values, warps, stages)
+
+    def _known(
+        self,
+        segments: int,
+        length: int,
+        given: Mapping[str, Tensor | None],
+        numbers: Mapping[str, int],
+        constants: Mapping[str, bool],
+    ) -> dict[str, Any]:
+        """What is passed for the arguments of these names."""
         o, config, unit = self.operands, self.config, self.walk.stride_unit
         H = self.H
         known: dict[str, Any] = {
@@ -189,15 +219,13 @@ class Scan:
                 known[f"{role}_sb"], known[f"{role}_sh"], known[f"{role}_sl"] = sb // unit, sh // unit, sl // unit
         for name_of, t in (("gamma", o.gamma), ("g", o.g), ("docs", o.docs)):
             if t is not None:
-                known[name_of] = t
+                unit = self.walk.gate_unit if name_of == "g" else 1
+                known[name_of], known[f"{name_of}_group"] = t, H // t.shape[1]
                 for axis, n, s in zip("bhl", t.shape, t.stride(), strict=False):
-                    known[f"{name_of}_s{axis}"] = 0 if n == 1 else s
+                    known[f"{name_of}_s{axis}"] = 0 if n == 1 else s // unit
         spare = o.q if given.get("local") is None else given["local"]
         known |= {n: spare if t is None else t for n, t in given.items()}
-        module = self.module
-        values = tuple(known[a.name] if a.name in known else self._value(a) for a in module.arguments[name])
-        kernel = getattr(load_module(module.source), name)
-        _run(kernel, (self.B * H * self.slices * known["parts"],), o.q.device, values, config.warps, config.stages)
+        return known
 
     def _value(self, a: Argument) -> Any:
         """What maps read of sizes, scalars and inputs."""
@@ -263,7 +291,7 @@ def has_tma(*tensors: Tensor | None) -> bool:
     return aligned(*tensors) and all(t.shape[-1] * t.element_size() % 16 == 0 for t in tensors if t is not None)
 
 
-def config_of(q: Tensor, keys: int, values: int) -> ScanConfig:
+def config_of(q: Tensor, keys: int, values: int, channel: bool = False) -> ScanConfig:
     """The configuration for tensors like q."""
     capability = 90
     if q.device.type == "cuda":

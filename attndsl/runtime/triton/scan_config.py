@@ -36,8 +36,9 @@ def scan_configured(config: ScanConfig | None) -> Generator[None]:
         _FORCED.reset(token)
 
 
-def choose_scan(dtype: str, keys: int, values: int, capability: int = 90) -> ScanConfig:
-    """The configuration of a scan for an element type (`fp16`, `bf16`, `fp32`), components of keys and of values."""
+def choose_scan(dtype: str, keys: int, values: int, capability: int = 90, channel: bool = False) -> ScanConfig:
+    """The configuration of a scan for an element type (`fp16`, `bf16`, `fp32`), components of keys and of values, and
+    whether decays are per channel."""
     forced = _FORCED.get()
     if forced is not None:
         return forced
@@ -46,7 +47,7 @@ def choose_scan(dtype: str, keys: int, values: int, capability: int = 90) -> Sca
         return ScanConfig(32, min(columns, 32), 4, 1)
     if keys > 256:
         return ScanConfig(64, min(columns, 32), 8, 1)
-    if keys > 128:
+    if keys > 128 or channel:
         return ScanConfig(64, columns, 8, 2)
     return ScanConfig(64, columns, 4, 2, 2)
 

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attndsl.codegen.expr_triton import UnsupportedError
-from attndsl.codegen.triton_scan import component_map
-from attndsl.ir.expr import Count, Expr, Index, Load, Reduce, Value, mentions, rewrite, walk
+from attndsl.codegen.triton_scan_source import fused_map
+from attndsl.ir.expr import Count, Expr, Index, Load, Reduce, Value, mentions, rewrite
 from attndsl.ir.features import Normaliser
 from attndsl.ir.types import FLOAT, INT, Kind, Type
 from attndsl.runtime.call import Call
@@ -35,32 +34,10 @@ _COUNT = Count(INT)
 
 
 @lru_cache(maxsize=512)
-def fused_map(features: Expr, tensor: str) -> tuple[bool, Expr | None]:
-    """Whether the kernels can apply these features of `Q` or `K` themselves, and the map of a component."""
-    reads = (Index, Count, Value)
-    if mentions(features, lambda n: isinstance(n, reads) and not _own_index(n, features)):
-        return False, None
-    if mentions(features, lambda n: isinstance(n, Load) and n.tensor != tensor):
-        return False, None
-    try:
-        return True, component_map(features, tensor)
-    except UnsupportedError:
-        return False, None
-
-
-def _own_index(node: Expr, root: Expr) -> bool:
-    """Whether an index is read by Q or K alone."""
-    for other in walk(root):
-        if node in other.children and not (isinstance(other, Load) and other.tensor in ("Q", "K")):
-            return False
-    return True
-
-
-@lru_cache(maxsize=512)
 def _gap(form: ScanForm, sizes: tuple[tuple[str, int], ...]) -> str | None:
     decay = form.weight.decay
-    if decay.channel:
-        return "a decay per channel"
+    if decay.channel and (decay.token or decay.per_head or form.segments or form.kind != "scan"):
+        return "a decay per channel beside another, or within documents"
     if decay.token and decay.base is not None:
         return "a power beside a decay per token"
     if (name := form.elsewhere) is not None:
@@ -134,6 +111,11 @@ class LinearKernel:
         needs: frozenset[str],
     ) -> Mapping[str, Tensor]:
         """As `ScanKernel.scan_backward`."""
+        if form.weight.decay.channel:
+            raise NotImplementedError(
+                f"{call.attention.name}: backend 'triton' has no gradient of a weight that decays per channel in this "
+                "version; backend 'cpu' has one"
+            )
         given: dict[str, Tensor] = {"q": call.q, "k": call.k, "v": call.v, **call.inputs}
         if state is not None:
             given |= {"state.S": state.S} | ({} if state.z is None else {"state.z": state.z})
@@ -204,6 +186,8 @@ class LinearKernel:
         for d in decay.token:
             step = rows.value(Load(d.type, d.tensor, (*d.indices, Index(INT, "k"))))
             g = step if g is None else g + step
+        if decay.channel:
+            g = self._channel_gate(call, form, position)
         segments: Tensor | None = None
         docs: Tensor | None = None
         if form.segments:
@@ -212,7 +196,17 @@ class LinearKernel:
             docs = _ids(segments)
         if g is not None and log is not None:
             g = g + log
-        kind: Any = "token" if g is not None else "log" if log is not None else "head" if gamma is not None else "none"
+        kind: Any = (
+            "channel"
+            if decay.channel
+            else "token"
+            if g is not None
+            else "log"
+            if log is not None
+            else "head"
+            if gamma is not None
+            else "none"
+        )
         per_head = log if kind == "log" else gamma
         initial = self._initial(call, form, state, segments)
         query, key = self._features(call, weight.query, "Q", rows), self._features(call, weight.key, "K", keys)
@@ -223,7 +217,7 @@ class LinearKernel:
         scan = ScanCall(
             maps, query[0], key[0], call.v,
             gamma=None if per_head is None or g is not None else per_head[..., 0].float(),
-            g=None if g is None else g.float(),
+            g=g if g is None or decay.channel else g.float(),
             docs=docs,
             initial=None if initial is None else Carried(initial[0], initial[1] if own else None),
             scalars={k: float(x) for k, x in call.scalars.items()}, sizes=call.sizes,
@@ -233,6 +227,22 @@ class LinearKernel:
             # the numerator's own features stand in the normaliser, too
             other = self._other(call, n, scan, rows, keys, None if initial is None else initial[1])
         return _Parts(scan, other, segments)
+
+    def _channel_gate(self, call: Call, form: ScanForm, position: int) -> Tensor:
+        """The logarithms of a decay per channel [B, heads, L, F]; one tensor as it is, several added."""
+        decays = form.weight.decay.channel
+        kinds = {call.inputs[d.tensor].dtype for d in decays if d.tensor in call.inputs}
+        alone = len(decays) == 1 and all(k.is_floating_point and k is not torch.float64 for k in kinds)
+        dtype = next(iter(kinds)) if alone and not interpreting() else torch.float32
+        heads = call.sizes["H"] if form.by_head else call.sizes["Hkv"]
+        sides = Sides(call, heads, position=position, dtype=dtype)
+        found = [sides.value(Load(d.type, d.tensor, (*d.indices, Index(INT, "k")))) for d in decays]
+        total = found[0]
+        for other in found[1:]:
+            total = total + other
+        B, L = call.q.shape[0], call.q.shape[2]
+        total = total.expand(B, heads, L, total.shape[-1])
+        return total if total.stride(-1) == 1 else total.contiguous()
 
     def _features(self, call: Call, features: Expr, tensor: str, sides: Sides) -> tuple[Tensor, Expr | None]:
         given = call.q if tensor == "Q" else call.k

@@ -44,7 +44,8 @@ class Maps:
 @dataclass(frozen=True, eq=False)
 class ScanCall:
     """The tensors of a call: `q [B, H, L, F]`, `k [B, Hkv, L, F]`, `v [B, Hkv, L, Dv]` of one dtype; with a decay per
-    head `gamma` (its base or logarithm), with one per token `g`, which broadcast to [B, H] and [B, H, L]; `docs`, i32
+    head `gamma` (its base or logarithm), with one per token `g`, which broadcast to [B, H] and [B, H, L] (per
+    channel [B, heads, L, F]); `docs`, i32
     that broadcast to [B, H, L], ascending, where the state starts anew; `initial`; and what maps read of inputs,
     scalars and sizes."""
 
@@ -109,18 +110,24 @@ def _scan(
     dtype: Any = call.dtype
     walk = Walk(
         dtype, q.operand, k.operand, v.operand, maps.decay, call.docs is not None, strict=maps.strict, ranks=maps.ranks,
-        tma=has_tma(*tensors), aligned=aligned(*tensors), wide=wide, **options,
+        tma=has_tma(*tensors), aligned=aligned(*tensors), wide=wide, gate_unit=_gate_unit(call), **options,
     )  # fmt: skip
     B, H, _ = call.shape
     operands = Operands(
         q.tensor, k.tensor, v.tensor, x, call.gamma, call.g, call.docs, share, u,
         call.inputs, call.scalars, {**call.sizes, "group": H // max(call.k.shape[1], 1)},
     )  # fmt: skip
-    return Scan(walk, operands, B, H, config_of(call.q, k.operand.size, v.operand.size))
+    return Scan(walk, operands, B, H, config_of(call.q, k.operand.size, v.operand.size, walk.channel))
 
 
 def _extent(t: Tensor) -> int:
     return sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) if t.numel() else 0
+
+
+def _gate_unit(call: ScanCall) -> int:
+    """Elements in 16 bytes of decays per channel, if all their rows start at multiples of that."""
+    g = call.g
+    return 16 // g.element_size() if call.maps.decay == "channel" and g is not None and aligned(g) else 1
 
 
 def _forward_scan(call: ScanCall) -> Scan:

@@ -11,6 +11,8 @@ import attndsl
 from attndsl.codegen.cpu import title
 from attndsl.codegen.templates import render
 from attndsl.codegen.triton_arguments import Argument
+from attndsl.codegen.triton_backward import stats_of
+from attndsl.codegen.triton_weight import rule_of
 from attndsl.ir.attention import Attention, Const, Input, Scalar
 from attndsl.ir.evaluate import Env, UnboundError, evaluate
 from attndsl.ir.expr import Expr, Op, ParamRef, Size, walk
@@ -18,13 +20,14 @@ from attndsl.ir.free import depends
 from attndsl.ir.types import INT, kind_of_dtype
 from attndsl.ir.weights import weight_form
 from attndsl.runtime.triton.launch import SHARED_SECTION
-from attndsl.runtime.triton.lowering import Lowered
+from attndsl.runtime.triton.lowering import Lowered, q_segments
 from attndsl.runtime.triton.tables import joined
 from attndsl.schedule.problem import Problem
 
 TORCH_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 _TAKEN = frozenset((
     "HERE", "INTERPRETED", "DTYPE", "CAPABILITY", "BUILT_FOR", "SHAPES", "KINDS", "SCALARS", "CONSTS", "launch",
+    "launch_backward", "on_device", "run", "Attend", "once_differentiable",
     "check", "agree", "kind", "aligned", "as_read", "kernel", "tables_on", "importlib", "json", "math", "os", "Path",
     "torch", "triton", "inputs", "scalars", "sizes", "out", "lse", "q", "k", "v", "scale", "return_lse",
 ))  # fmt: skip
@@ -50,10 +53,21 @@ def call_name(name: str) -> str:
 
 
 def standalone(
-    attention: Attention, written: Attention, problem: Problem, found: Sequence[Lowered], text: Sequence[str] = ()
+    attention: Attention,
+    written: Attention,
+    problem: Problem,
+    forward: Sequence[Lowered],
+    backward: Sequence[Lowered] = (),
+    text: Sequence[str] = (),
 ) -> str:
     """The module's text. `attention` is what the kernels compute, `written` what it means, `text` the lines of the spec
-    as its user wrote them (the printed meaning unless given)."""
+    as its user wrote them (the printed meaning unless given). With a backward pass, `forward` saves for it."""
+    found = [*forward, *backward]
+    rule = rule_of(attention) if backward else None
+    by_rows = [it for it in backward if it.step == "dq"]
+    by_keys = [it for it in backward if it.step == "dkdv"]
+    on_grid = attention.q_space is not None and not problem.moved
+    rows, keys = (len(q_segments(problem, on_grid, turned)) for turned in (False, True))
     first = found[0] if found else None
     sizes = problem.sizes
     fixed = fixed_sizes(attention, written, problem)
@@ -63,7 +77,6 @@ def standalone(
     pinned = fixed_scalars(attention, written)
     dtype = first.form.dtype if first else "fp32"
     element = 4 if dtype == "fp32" else 2
-    each = sizes["Lk"] * (sizes["D"] + sizes["Dv"]) * element
     has_lse = weight_form(written).has_lse
     return render(
         "triton/standalone.py.j2",
@@ -88,21 +101,31 @@ def standalone(
         fixed_scalars={s.name: problem.scalars[s.name] for s in scalars if s.name in pinned},
         consts=_arrays(found),
         has_lse=has_lse,
-        groups=max(1, SHARED_SECTION // max(each, 1)),
+        bytes_of_a_key=(sizes["D"] + sizes["Dv"]) * element,
+        section=SHARED_SECTION,
+        backward=bool(backward),
+        stats=len(stats_of(rule, False)) if rule is not None else 0,
+        sums=len(rule.sums) + int(rule.counts) if rule is not None and rule.over == "row" else 0,
+        raw=attention.output is not None,
+        whole_rows=len(by_rows) == rows,
+        whole_keys=len(by_keys) == keys,
         aligned=any(it.form.stride_unit > 1 for it in found),
-        launches=[
-            {
-                "name": it.name,
-                "function": it.step,
-                "tiles": it.tables.tiles,
-                "arguments": [Passed(a.name, value_code(it, problem, a)) for a in it.module.arguments],
-                "warps": it.config.warps,
-                "stages": it.stages,
-                "registers": it.config.registers,
-            }
-            for it in found
-        ],
+        launches=[_launch(it, problem) for it in forward],
+        backward_launches=[_launch(it, problem) for it in backward],
     )
+
+
+def _launch(it: Lowered, problem: Problem) -> dict[str, Any]:
+    return {
+        "name": it.name,
+        "function": it.module.name,
+        "tiles": it.tables.tiles,
+        "turned": it.form.turned,
+        "arguments": [Passed(a.name, value_code(it, problem, a)) for a in it.module.arguments],
+        "warps": it.config.warps,
+        "stages": it.stages,
+        "registers": it.config.registers,
+    }
 
 
 def _printable(line: str) -> str:
@@ -184,15 +207,19 @@ def _arrays(found: Sequence[Lowered]) -> dict[str, tuple[Any, ...]]:
     return arrays
 
 
+TENSORS = frozenset(("q", "k", "v", "out", "lse", "raw", "sums", "grad", "do", "stats", "dq", "dk", "dv"))
+"""Tensors of a call and its backward pass, as the module's functions name them."""
+
+
 def value_code(it: Lowered, problem: Problem, a: Argument) -> str:
     """What the module passes for an argument of a kernel, in the names of its function `launch`."""
     name = str(a.key[0])
     match a.role:
-        case "tensor" if name in ("q", "k", "v", "out", "lse"):
-            return name
-        case "tensor" if name in ("raw", "sums"):
+        case "tensor" if name in ("raw", "sums") and not it.constants.get("SAVE", True):
             # kept for backward alone
             return "out"
+        case "tensor" if name in TENSORS:
+            return name
         case "table":
             return f't["{table_name(name, int(a.key[1]))}"]'
         case "stride":

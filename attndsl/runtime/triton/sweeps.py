@@ -117,7 +117,8 @@ def moved(call: Call) -> bool:
 
 def differentiated(call: Call) -> bool:
     """Whether this call's gradients may be asked for."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in (call.q, call.k, call.v, *call.inputs.values()))
+    tensors = (call.q, call.k, call.v, *call.inputs.values())
+    return call.differentiated or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
 
 def is_aligned(call: Call, *others: Tensor) -> bool:

@@ -13,6 +13,7 @@ import torch
 
 from attndsl.runtime.triton import scan_passes
 from attndsl.runtime.triton.scan_config import ScanConfig, scan_configured
+from tests.accuracy import assert_right
 from tests.runtime.scan_cases import ScanCase
 from tests.runtime.test_scan import DOC, GAMMA, spec
 
@@ -55,6 +56,10 @@ def cases() -> list[tuple[str, Callable[[], None]]]:
 
     for i, name in enumerate(SCANS):
         add(name, spec(name), Lq=(1, 19, 37)[i % 3])
+    for name, length in (("channel", 21), ("channel", 40), ("channel of a head", 37)):
+        found.append((f"forward {name} {length}", lambda name=name, length=length: _forward(spec(name), Lq=length)))
+    found.append(("forward channel strong", lambda: _forward(spec("channel"), 30.0, Lq=40)))
+    found.append(("forward channel half", lambda: _forward(spec("channel"), dtype=torch.float16, Lq=40, D=16, Dv=16)))
     add("bf16", spec("none"), dtype=torch.bfloat16)
     add("fp16", spec("base"), dtype=torch.float16, D=16, Dv=16)
     for name in ("none", "token", "other sum"):
@@ -74,6 +79,22 @@ def cases() -> list[tuple[str, Callable[[], None]]]:
     mask = "mask doc[b, q] == doc[b, k] and k <= q"
     found.append(("pieces documents", lambda: _pieces(spec("none", mask, DOC), B=1, H=2, Lq=37, documents=5)))
     return found
+
+
+def _forward(text: str, strength: float = 1.0, **sizes: Any) -> None:
+    """The output alone, whole and in pieces; decays are made stronger by a factor."""
+    given: dict[str, Any] = {"B": 2, "H": 4, "Hkv": 2, **sizes}
+    case = TritonCase(text, **given)
+    case.inputs["g"] = case.inputs["g"] * strength
+    exact, eager = case.expected(torch.float64), case.expected(case.dtype)
+    with torch.no_grad():
+        out = case.function(case.q, case.k, case.v, **case.inputs)
+        first, state = case.function(*(x[:, :, :18] for x in (case.q, case.k, case.v)), return_state=True,
+                                     g=case.inputs["g"][:, :, :18])  # fmt: skip
+        second = case.function(*(x[:, :, 18:] for x in (case.q, case.k, case.v)), initial_state=state,
+                               g=case.inputs["g"][:, :, 18:])  # fmt: skip
+    for found in (out, torch.cat([first, second], 2)):
+        assert_right("out", found, eager["out"], exact["out"], case.dtype)
 
 
 def _pieces(text: str, **sizes: Any) -> None:

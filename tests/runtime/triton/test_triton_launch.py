@@ -10,12 +10,15 @@ import pytest
 import torch
 
 import attndsl
+from attndsl.ir.attention import Const
+from attndsl.ir.types import Kind
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton import backward as backward_module
 from attndsl.runtime.triton import kernel as kernel_module
+from attndsl.runtime.triton import launch as launch_module
 from attndsl.runtime.triton import sweeps as sweeps_module
-from attndsl.runtime.triton.config import configured
+from attndsl.runtime.triton.config import Config, configured
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.launch import Launch
 from attndsl.runtime.triton.modules import load_module
@@ -122,7 +125,7 @@ def test_tables_are_uploaded_once(compiled: list[int], monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("attention linear { mask k <= q weight dot(Q, K) }", "a dot product of vectors other than `s`"),
+        ("attention linear { mask abs(q - k) < 9 weight dot(Q, K) }", "a dot product of vectors other than `s`"),
         ("attention cosine { score s / (norm(Q) * norm(K)) }", "the vector Q in an expression"),
         ("attention two { weight exp(s) / max(sum, 1) }", "a reduction other than its own sum"),
         ("attention arc { score acos(s) }", "`acos`"),
@@ -146,3 +149,51 @@ def test_only_narrow_floats_and_heads(compiled: list[int]) -> None:
         with pytest.raises(ValueError, match=words):
             kernel.tiling(call)
     assert compiled == []
+
+
+def test_repeated_calls_prepare_their_arguments_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: list[list[Any]] = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda *values: passed.append(list(values))
+
+    class Module:
+        forward = Kernel()
+
+    def load(source: str) -> Any:
+        return Module
+
+    prepared: list[Launch] = []
+    make = launch_module.Prepared.of
+
+    def counted(it: Launch) -> Any:
+        prepared.append(it)
+        return make(it)
+
+    monkeypatch.setattr(launch_module, "load_module", load)
+    monkeypatch.setattr(launch_module.Prepared, "of", counted)
+    f = attndsl.load(SPEC)
+    runner = f._runner  # pyright: ignore[reportPrivateUsage]
+    runner.use("cpu", TritonKernel(f.simplified))
+    with configured(decode=None):
+        for i in range(3):
+            q, k, v = (torch.full((1, 2, 200, 64), float(i), dtype=torch.bfloat16) for _ in range(3))
+            f(q, k, v, slope=torch.full((2,), float(i)), c=0.5 * i, w=9)
+        assert len(prepared) == 1
+        tensors = [[x for x in values if isinstance(x, torch.Tensor)] for values in passed]
+        for i, values in enumerate(passed):
+            assert 0.5 * i in [x for x in values if isinstance(x, float)]
+            assert all(bool((x == i).all()) for x in tensors[i][:3])
+            assert any(x.shape == (2,) and x.dtype == torch.float32 and bool((x == i).all()) for x in tensors[i])
+        f(q, k, v, slope=torch.ones(2), c=1.0, w=10)
+        assert len(prepared) == 2
+    with configured(Config(16, 16, 4, 1), decode=None):
+        f(q, k, v, slope=torch.ones(2), c=1.0, w=10)
+    assert len(prepared) == 3
+
+
+def test_const_arrays_are_copied_to_a_device_once() -> None:
+    const = Const("shift", Kind.INT, 3, (1, 2, 3))
+    table = launch_module._table  # pyright: ignore[reportPrivateUsage]
+    assert table(const, torch.device("cpu")) is table(const, torch.device("cpu"))

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import torch
 import attndsl
 from attndsl.reference import reference
 from attndsl.runtime.triton.config import Config
-from attndsl.runtime.triton.lowering import lower
+from attndsl.runtime.triton.lowering import lower, lower_backward
 from attndsl.runtime.triton.standalone import call_name, standalone, tables_of
 from benchmarks.cases import COSINE_GATE, GNA, JOINT, Case, flags, ints, normal
-from tests.accuracy import assert_right
+from tests.accuracy import GRADIENT_FACTOR, assert_right
 
 pytest.importorskip("triton")
 
@@ -45,13 +46,15 @@ BUILT = (
 )  # fmt: skip
 """Small, for the interpreter is slow: every kind of argument that a kernel takes."""
 
+BACKWARD = ("dense", "window", "no key", "documents", "by head", "sink and gate", "relu2", "gna dilated", "joint")
+
 RUNNER = """
 import importlib.util, json, sys
 from pathlib import Path
 
 class Refused:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("attndsl", "sympy", "jinja2", "typer", "rich"):
+        if name.split(".")[0] == "attndsl":
             raise ImportError(f"{name} is not needed")
 
 sys.meta_path.insert(0, Refused())
@@ -62,11 +65,18 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     function = getattr(module, call["module"])
-    torch.save(function(*call["qkv"], **call["arguments"]), folder / "found.pt")
+    if call["grad"] is None:
+        torch.save((function(*call["qkv"], **call["arguments"]), ()), folder / "found.pt")
+        continue
+    leaves = [t.requires_grad_() for t in call["qkv"]]
+    found = function(*leaves, **call["arguments"])
+    out = found[0] if isinstance(found, tuple) else found
+    gradients = torch.autograd.grad(out, leaves, call["grad"], allow_unused=True)
+    torch.save((torch.utils._pytree.tree_map(torch.Tensor.detach, found), gradients), folder / "found.pt")
 """
 
 
-def write(folder: Path, case: Case, dtype: torch.dtype) -> attndsl.AttentionFunction:
+def write(folder: Path, case: Case, dtype: torch.dtype, backward: bool = False) -> attndsl.AttentionFunction:
     """A module with its kernels and tables, and the arguments of a call."""
     f = attndsl.load(case.text, **case.consts)
     q, k, v = case.tensors(dtype)
@@ -75,12 +85,15 @@ def write(folder: Path, case: Case, dtype: torch.dtype) -> attndsl.AttentionFunc
     fresh = {"M": 6} if case.name == "taken names" else {}
     problem = f.problem(**sizes, Dv=case.Dv or case.D, grid=case.grid, **case.scalars, **fresh)
     element: Any = {torch.float32: "fp32", torch.float16: "fp16"}[dtype]
-    _, found = lower(f.simplified, problem, element, config=Config(32, 32, 4, 2))
+    small = Config(32, 32, 4, 2)
+    plan, forward = lower(f.simplified, problem, element, config=small, save=backward)
+    back = lower_backward(f.simplified, problem, element, plan, dq=small, dkdv=small) if backward else ()
+    found = (*forward, *back)
     (folder / "kernels").mkdir(parents=True)
     for it in found:
         (folder / "kernels" / f"{it.name}.py").write_text(it.module.source)
     module = call_name(f.__name__)
-    (folder / f"{module}.py").write_text(standalone(f.simplified, f.attention, problem, found))
+    (folder / f"{module}.py").write_text(standalone(f.simplified, f.attention, problem, forward, back))
     (folder / "tables.json").write_text(json.dumps(tables_of(found)))
     arguments = {call_name(n): x for n, x in {**made, **case.scalars}.items()}
     if case.lse:
@@ -89,7 +102,9 @@ def write(folder: Path, case: Case, dtype: torch.dtype) -> attndsl.AttentionFunc
         arguments["scale"] = case.scale
     # strides that no descriptor takes
     strided = torch.nn.functional.pad(q, (3, 5, 1, 2))[..., 1 : 1 + q.shape[2], 3 : 3 + q.shape[3]]
-    torch.save({"module": module, "qkv": (strided, k, v), "arguments": arguments}, folder / "call.pt")
+    grad = torch.randn(*q.shape[:3], v.shape[-1], generator=torch.Generator().manual_seed(9)).to(dtype)
+    kept = grad if backward else None
+    torch.save({"module": module, "qkv": (strided, k, v), "arguments": arguments, "grad": kept}, folder / "call.pt")
     return f
 
 
@@ -101,26 +116,38 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
-def test_modules_run_by_themselves(dtype: torch.dtype, tmp_path: Path) -> None:
-    cases = BUILT if dtype == torch.float32 else BUILT[:2]
-    functions = [write(tmp_path / f"{i:02}", case, dtype) for i, case in enumerate(cases)]
+def test_modules_run_by_themselves(tmp_path: Path) -> None:
+    dtype, cases = torch.float32, BUILT
+    functions = [write(tmp_path / f"{i:02}", case, dtype, case.name in BACKWARD) for i, case in enumerate(cases)]
     ran = run(RUNNER, tmp_path)
     assert ran.returncode == 0, ran.stderr[-3000:]
     for i, (case, f) in enumerate(zip(cases, functions, strict=True)):
-        found = torch.load(tmp_path / f"{i:02}" / "found.pt")
+        found, gradients = torch.load(tmp_path / f"{i:02}" / "found.pt")
         out, lse = found if case.lse else (found, None)
 
-        def dense(precision: torch.dtype, case: Case = case, f: attndsl.AttentionFunction = f) -> Any:
-            return reference(
-                f.attention, *case.tensors(dtype), inputs=case.made(), scalars=case.scalars, grid=case.grid,
-                scale=case.scale, dtype=precision,
+        def dense(precision: torch.dtype, case: Case = case, f: attndsl.AttentionFunction = f, i: int = i) -> Any:
+            leaves = [t.to(precision).requires_grad_() for t in case.tensors(dtype)]
+            out, lse = reference(
+                f.attention, *leaves, inputs=case.made(), scalars=case.scalars, grid=case.grid, scale=case.scale,
+                dtype=precision,
             )  # fmt: skip
+            if case.name not in BACKWARD or not out.requires_grad:
+                return out.detach(), lse, [torch.zeros_like(t) for t in leaves]
+            grad = torch.load(tmp_path / f"{i:02}" / "call.pt")["grad"].to(precision)
+            found = torch.autograd.grad(out, leaves, grad, allow_unused=True)
+            return (
+                out.detach(),
+                lse,
+                [torch.zeros_like(t) if g is None else g for g, t in zip(found, leaves, strict=True)],
+            )
 
         exact, eager = dense(torch.float64), dense(dtype)
         assert_right(case.name, out, eager[0], exact[0], dtype)
         if lse is not None:
-            assert_right(f"lse of {case.name}", lse, eager[1], exact[1], torch.float32, factor=8.0)
+            assert_right(f"lse of {case.name}", lse, eager[1].detach(), exact[1].detach(), torch.float32, factor=8.0)
+        assert len(gradients) == (3 if case.name in BACKWARD else 0)
+        for n, gradient, plain, right in zip("qkv", gradients, eager[2], exact[2], strict=False):
+            assert_right(f"d{n} of {case.name}", gradient, plain, right, dtype, GRADIENT_FACTOR)
 
 
 CHECKS = """
@@ -146,6 +173,12 @@ for change in (
         print(type(error).__name__, error)
     else:
         print("NOTHING", list(change))
+sys.path.insert(0, sys.argv[2])
+from half import half
+try:
+    half(q.half(), q.half(), q.half(), **good)
+except RuntimeError as error:
+    print(error)
 """
 
 
@@ -154,7 +187,9 @@ def test_what_it_was_not_built_for(tmp_path: Path) -> None:
         score s - c * slope[h] * (q - k) mask k <= q and q - k < w }"""
     case = Case("spec", text, Lq=40, D=16, scalars={"w": 9, "c": 1.0}, inputs={"slope": lambda _: torch.ones(2)})
     write(tmp_path / "spec", case, torch.float32)
-    ran = run(CHECKS, tmp_path / "spec")
+    half = replace(case, text=text.replace("spec", "half"))
+    write(tmp_path / "half", half, torch.float16)
+    ran = run(CHECKS, tmp_path / "spec", tmp_path / "half")
     assert ran.returncode == 0, ran.stderr
     said = ran.stdout.splitlines()
     for line, words in zip(
@@ -172,6 +207,7 @@ def test_what_it_was_not_built_for(tmp_path: Path) -> None:
             "ValueError spec: scale must be finite and not negative, got -1.0",
             "ValueError spec: scale must be finite and not negative, got nan",
             "RuntimeError spec: built without a backward pass; call it under torch.no_grad(), or on t.detach()",
+            "half: Triton's interpreter runs kernels of fp32 only; build with --dtype fp32",
         ),
         strict=True,
     ):

@@ -1,0 +1,77 @@
+"""Calls that run as a scan and have no need of the operator: eager ones, and those that start from a state or return
+one. The operator runs scans too; what a scan saves for backward depends on lengths, so that in a graph backward runs
+forward again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from attndsl.runtime.binding import bind_call
+from attndsl.runtime.call import ScanKernel
+from attndsl.runtime.checked import check_promises
+from attndsl.runtime.dispatch import choose_backend
+from attndsl.runtime.registry import runner_of
+from attndsl.runtime.scan_operator import scan
+from attndsl.runtime.state import State
+from attndsl.runtime.states import check_state, check_states
+from attndsl.schedule.legalise import legalise
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def traced() -> bool:
+    """Whether a compiler or a transform of torch looks at this call."""
+    c: Any = torch._C  # pyright: ignore[reportPrivateUsage]
+    return torch.compiler.is_compiling() or c._functorch.peek_interpreter_stack() is not None
+
+
+def _untraced(function: _Function) -> _Function:
+    compiler: Any = torch.compiler
+    return compiler.disable(function)
+
+
+@_untraced
+def scanned(
+    spec: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    arguments: Mapping[str, object],
+    state: State | None,
+    return_state: bool,
+    *,
+    layout: str,
+    scale: Any,
+    q_offset: Any,
+    grid: Any,
+    backend: str | None,
+    checked: bool,
+) -> tuple[Tensor, State | None] | None:
+    """The output, and the state after the last row if asked for; None for a call that does not scan. ValueError for one
+    that has a state and does not."""
+    runner = runner_of(spec)
+    attention = runner.attention
+    name = choose_backend(attention.name, backend, q.device.type)
+    call = bind_call(
+        attention, runner.simplified, q, k, v, arguments, layout=layout, scale=scale, q_offset=q_offset, grid=grid
+    )
+    if checked:
+        check_promises(attention, call)
+    kernel = runner.kernel(name)
+    found = legalise(runner.simplified, call.problem)
+    form = found.form
+    stateful = state is not None or return_state
+    if stateful:
+        form = check_states(call, found, q_offset)
+        state = None if state is None else check_state(call, form, state)
+    gap = "it has no scan" if form is None or not isinstance(kernel, ScanKernel) else kernel.scan_gap(call, form)
+    if stateful and gap is not None:
+        raise ValueError(f"{attention.name}: backend {name!r} cannot start from a state or return one: {gap}")
+    if gap is not None or form is None or not isinstance(kernel, ScanKernel):
+        return None
+    out, after = scan(kernel, call, form, state, return_state)
+    return out.transpose(1, 2) if layout == "bshd" else out, after
