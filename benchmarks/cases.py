@@ -127,6 +127,7 @@ CASES = (
     Case("cog", "attention cog { mask k <= q weight sign(s) * exp(abs(s)) / sum(exp(abs(s))) }"),
     Case("exponential", "attention expo { mask k <= q weight exp(s - 4) }"),
     Case("normalised", "attention relu1 { mask k <= q weight relu(s) / (sum(relu(s)) + 1) }", lse=False),
+    Case("polynomial", "attention poly { mask k <= q weight (1 + s + 0.5 * s^2) / sum }", lse=False),
     Case("dilated", "attention dilated { mask k <= q and (q - k) % 4 == 0 }", Lq=389),
     Case("blocks", "attention blocks { mask (q // 32 * 7 + k // 32 * 5) % 3 == 0 }", Lq=389),
     Case("powers of two", "attention power { mask k <= q and (ispow2(q - k) or q == k) score s - bitlen(q - k) }"),

@@ -62,7 +62,7 @@ def runs_of(text: str) -> dict[str, Run]:
         q, k, v, g = (torch.randn(B, H, length, D) for _ in range(4))
         given = inputs(names, length)
 
-        def forward(q: Tensor = q, k: Tensor = k, v: Tensor = v, given: dict[str, Tensor] = given) -> Tensor:
+        def forward(q: Tensor = q, k: Tensor = k, v: Tensor = v, given: Any = given) -> Tensor:
             return function(q, k, v, **given)
 
         def both(q: Tensor = q, k: Tensor = k, v: Tensor = v, g: Tensor = g, given: Any = given) -> Any:

@@ -12,7 +12,7 @@ from attndsl.codegen.triton import TritonModule, input_ranks, limited, tidy
 from attndsl.codegen.triton_arguments import Argument, numbers, read_arguments, table_arguments
 from attndsl.codegen.triton_bands import KEY, QUERY, Band, bands_of
 from attndsl.codegen.triton_form import Form, parts
-from attndsl.codegen.triton_gradient import Term, load_slopes, score_slopes, terms, without_uniform
+from attndsl.codegen.triton_gradient import Term, certain, load_slopes, score_slopes, terms, without_uniform
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
 from attndsl.codegen.triton_sides import PieceCode, local_meaning, piece_code, row_code
 from attndsl.codegen.triton_slots import Slot, Slots, element_of, scope_lines
@@ -189,7 +189,7 @@ class _Sweep:
         self._values(loop, local, printer, [e for _, e in slopes])
         loop.lines = scope_lines(scope, "y")
         loop.gradient = _combined([(part, "" if e == ONE else printer.print(e)) for part, e in slopes])
-        loop.guarded = not (len(slopes) == 1 and slopes[0] == ("dl", ONE))
+        loop.guarded = not all(part in ("dl", "da") and certain(e) for part, e in slopes)
         for slot, of_load in slot_slopes:
             text = _combined([(part, "" if e == ONE else printer.print(e)) for part, e in of_load])
             at, inside = ("", "")

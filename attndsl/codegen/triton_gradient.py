@@ -11,6 +11,7 @@ What these have in common is a factor per pair ("parts") times the derivative of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import reduce
 
@@ -20,7 +21,7 @@ from attndsl.codegen.triton_weight import Rule
 from attndsl.ir.attention import Attention
 from attndsl.ir.build import ONE, ZERO
 from attndsl.ir.derivative import derivative
-from attndsl.ir.expr import SCORE, Expr, Load, op
+from attndsl.ir.expr import SCORE, Expr, Literal, Load, Op, op, walk
 from attndsl.ir.free import depends
 from attndsl.ir.passes.softmax import substitute
 from attndsl.ir.simplify import simplify_expr
@@ -83,3 +84,26 @@ def without_uniform(e: Expr, *, per_head: bool) -> tuple[Expr, Expr]:
         return reduce(lambda a, b: op("mul", a, b), some) if some else ONE
 
     return product(outer), product(inner)
+
+
+def certain(e: Expr) -> bool:
+    """Whether a slope is a finite number on every pair, invisible ones included, so that zero times it is zero."""
+    return all(_finite(n) for n in walk(e))
+
+
+_TAME = frozenset((
+    "add", "sub", "mul", "neg", "abs", "sign", "min", "max", "tanh", "sigmoid", "relu", "select", "to_float", "floor",
+    "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "sin", "cos", "erf",
+))  # fmt: skip
+
+
+def _finite(node: Expr) -> bool:
+    match node:
+        case Literal(value=value):
+            return abs(float(value)) < math.inf
+        case Op(op=name):
+            return name in _TAME
+        case Load():
+            return level(node) is Level.UNIFORM
+        case _:
+            return True

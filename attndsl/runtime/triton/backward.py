@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from attndsl.codegen.triton import TritonModule
+from attndsl.codegen.expr_triton import UnsupportedError
+from attndsl.codegen.triton import TritonModule, unsupported
 from attndsl.codegen.triton_backward import BackwardForm, generate_sweep, stats_of
 from attndsl.codegen.triton_prepare import generate_prepare
-from attndsl.codegen.triton_weight import Rule, rule_of
+from attndsl.codegen.triton_weight import Rule, rule_of, vector_free
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.collect import Collected, deterministic
@@ -31,10 +33,14 @@ class Backward:
         self._modules: dict[tuple[str, BackwardForm], TritonModule | None] = {}
         self._sweeps = Sweeps(attention)
 
-    @property
+    @cached_property
     def rule(self) -> Rule:
-        """How weights are accumulated. UnsupportedError names what is missing."""
-        return rule_of(self.attention)
+        """How weights are accumulated. ValueError names what is missing."""
+        try:
+            vector_free(self.attention)
+            return rule_of(self.attention)
+        except UnsupportedError as error:
+            raise unsupported(self.attention, error) from error
 
     def kept(self, call: Call, out: Tensor) -> dict[str, Tensor]:
         """Empty tensors for what forward keeps beside its output and lse."""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
@@ -173,7 +173,7 @@ def constants(form: Form, tables: LaunchTables) -> dict[str, Any]:
 class Prepared:
     """What repeated launches share: the kernel, and its arguments but for tensors and scalars (`changing`, by place).
 
-    `streams` are those on which the tables are known to be used."""
+    `streams` are those on which the tables are known to be used, `compiled` the kernels that ran, by `alike`."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -182,6 +182,7 @@ class Prepared:
     stages: int
     tile: tuple[int, int]
     streams: set[int]
+    compiled: dict[tuple[bool, ...], Any]
 
     @staticmethod
     def of(it: Launch) -> Prepared:
@@ -200,7 +201,7 @@ class Prepared:
                 it.config, q.element_size(), q.shape[-1], it.call.v.shape[-1], rows, columns, limit,
                 backward=it.module.name != "forward",
             )  # fmt: skip
-        return Prepared(kernel, (it.programs,), values, changing, stages, (rows, columns), set())
+        return Prepared(kernel, (it.programs,), values, changing, stages, (rows, columns), set(), {})
 
     def arguments(self, it: Launch) -> list[Any]:
         """The values of all arguments for a launch like the one that was prepared."""
@@ -214,6 +215,16 @@ class Prepared:
                 case _:
                     values[i] = it.tensors[str(a.key[0]) if a.role == "tensor" else a.name]
         return values
+
+    def run(self, values: Sequence[Any], first: Callable[[], Any]) -> Any:
+        """Launch the compiled kernel that such values had before; where there was none, what `first` launches."""
+        pointers = alike(values)
+        compiled = self.compiled.get(pointers)
+        if compiled is None:
+            compiled = self.compiled[pointers] = first()
+        else:
+            compiled[self.grid[0], 1, 1](*values)
+        return compiled
 
 
 _CHANGING = frozenset(("tensor", "input", "scalar", "sums", "gradient", "gradient rest"))
@@ -246,7 +257,14 @@ def launch(it: Launch) -> Any:
         _keep_tables(it, ready)
         # a context variable: other threads do not have it
         triton.set_allocator(scratch)
-        return _run(it, ready.kernel[ready.grid], values, ready.stages, ready.tile)
+        return ready.run(values, lambda: _run(it, ready.kernel[ready.grid], values, ready.stages, ready.tile))
+
+
+def alike(values: Sequence[Any]) -> tuple[bool, ...]:
+    """What decides which compiled kernel a repeated launch runs: whether each pointer is aligned to 16 bytes. Types and
+    constants are those of the prepared launch, and numbers are not specialised. Triton finds the same out about all
+    arguments of every launch, which takes longer than the launch."""
+    return tuple(v.data_ptr() % 16 == 0 for v in values if isinstance(v, Tensor))
 
 
 def _keep_tables(it: Launch, ready: Prepared) -> None:

@@ -19,7 +19,7 @@ from tests.accuracy import GRADIENT_FACTOR, assert_right
 FEW = (
     "dense", "dense 96", "causal", "window offsets", "window 7, negative scale", "scale zero", "dead rows", "alibi far",
     "softcap", "bias", "row and key bias", "duo", "sink and gate", "vector gate", "relu2", "sigmoid", "cog",
-    "exponential", "normalised", "dilated", "blocks", "gna dilated", "grid terms", "joint", "pooled keys",
+    "exponential", "normalised", "polynomial", "dilated", "blocks", "gna dilated", "grid terms", "joint", "pooled keys",
     "blind segment", "grid with offset", "one row",
 )  # fmt: skip
 """Those that every run of the tests checks; `all` after the groups names every case."""

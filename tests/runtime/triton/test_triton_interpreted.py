@@ -36,3 +36,8 @@ def test_cases_equal_the_definition(group: int, groups: int, how: str) -> None:
 def test_gradients_equal_the_definition(group: int) -> None:
     """Of q, k, v and float inputs, through outputs and lse."""
     run("interpret_backward", group, GROUPS)
+
+
+def test_the_operator_on_this_backend() -> None:
+    """Repeated calls, torch.compile and torch.func."""
+    run("interpret_operator")

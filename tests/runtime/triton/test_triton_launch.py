@@ -122,6 +122,24 @@ def test_tables_are_uploaded_once(compiled: list[int], monkeypatch: pytest.Monke
     assert len(compiled) == 2
 
 
+def test_a_repeated_launch_runs_what_was_compiled_for_such_pointers() -> None:
+    ran: list[str] = []
+
+    class Compiled:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, grid: tuple[int, int, int]) -> Any:
+            return lambda *values: ran.append(f"{self.name} {grid} {values[1:]}")
+
+    ready = launch_module.Prepared(None, (7,), (), (), 1, (16, 16), set(), {})
+    room = torch.zeros(64, dtype=torch.bfloat16)
+    for i, start in enumerate((0, 8, 1, 0, 3)):
+        values = [room[start:], i]
+        ready.run(values, lambda i=i: Compiled(f"kernel {i}"))
+    assert ran == ["kernel 0 (7, 1, 1) (1,)", "kernel 0 (7, 1, 1) (3,)", "kernel 2 (7, 1, 1) (4,)"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -137,6 +155,13 @@ def test_a_missing_feature_is_named(text: str, words: str) -> None:
         f.source(backend="triton")
     assert words in str(error.value)
     assert "backend 'cpu'" in str(error.value)
+    kernel = TritonKernel(f.simplified)
+    q = torch.randn(1, 1, 80, 64, dtype=torch.bfloat16, requires_grad=True)
+    call = bind_call(f.attention, f.simplified, q, q, q, {})
+    for save in (False, True):
+        with pytest.raises(ValueError, match="backend 'triton' does not have") as error:
+            kernel.forward(call, planned(f, kernel, call), False, save)
+        assert words in str(error.value)
 
 
 def test_only_narrow_floats_and_heads(compiled: list[int]) -> None:

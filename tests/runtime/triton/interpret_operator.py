@@ -1,0 +1,75 @@
+"""The operator on the Triton backend, under its interpreter: `python -m tests.runtime.triton.interpret_operator`.
+
+Repeated calls, compilers and torch.func give what a plain call on the CPU backend gives."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import attndsl
+
+SPECS: list[tuple[str, dict[str, Tensor]]] = [
+    ("attention alibi(input slope: f32[H]) { score s - slope[h] * (q - k) mask k <= q }", {"slope": torch.rand(2)}),
+    ("attention relu2 { weight relu(s)^2 / count output o * 2 }", {}),
+    ("attention table(const gain: float[3] = (1.0, 0.5, 0.25)) { score s * gain[k % 3] mask k <= q }", {}),
+]
+
+
+def tensors(L: int, seed: int) -> list[Tensor]:
+    """q, k and v."""
+    made = torch.Generator().manual_seed(seed)
+    return [torch.randn((2, heads, L, 16), generator=made).requires_grad_() for heads in (2, 1, 1)]
+
+
+def gradients(function: Callable[..., Tensor], operands: list[Tensor]) -> list[Tensor]:
+    """The output, and the gradients of the sum of its squares."""
+    out = function(*operands)
+    return [out.detach(), *torch.autograd.grad(out.square().sum(), operands)]
+
+
+def close(found: list[Tensor], wanted: list[Tensor]) -> None:
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def check(text: str, inputs: dict[str, Tensor]) -> None:
+    f = attndsl.load(text)
+
+    def ours(*operands: Tensor) -> Tensor:
+        return f(*operands, **inputs, backend="triton")
+
+    def plain(*operands: Tensor) -> Tensor:
+        return f(*operands, **inputs, backend="cpu")
+
+    # a length twice: the second call reuses what the first prepared; one row: decode, and its backward
+    for length, seed in ((40, 0), (40, 1), (1, 2)):
+        operands = tensors(length, seed)
+        close(gradients(ours, operands), gradients(plain, operands))
+        with torch.no_grad():
+            close([ours(*operands)], [plain(*operands)])
+    operands = tensors(40, 3)
+    step: Any = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    close(gradients(step, operands), gradients(plain, operands))
+
+    def loss(*operands: Tensor) -> Tensor:
+        return ours(*(t[None] for t in operands)).square().sum()
+
+    each = torch.vmap(torch.func.grad(loss, (0, 1, 2)))(*(t.detach() for t in operands))
+    close(list(each), gradients(plain, operands)[1:])
+
+
+def main() -> int:
+    for text, inputs in SPECS:
+        check(text, inputs)
+    print(f"{len(SPECS)} cases right")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
