@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from attndsl.diagnostics.report import SpecError
     from attndsl.runtime.failures import KernelError
     from attndsl.runtime.state import State
+    from attndsl.runtime.tuning import tuning
     from attndsl.schedule.plan import Plan
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "__version__",
     "attention",
     "load",
+    "tuning",
 ]
 
 _HOMES = {
@@ -33,6 +35,7 @@ _HOMES = {
     "State": "attndsl.runtime.state",
     "attention": "attndsl.api",
     "load": "attndsl.api",
+    "tuning": "attndsl.runtime.tuning",
 }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from attndsl.ir.attention import Attention, Const
 from attndsl.ir.expr import Load, ParamRef, walk
+from attndsl.runtime import tuning as tuning_now
 from attndsl.runtime.names import did_you_mean, show_dim, show_param
 from attndsl.runtime.tiles import tile_of
 
@@ -93,6 +94,7 @@ class AttentionFunction:
         grid: Any = None,
         backend: str | None = None,
         checked: bool = False,
+        tune: str | None = None,
         initial_state: State | None = None,
         return_state: bool = False,
         **arguments: Any,
@@ -107,7 +109,9 @@ class AttentionFunction:
         `scale` multiplies dot(Q, K), 1/sqrt(D) unless given. `q_offset` is the position of row 0: an int, an int tensor
         [B], or "end" for Lk - Lq. `grid` gives the extents of the axes, in order or by name; one may be left out.
         `checked` verifies promises (`sorted`, `permutation`, `log_decay`) and that visible pairs read inside tensors,
-        in time Lq * Lk. Gradients flow to q, k, v and float inputs, and through lse and states; once.
+        in time Lq * Lk. Gradients flow to q, k, v and float inputs, and through lse and states; once. `tune="now"`
+        searches for the fastest configuration before the call runs, if its bucket of sizes was not tuned before (see
+        `tuning`).
 
         A causal weight of features (linear attention) has states. `initial_state` (a `State`) stands for the keys
         before the first row, and `return_state` gives the pair of output and the state after the last. Rows then stand
@@ -117,6 +121,13 @@ class AttentionFunction:
         (with the kernel's configuration, the compiler's words and a reproducer file) where a generated kernel does not
         compile.
         """
+        if tune is not None or tuning_now.active:
+            from attndsl.tune.online import tune_call
+
+            tune_call(
+                self._runner, q, k, v, arguments, now=tune, backend=backend, layout=layout, scale=scale,
+                q_offset=q_offset, grid=grid, states=initial_state is not None or return_state,
+            )  # fmt: skip
         from attndsl.runtime.entry import enter
 
         self._prepare()

@@ -292,7 +292,6 @@ def far() -> int:
         out = attndsl.load(text)(q, k, v, backend="triton", q_offset="end")
         wrong += report(name, out[0, H - 1], softmax(q[0, H - 1], H - 1, L - seen, L))
         wrong += report(name + ", first head", out[0, 0], softmax(q[0, 0], 0, L - seen, L))
-    # positions between heads: strides of keys above 2^31 bytes within a box are not there, between boxes they are
     turned = attndsl.load(CAUSAL)(q, k, v, backend="triton", q_offset=L - 1 - 7)
     wrong += report("decode, earlier row", turned[0, H - 1], softmax(q[0, H - 1], H - 1, 0, L - 7))
     q = torch.empty_like(k).normal_(generator=g)
@@ -301,6 +300,18 @@ def far() -> int:
         first = max(0, row - w + 1)
         right = softmax(q[0, H - 1, row : row + 1], H - 1, first, row + 1)
         wrong += report(f"forward, window, row {row}", out[0, H - 1, row : row + 1], right)
+    del k, v, q, out
+    torch.cuda.empty_cache()
+    # keys of one box further apart than 32 bits reach
+    # (no multiple of 16 bytes, so that descriptors cannot load them)
+    step, Lk = 35_000_001, 66
+    memory = torch.empty(Lk * step, device="cuda", dtype=torch.bfloat16)
+    k = v = memory.as_strided((1, 1, Lk, D), (0, 0, step, 1)).normal_(generator=g)
+    for rows, decode in ((1, Config(64, 64, 4, 3)), (Lk, None)):
+        q = torch.randn(1, 1, rows, D, device="cuda", dtype=torch.bfloat16, generator=g)
+        with configured(Config(64, 64, 4, 2), decode=decode):
+            out = attndsl.load("attention dense {}")(q, k, v, backend="triton")
+        wrong += report(f"{rows} rows, keys far apart", out[0, 0], softmax(q[0, 0], 0, 0, Lk))
     return wrong
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from attndsl.cli import bench, build, check, explain, fmt, run, verify, viz
+from attndsl.cli import bench, build, cache, check, doctor, explain, fmt, run, tune, verify, viz
 from attndsl.cli.output import CALL_WRONG, COMPILER_WRONG, OK, SPEC_WRONG, CallError, print_diagnostics
 from attndsl.diagnostics.report import SpecError
 from attndsl.runtime.failures import KernelError
@@ -29,6 +29,9 @@ app.command("build")(build.build)
 app.command("bench")(bench.bench)
 app.command("verify")(verify.verify)
 app.command("viz")(viz.viz)
+app.command("tune")(tune.tune)
+app.command("doctor")(doctor.doctor)
+app.add_typer(cache.app)
 
 
 def _version(wanted: bool) -> None:

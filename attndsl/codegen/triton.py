@@ -159,6 +159,7 @@ class Generator:
             "D": form.D,
             "Dv": form.Dv,
             "tma": form.tma,
+            "far": form.far,
             "walk": form.walk,
             "bare": form.bare,
             "aligned": form.stride_unit if form.stride_unit > 1 else 0,

@@ -55,7 +55,8 @@ class Form:
     `on_grid`: axes are those of the attention's grids; otherwise positions are linear and coordinates follow from
     them. `tma`: k and v (q on a line) are loaded as boxes by tensor descriptors, otherwise by pointers. `aligned`:
     addresses and strides of q, k and v are multiples of 16 bytes. `wide`: an input has 2^31 elements or more.
-    `batch_offset`: `q_offset` is a tensor. `negative`: the scale is below zero.
+    `far`: elements of a tile or box lie 2^31 or more apart. `batch_offset`: `q_offset` is a tensor. `negative`: the
+    scale is below zero.
 
     `walk`: a loop over FULL boxes without mask code and one over PARTIAL boxes; or one loop over all boxes, whose mask
     is arithmetic that FULL boxes switch off, `specialized` if some warps only load. `bare`: in such a loop all boxes
@@ -76,6 +77,7 @@ class Form:
     interpreted: bool = False
     walk: Walk = "two loops"
     bare: bool = False
+    far: bool = False
     turned: bool = False
 
     @property

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from attndsl.ir.attention import Attention, Const, Input, Param, Scalar
 from attndsl.ir.expr import Expr, Literal, Size
 
-CALL_OPTIONS = ("layout", "return_lse", "scale", "q_offset", "grid", "backend", "checked")
+CALL_OPTIONS = ("layout", "return_lse", "scale", "q_offset", "grid", "backend", "checked", "tune")
 """Keyword arguments that every call takes beside the parameters of its attention."""
 
 PLAN_OPTIONS = ("Lq", "Lk", "L", "B", "H", "Hkv", "D", "Dv", "grid", "tile", "q_offset")

@@ -31,7 +31,7 @@ def build(attention: Attention, problem: Problem, tile: Tile | None = None) -> P
         if not prod(pair.q.extents) or not prod(pair.k.extents):
             continue
         class_of, items = classes(attention, problem, pair)
-        analysed = _analyse_all(items, rows_are_q=True)
+        analysed = analyse_all(items, rows_are_q=True)
         shape = given or choose(analysed)
         total += len(items) * _dense_boxes(analysed[0], shape)
         if all(empty(a) for a in analysed):
@@ -43,7 +43,7 @@ def build(attention: Attention, problem: Problem, tile: Tile | None = None) -> P
     def make_dkdv() -> TilePass:
         turned = Findings()
         pieces = [
-            make_piece(class_of, _analyse_all(items, rows_are_q=False), shape, False, turned)
+            make_piece(class_of, analyse_all(items, rows_are_q=False), shape, False, turned)
             for class_of, items, shape in groups
         ]
         return TilePass("dkdv", tuple(pieces), turned.exact)
@@ -59,7 +59,7 @@ def build(attention: Attention, problem: Problem, tile: Tile | None = None) -> P
     )
 
 
-def _analyse_all(items: tuple[ClassMask, ...], *, rows_are_q: bool) -> tuple[Analysed, ...]:
+def analyse_all(items: tuple[ClassMask, ...], *, rows_are_q: bool) -> tuple[Analysed, ...]:
     """The classes, with one layout: they are split by residues alike or not at all."""
     found = tuple(analyse(i, rows_are_q=rows_are_q, split=True) for i in items)
     splits = {tuple(a.split for a in f.separated.axes) for f in found}

@@ -49,12 +49,29 @@ def choose(items: tuple[Analysed, ...]) -> Shape:
     sampled = items[:: -(-len(items) // MOST_CLASSES)]
     if not all(i.separated.solved for i in items):
         return _looked_at(sampled)
-    boxes, q_index, k_index = _candidates(first.rows.extents, first.columns.extents)
+    boxes, q_index, k_index = _candidates(first.rows.extents, first.columns.extents, (SIDES, SIDES))
     cost = np.zeros(len(q_index))
     for item in sampled:
         cost += _costs(item, boxes, q_index, k_index)
     best = int(np.argmin(cost))
     return Shape(boxes[int(q_index[best])], boxes[int(k_index[best])])
+
+
+def ranked(items: tuple[Analysed, ...], rows: int, columns: int, count: int) -> tuple[Shape, ...]:
+    """The cheapest shapes of boxes of `rows` and `columns` positions, cheapest first; at most `count`. Empty for masks
+    that are looked at box by box."""
+    first = items[0]
+    sampled = items[:: -(-len(items) // MOST_CLASSES)]
+    if not all(i.separated.solved for i in items):
+        return ()
+    boxes, q_index, k_index = _candidates(first.rows.extents, first.columns.extents, ((rows,), (columns,)))
+    if not len(q_index):
+        return ()
+    cost = np.zeros(len(q_index))
+    for item in sampled:
+        cost += _costs(item, boxes, q_index, k_index)
+    order = np.argsort(cost, kind="stable")[:count]
+    return tuple(Shape(boxes[int(q_index[i])], boxes[int(k_index[i])]) for i in order)
 
 
 def _looked_at(items: tuple[Analysed, ...]) -> Shape:
@@ -87,14 +104,16 @@ Boxes = tuple[tuple[int, ...], ...]
 
 
 @lru_cache(maxsize=64)
-def _candidates(rows: tuple[int, ...], columns: tuple[int, ...]) -> tuple[Boxes, Longs, Longs]:
-    """All boxes, and the pairs of them to try, as indices."""
-    q = [b for side in SIDES for b in _boxes(rows, side)]
-    k = [b for side in SIDES for b in _boxes(columns, side)]
+def _candidates(
+    rows: tuple[int, ...], columns: tuple[int, ...], sides: tuple[tuple[int, ...], tuple[int, ...]]
+) -> tuple[Boxes, Longs, Longs]:
+    """All boxes of some volumes (of rows, of columns), and the pairs of them to try, as indices."""
+    q = [b for side in sides[0] for b in _boxes(rows, side)]
+    k = [b for side in sides[1] for b in _boxes(columns, side)]
     every = tuple(dict.fromkeys(q + k))
     number = {b: i for i, b in enumerate(every)}
     chosen = [(number[a], number[b]) for a in q for b in k]
-    pairs: Longs = np.asarray(chosen, np.int64)
+    pairs: Longs = np.asarray(chosen, np.int64).reshape(-1, 2)
     return every, pairs[:, 0], pairs[:, 1]
 
 
@@ -146,14 +165,15 @@ class _AxisCounts:
     @staticmethod
     def make(solved: SolvedAxis, row_boxes: Longs, column_boxes: Longs) -> _AxisCounts:
         """Count with the intervals of single rows, joined into tiles of every size."""
-        rows, block, scale = sampled_rows(solved, SIDES[0], MOST_ROWS)
-        visible = touched(solved.visible, rows, SIDES[0])
-        denied = touched(solved.denied, rows, SIDES[0])
+        most = max(SIDES[0], int(row_boxes.max()), int(column_boxes.max()))
+        rows, block, scale = sampled_rows(solved, most, MOST_ROWS)
+        visible = touched(solved.visible, rows, most)
+        denied = touched(solved.denied, rows, most)
         visited = np.zeros((len(row_boxes), len(column_boxes)))
         full, tiles = np.zeros_like(visited), np.zeros(len(row_boxes))
         for i, size in enumerate(row_boxes):
             # rows of a block are neighbours of one residue class
-            tile_of_row = block * (SIDES[0] // size + 1) + (rows.start % SIDES[0]) // size
+            tile_of_row = block * (most // size + 1) + (rows.start % most) // size
             _, first, number = np.unique(tile_of_row, return_index=True, return_inverse=True)
             columns = rows.columns if isinstance(rows.columns, int) else rows.columns[first]
             seen, hidden = _joined(visible, number), _joined(denied, number)

@@ -23,16 +23,19 @@ PREDICTED = 1.0
 @dataclass(frozen=True)
 class Known:
     """A configuration by field, where it is from, and why in words. `same` where numbers of the attention and the grid
-    are those that were measured: shapes of boxes hold for them alone."""
+    are those that were measured: shapes of boxes hold for them alone. `sized` where sizes and GPU are too: the number
+    of splits holds for them alone."""
 
     config: Mapping[str, Any]
     origin: Origin
     why: str
     same: bool = True
+    sized: bool = True
 
 
-def lookup(key: Key, store: Store | None = None) -> Known | None:
-    """What is known for a key; None where nothing is, and the default decides."""
+def lookup(key: Key, default: str = "", store: Store | None = None) -> Known | None:
+    """What is known for a key; None where nothing is, and the default decides. `default` is its label: an entry of
+    another version that never compared it says nothing."""
     store = store or Store()
     own = store.read(key)
     if own is not None and own.config is not None and own.measured:
@@ -40,16 +43,16 @@ def lookup(key: Key, store: Store | None = None) -> Known | None:
     for entry in shipped_entries(key.machine.name):
         # a version is no reason to measure again what the package itself brings
         same = replace(entry.key, kernels=key.kernels, triton=key.triton) == key
-        if same and entry.config is not None and _trusted(key, entry):
+        if same and entry.config is not None and _trusted(key, entry, default):
             return Known(entry.config, "shipped", _said(entry))
-    return _nearest(key, [*store.entries(key.family), *every_shipped_entry()])
+    return _nearest(key, [*store.entries(key.family), *every_shipped_entry()], default)
 
 
-def _nearest(key: Key, entries: list[Entry]) -> Known | None:
+def _nearest(key: Key, entries: list[Entry], default: str) -> Known | None:
     best: tuple[float, str, Entry] | None = None
     for entry in entries:
         far = distance(key, entry.key)
-        if far is None or entry.config is None or not _trusted(key, entry):
+        if far is None or entry.config is None or not _trusted(key, entry, default):
             continue
         far += 0.0 if entry.measured else PREDICTED
         rank = (far, entry.key.name)
@@ -62,12 +65,15 @@ def _nearest(key: Key, entries: list[Entry]) -> Known | None:
     grids = (key.bucket.q_grid, key.bucket.k_grid) == (entry.key.bucket.q_grid, entry.key.bucket.k_grid)
     same = grids and key.attention == entry.key.attention
     origin: Origin = "tuned" if entry.key == key else "near"
-    return Known(entry.config, origin, _said(entry) + _differs(key, entry.key), same)
+    sized = (key.bucket, key.group, key.machine) == (entry.key.bucket, entry.key.group, entry.key.machine)
+    return Known(entry.config, origin, _said(entry) + _differs(key, entry.key), same, sized)
 
 
-def _trusted(key: Key, entry: Entry) -> bool:
-    """Whether a configuration that was right there is right here: what the Triton compiler itself makes of warp
-    specialisation was checked for one version of it."""
+def _trusted(key: Key, entry: Entry, default: str) -> bool:
+    """Whether a configuration that was right and best there is so here: what the Triton compiler itself makes of warp
+    specialisation was checked for one version of it, and other kernels may have another default."""
+    if default and key.kernels != entry.key.kernels and default not in entry.timings:
+        return False
     return not (entry.config or {}).get("specialize") or key.triton == entry.key.triton
 
 

@@ -14,6 +14,8 @@ from attndsl.runtime.cache.key import Key
 
 FOLDER = "tuned"
 _cleaned: set[tuple[int, str]] = set()
+_unkept: dict[Key, Entry] = {}
+"""What could not be written, for the rest of this process."""
 _generation = 0
 
 
@@ -42,23 +44,22 @@ class Store:
     def read(self, key: Key) -> Entry | None:
         """The entry of a key; None where there is none that can be read."""
         folder = self.folder()
-        if folder is None:
-            return None
-        entry = read_entry(folder / f"{key.name}.json")
-        return entry if entry is not None and entry.key == key else None
+        entry = None if folder is None else read_entry(folder / f"{key.name}.json")
+        return entry if entry is not None and entry.key == key else _unkept.get(key)
 
     def write(self, entry: Entry) -> bool:
-        """Keep an entry; whether that worked."""
+        """Keep an entry; whether that worked. One that did not is known to this process all the same."""
         folder = self.folder(make=True)
-        if folder is None:
-            return False
+        _changed()
         try:
-            write_file(folder / f"{entry.key.name}.json", dump(entry))
+            if folder is not None:
+                write_file(folder / f"{entry.key.name}.json", dump(entry))
+                _unkept.pop(entry.key, None)
+                return True
         except OSError as error:
             warn(f"a tuned configuration was not kept: {folder} cannot be written ({error.strerror or error})")
-            return False
-        _changed()
-        return True
+        _unkept[entry.key] = entry
+        return False
 
     def entries(self, family: str = "") -> Iterator[Entry]:
         """Entries that can be read, of one family or all."""

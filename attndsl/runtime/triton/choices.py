@@ -10,7 +10,7 @@ from attndsl.runtime.cache.key import Key, Machine, bucket_of, hashes, kernels_v
 from attndsl.runtime.cache.lookup import Known, Origin, lookup
 from attndsl.runtime.cache.store import generation
 from attndsl.runtime.triton.config import Config, Pass, choose, forced
-from attndsl.runtime.triton.labels import config_of
+from attndsl.runtime.triton.labels import config_of, label
 from attndsl.runtime.triton.machine import triton_version
 
 MOST = 4096
@@ -69,7 +69,7 @@ def decide(attention: Attention, step: Pass, facts: Facts) -> Choice:
         return Choice(asked, "default", "asked for")
     if facts.machine is None:
         return Choice(untuned(step, facts), "default", "no GPU")
-    found = lookup(key_for(attention, step, facts))
+    found = lookup(key_for(attention, step, facts), label(untuned(step, facts)))
     if found is not None:
         try:
             return Choice(_adapted(found), found.origin, found.why)
@@ -81,7 +81,9 @@ def decide(attention: Attention, step: Pass, facts: Facts) -> Choice:
 
 def _adapted(known: Known) -> Config:
     config = config_of(known.config)
-    return config if known.same else replace(config, q_box=(), k_box=())
+    if not known.same:
+        config = replace(config, q_box=(), k_box=())
+    return config if known.sized else replace(config, splits=0)
 
 
 class Choices:

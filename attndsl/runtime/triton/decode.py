@@ -13,6 +13,7 @@ Chosen by shape, for positions on a line:
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
@@ -30,6 +31,8 @@ from attndsl.runtime.triton.config import Config, choose, decode_asked
 from attndsl.runtime.triton.decode_launch import Prepared, Ready, prepared_key
 from attndsl.runtime.triton.decode_tables import decode_tables, joined
 from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
+from attndsl.runtime.triton.reach import far, wide
+from attndsl.runtime.triton.sweeps import dtype_of, is_aligned
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import moved
@@ -94,8 +97,10 @@ def device_of(device: torch.device) -> Device:
 class Decode:
     """The decode kernels of one attention."""
 
-    def __init__(self, attention: Attention) -> None:
+    def __init__(self, attention: Attention, chosen: Callable[[Call], Config] | None = None) -> None:
+        """`chosen` says which configuration a call has; the default without it."""
         self.attention = attention
+        self._chosen = chosen
         self._modules: dict[Form, DecodeModule] = {}
         self._ready: dict[tuple[int, torch.device], Ready | None] = {}
         self._lock = Lock()
@@ -109,11 +114,12 @@ class Decode:
             return False
         if asked == "on":
             return True
-        B, H, Hkv, Lq, Lk = (call.sizes[n] for n in ("B", "H", "Hkv", "Lq", "Lk"))
-        if Lq <= FEW or Lq * (H // Hkv) <= PACKED:
+        sizes = call.sizes
+        H, Lq = sizes["H"], sizes["Lq"]
+        if Lq <= FEW or Lq * (H // sizes["Hkv"]) <= PACKED:
             return True
-        tiles = B * H * -(-Lq // FORWARD_ROWS)
-        return Lk >= LONG and 2 * tiles <= device_of(call.q.device).multiprocessors
+        tiles = sizes["B"] * H * -(-Lq // FORWARD_ROWS)
+        return sizes["Lk"] >= LONG and 2 * tiles <= device_of(call.q.device).multiprocessors
 
     def _on_line(self, call: Call) -> bool:
         if self.attention.q_space is None:
@@ -123,6 +129,8 @@ class Decode:
 
     def config(self, call: Call, dtype: Dtype) -> Config:
         """Tile and launch options of a call."""
+        if self._chosen is not None:
+            return self._chosen(call)
         return choose("decode", dtype, call.q.shape[-1], call.v.shape[-1], device_of(call.q.device).capability)
 
     def tiling(self, call: Call, dtype: Dtype) -> Tiling:
@@ -135,25 +143,32 @@ class Decode:
 
     # Running
 
-    def forward(
-        self, call: Call, plan: Plan, dtype: Dtype, aligned: bool, out: Tensor, lse: Tensor, need_lse: bool
-    ) -> bool:
-        """Fill `out` and, if asked for, `lse`; False where the plan is not for this kernel: no key is visible."""
-        ready = self._tables(call, plan)
-        if ready is None:
-            return False
-        config, wide = self.config(call, dtype), _wide(call)
-        key = prepared_key(call, config, aligned, wide, need_lse)
-        prepared = ready.prepared.get(key)
+    def forward(self, call: Call, plan: Plan, out: Tensor, lse: Tensor, need_lse: bool) -> bool:
+        """Fill `out` and, if asked for, `lse`; False where this is not the kernel to run, or no key is visible."""
+        memo = "few rows", need_lse
+        prepared: Prepared | None = call.memo.get(memo)
         if prepared is None:
-            form = Form(
-                dtype, call.q.shape[-1], call.v.shape[-1], ready.tables.q, (ready.tables.piece,), aligned=aligned,
-                wide=wide, batch_offset=isinstance(call.q_offset, Tensor), negative=call.scale < 0,
-                interpreted=interpreting(),
-            )  # fmt: skip
-            prepared = ready.prepared[key] = self._prepared(call, form, ready, config, need_lse)
+            ready = self._tables(call, plan) if self.wanted(call) else None
+            if ready is None:
+                return False
+            dtype = dtype_of(self.attention, call)
+            prepared = call.memo[memo] = self._found(call, dtype, ready, need_lse)
         prepared.run(call, out, lse)
         return True
+
+    def _found(self, call: Call, dtype: Dtype, ready: Ready, need_lse: bool) -> Prepared:
+        config, is_wide = self.config(call, dtype), wide(call.inputs)
+        key = prepared_key(call, config, is_wide, need_lse)
+        found = ready.prepared.get(key)
+        if found is None:
+            form = Form(
+                dtype, call.q.shape[-1], call.v.shape[-1], ready.tables.q, (ready.tables.piece,),
+                aligned=is_aligned(call), wide=is_wide, batch_offset=isinstance(call.q_offset, Tensor),
+                negative=call.scale < 0, interpreted=interpreting(),
+                far=far(ready.tables.box * ready.tables.split_k, call.k, call.v),
+            )  # fmt: skip
+            found = ready.prepared[key] = self._prepared(call, form, ready, config, need_lse)
+        return found
 
     def _prepared(self, call: Call, form: Form, ready: Ready, config: Config, need_lse: bool) -> Prepared:
         device, tables = device_of(call.q.device), ready.tables
@@ -203,10 +218,3 @@ def _slots(config: Config, form: Form, device: Device) -> int:
     registers = config.columns * max(form.D, form.Dv) * element // 2 * REGISTERS // (64 * 128)
     each = min(device.shared_memory // max(shared, 1), 65536 // max(registers, 1), 16 // config.warps)
     return device.multiprocessors * max(1, each)
-
-
-def _wide(call: Call) -> bool:
-    return any(
-        t.numel() and sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) >= 2**31
-        for t in call.inputs.values()
-    )

@@ -35,12 +35,12 @@ class Ready:
     prepared: dict[Hashable, Prepared] = field(default_factory=dict[Hashable, "Prepared"])
 
 
-def prepared_key(call: Call, config: Config, aligned: bool, wide: bool, need_lse: bool) -> Hashable:
+def prepared_key(call: Call, config: Config, wide: bool, need_lse: bool) -> Hashable:
     """Equal for calls with the same tables that differ in the number of keys, offsets, scalars and addresses alone."""
     inputs = tuple((t.dtype, t.data_ptr() % 16 == 0) for t in call.inputs.values())
     places = [t.data_ptr() % 16 == 0 for t in (call.q, call.k, call.v)]
     return (
-        call.q.dtype, call.q.shape, call.q.stride(), call.k.stride(), call.v.stride(), config, aligned, wide, need_lse,
+        call.q.dtype, call.q.shape, call.q.stride(), call.k.stride(), call.v.stride(), config, wide, need_lse,
         call.scale, isinstance(call.q_offset, Tensor), inputs, *places,
     )  # fmt: skip
 

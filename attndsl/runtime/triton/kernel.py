@@ -30,7 +30,6 @@ from attndsl.runtime.triton.sweeps import (
     dtype_of,
     exact,
     form_of,
-    is_aligned,
     moved,
 )
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
@@ -48,7 +47,7 @@ class TritonKernel(LinearKernel):
         self._backward = Backward(attention, self.config)
         self._sweeps = Sweeps(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
-        self._decode = Decode(attention)
+        self._decode = Decode(attention, lambda call: self.config("decode", call))
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
@@ -99,10 +98,9 @@ class TritonKernel(LinearKernel):
         out = torch.empty((B, H, Lq, call.v.shape[-1]), dtype=call.q.dtype, device=call.q.device)
         lse = torch.empty((B, H, Lq), dtype=torch.float32, device=call.q.device)
         # few rows that are differentiated have a plan for the kernels of many
-        if not save and self._decode.wanted(call):
-            dtype_name = dtype_of(self.attention, call)
-            if self._decode.forward(call, plan, dtype_name, is_aligned(call), out, lse, need_lse):
-                return out.to(dtype), lse if need_lse else None, ()
+        # few rows that are differentiated have a plan for the kernels of many
+        if not save and self._decode.forward(call, plan, out, lse, need_lse):
+            return out.to(dtype), lse if need_lse else None, ()
         given = {"out": out, "lse": lse}
         if save:
             given |= self._backward.kept(call, out)
@@ -172,6 +170,14 @@ class TritonKernel(LinearKernel):
     def reasons(self) -> dict[Form, str]:
         """Why kernels have no specialised warps although their configuration asks for them."""
         return {key[0]: it.reason for key, it in self._walks.items() if it.reason}
+
+    def few(self, call: Call) -> bool:
+        """Whether a call is split over its keys, by pass `decode`."""
+        return self._decode.wanted(call) and not differentiated(call)
+
+    def refused(self, config: Config) -> str:
+        """Why launches that wished for this configuration have no specialised warps; empty where they have."""
+        return next((it.reason for (_, _, wished), it in self._walks.items() if wished == config and it.reason), "")
 
     def config(self, step: Pass, call: Call) -> Config:
         """The configuration of a pass."""

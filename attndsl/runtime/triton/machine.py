@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attndsl.runtime.cache.key import Machine
@@ -34,3 +36,18 @@ def triton_version() -> str:
         return version("triton")
     except PackageNotFoundError:
         return ""
+
+
+@lru_cache(maxsize=1)
+def driver_version() -> str:
+    """The NVIDIA driver's version; empty where the system does not say."""
+    try:
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    except OSError:
+        pass
+    try:
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        found = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.splitlines()[0].strip() if found else ""

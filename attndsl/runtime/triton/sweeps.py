@@ -17,6 +17,7 @@ from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.launch import interpreting
+from attndsl.runtime.triton.reach import far_tiles, wide
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
 from attndsl.schedule import problem
 from attndsl.schedule.plan import Plan
@@ -86,12 +87,11 @@ def form_of(attention: Attention, call: Call, tables: LaunchTables, *others: Ten
     pieces = tuple(p.form for p in tables.pieces)
     aligned = is_aligned(call, *others)
     tma = aligned and bool(pieces) and not any(p.side.any_split for p in pieces) and _has_tma(call)
-    wide = any(t.numel() and sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) >= 2**31
-               for t in call.inputs.values())  # fmt: skip
     return Form(
         dtype_of(attention, call), call.q.shape[-1], call.v.shape[-1], tables.q, pieces,
-        on_grid=tables.on_grid, tma=tma, aligned=aligned, wide=wide, batch_offset=isinstance(call.q_offset, Tensor),
-        negative=call.scale < 0, interpreted=interpreting(), turned=turned,
+        on_grid=tables.on_grid, tma=tma, aligned=aligned, wide=wide(call.inputs),
+        batch_offset=isinstance(call.q_offset, Tensor), negative=call.scale < 0, interpreted=interpreting(),
+        far=far_tiles(tables, call, turned=turned), turned=turned,
     )  # fmt: skip
 
 

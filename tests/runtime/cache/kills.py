@@ -27,9 +27,11 @@ def write_for_ever(seed: int, ready: int) -> None:
 
 def main() -> None:
     rng = random.Random(0)
-    kills = int(sys.argv[1])
+    kills, left = int(sys.argv[1]), 0
     for n in range(KEYS):
         Store().write(make_entry(make_key(n)))
+    folder = Store().folder()
+    assert folder is not None
     for seed in range(kills):
         reads, ready = os.pipe()
         child = os.fork()
@@ -45,9 +47,7 @@ def main() -> None:
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), f"writer {seed} stopped by itself"
-    folder = Store().folder()
-    assert folder is not None
-    left = [p.name for p in folder.iterdir() if p.suffix != ".json"]
+        left += sum(p.suffix != ".json" for p in folder.iterdir())
     # the next start
     vars(module)["_cleaned"].clear()
     problems = {str(p): why for p, why in Store().problems().items()}

@@ -20,7 +20,7 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     # kills met files half written and locks held
-    assert found["left"]
+    assert found["left"] > 0
     assert found["problems"] == {}
     assert found["readable"] == 4
     assert len(found["names"]) == 4

@@ -20,6 +20,7 @@ from attndsl.codegen.triton_decode import generate_decode
 from attndsl.codegen.triton_form import Form, PieceForm, SideForm
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.call import Call
+from attndsl.runtime.triton import reach
 from attndsl.runtime.triton.config import Config, configured
 from attndsl.runtime.triton.cross import cross_compile
 from attndsl.runtime.triton.decode import STEP, Decode, share_count, sure_keys
@@ -282,6 +283,17 @@ def test_kernels_compile_within_budgets(
         # two programs share a multiprocessor
         assert 2 * built.shared <= SHARED_MEMORY[capability // 10]
         assert 2 * 128 * built.registers <= 65536
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_offsets_within_boxes_are_as_wide_as_needed(far: bool) -> None:
+    k = torch.empty(0).as_strided((1, 1, 0, 64), (0, 0, 35_000_000, 1))
+    assert reach.far(64, k) and not reach.far(32, k)
+    form = Form("bf16", 64, 64, LINE, (PieceForm(LINE, False),), aligned=True, far=far)
+    module = generate_decode(attndsl.load("attention dense {}").simplified, form)
+    values = {"BM": 16, "BN": 64, "SPLIT": True, "LSE": True}
+    built = cross_compile(module, values, dtype="bf16", inputs={}, warps=4, stages=2, kernel="decode")
+    assert ("tensor<64x1xi64" in built.ttgir) == far
 
 
 def test_merging_is_light() -> None:

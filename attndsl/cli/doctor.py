@@ -1,0 +1,171 @@
+"""`attndsl doctor`: what is installed, whether the cache is healthy, and what a call would run with and why."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attndsl.cli.options import parse_grid, parse_settings, parse_shape
+from attndsl.cli.output import OK, CallError, print_json
+
+if TYPE_CHECKING:
+    from attndsl.runtime.cache.key import Machine
+    from attndsl.runtime.triton.config import Pass
+
+
+def doctor(
+    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="An .attn file: what it would run with.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Sizes, such as L=32768,H=16,D=128.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Grid extents, such as 8x24x40.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A const or scalar: window=3,9,9.")] = None,
+    name: Annotated[str | None, typer.Option(help="Which attention of the file.")] = None,
+    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
+    target: Annotated[str | None, typer.Option(help="Another GPU: sm_80, sm_90, h200, ...")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> int:
+    """Look at this machine: GPU, versions, cache; and say what the calls of a spec would run with, and why."""
+    given = parse_shape(shape), parse_grid(grid), parse_settings(settings or [])
+    gpus, torch = _gpus()
+    found: dict[str, Any] = {"versions": _versions(torch), "gpus": gpus, "cache": _cache(), "shipped": _shipped()}
+    if file is not None:
+        found["calls"] = _calls(file, given, name, dtype, target)
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+    return OK
+
+
+def _versions(torch: str) -> dict[str, str]:
+    from importlib.metadata import version
+
+    from attndsl.runtime.cache.key import kernels_version
+    from attndsl.runtime.triton.machine import triton_version
+
+    return {
+        "attndsl": version("attndsl"), "kernels": kernels_version(), "python": platform.python_version(),
+        "torch": torch or "not installed", "triton": triton_version() or "not installed",
+    }  # fmt: skip
+
+
+def _gpus() -> tuple[list[dict[str, Any]], str]:
+    """The GPUs that torch sees, and torch's version."""
+    try:
+        import torch
+    except ImportError:
+        return [], ""
+    from attndsl.runtime.triton.machine import driver_version, machine_of
+
+    found: list[dict[str, Any]] = []
+    for i in range(torch.cuda.device_count()):
+        machine = machine_of(torch.device("cuda", i))
+        if machine is not None:
+            found.append({**vars(machine), "driver": driver_version()})
+    return found, str(torch.__version__)
+
+
+def _cache() -> dict[str, Any]:
+    from attndsl.runtime.cache.folder import cache_root, distrust, part
+    from attndsl.runtime.cache.key import kernels_version
+    from attndsl.runtime.cache.store import Store
+
+    root, store = cache_root(), Store()
+    reason = distrust(root)
+    if reason:
+        return {"folder": str(root), "usable": False, "why": reason}
+    entries = list(store.entries())
+    compiled = part("compiled")
+    size = sum(p.stat().st_size for p in compiled.rglob("*") if p.is_file()) if compiled is not None else 0
+    return {
+        "folder": str(root), "usable": True, "entries": len(entries),
+        "other_versions": sum(e.key.kernels != kernels_version() for e in entries), "compiled_bytes": size,
+        "problems": {str(p): why for p, why in store.problems().items()},
+    }  # fmt: skip
+
+
+def _shipped() -> dict[str, int]:
+    from attndsl.runtime.cache.lookup import every_shipped_entry
+
+    found: dict[str, int] = {}
+    for entry in every_shipped_entry():
+        found[entry.key.machine.name] = found.get(entry.key.machine.name, 0) + 1
+    return found
+
+
+def _calls(file: str, given: Any, name: str | None, dtype: str, target: str | None) -> dict[str, Any]:
+    from attndsl.cli.planning import check
+    from attndsl.cli.setup import prepare
+    from attndsl.cli.specs import pick
+    from attndsl.ir.simplify import simplify
+    from attndsl.runtime.triton.choices import Facts, decide
+    from attndsl.runtime.triton.labels import label
+
+    if dtype not in ("bf16", "fp16", "fp32"):
+        raise CallError(f"--dtype: there is no {dtype!r}; it is bf16, fp16 or fp32")
+    setup = prepare(pick(file, name), *given)
+    check(setup)
+    machine = _machine(target)
+    found: dict[str, Any] = {
+        "attention": setup.attention.name, "call": setup.describe(), "dtype": dtype,
+        "gpu": None if machine is None else machine.name, "passes": {},
+    }  # fmt: skip
+    if machine is None:
+        return found
+    attention = simplify(setup.attention)
+    facts = Facts(machine, dtype, setup.sizes, setup.q_extents, setup.k_extents)
+    steps: tuple[Pass, ...] = ("forward", "dq", "dkdv", "decode")
+    for step in steps:
+        choice = decide(attention, step, facts)
+        found["passes"][step] = {"config": label(choice.config), "origin": choice.origin, "why": choice.why}
+    return found
+
+
+def _machine(target: str | None) -> Machine | None:
+    from attndsl.tune.machines import gpu_of
+
+    if target is not None:
+        try:
+            return gpu_of(target).machine
+        except ValueError as error:
+            raise CallError(f"--target: {error}") from error
+    try:
+        import torch
+    except ImportError:
+        return None
+    from attndsl.runtime.triton.machine import machine_of
+
+    return machine_of(torch.device("cuda", torch.cuda.current_device())) if torch.cuda.is_available() else None
+
+
+def _print(found: dict[str, Any]) -> None:
+    from attndsl.cli.report import size
+
+    v, cache = found["versions"], found["cache"]
+    print(f"attndsl   {v['attndsl']}, kernels {v['kernels']}, python {v['python']}")
+    print(f"torch     {v['torch']}, triton {v['triton']}")
+    for g in found["gpus"]:
+        print(
+            f"gpu       {g['name']}, sm_{g['capability']}, {g['multiprocessors']} multiprocessors, "
+            f"{size(g['shared_memory'])} shared memory a block, driver {g['driver'] or 'unknown'}"
+        )
+    if not found["gpus"]:
+        print("gpu       none that torch can see: calls run on backend 'cpu'")
+    if cache["usable"]:
+        print(f"cache     {cache['folder']}:")
+        print(f"          {cache['entries']} tuned, {cache['other_versions']} of them by other versions,")
+        print(f"          {size(cache['compiled_bytes'])} of compiled kernels, {len(cache['problems'])} problems")
+        for path, why in cache["problems"].items():
+            print(f"          {path}: {why} (attndsl cache prune)")
+    else:
+        print(f"cache     {cache['folder']} is not used: it {cache['why']}")
+    shipped = ", ".join(f"{count} for {gpu}" for gpu, count in found["shipped"].items())
+    print(f"shipped   {shipped or 'none'}")
+    if "calls" in found:
+        calls = found["calls"]
+        print(f"calls     {calls['attention']} {calls['dtype']} {calls['call']} on {calls['gpu'] or 'no GPU'}")
+        for step, p in calls["passes"].items():
+            print(f"  {step:<8} {p['config']:<24} {p['origin']}: {p['why']}")
+        if not calls["passes"]:
+            print("  backend 'cpu', which has nothing to tune; --target names a GPU to ask about")

@@ -1,0 +1,1 @@
+"""Tuning: which candidates there are, which of them fit, how long they take, and data that the package brings."""

@@ -1,0 +1,145 @@
+"""How long a candidate should take: a sum of what it asks of each part of a GPU, with weights fitted to measurements.
+
+Terms are seconds that a part would be busy at its data-sheet rate: tensor cores, exponentials, arithmetic of masks,
+loads of boxes into shared memory, memory; and what is not hidden behind them: the start of every box and tile on a
+multiprocessor whose other programs cannot fill the gap, loads that too few stages hide, rows of the last wave. The
+weights say how far real kernels are from that; `benchmarks/fit_model.py` writes them and judges them on workloads that
+they were not fitted on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attndsl.runtime.triton.config import Config, Pass
+from attndsl.schedule.plan import Plan, TilePass, row_tile_count
+from attndsl.schedule.problem import Problem
+from attndsl.tune.candidates import element_size, footprint
+from attndsl.tune.machines import Gpu
+
+TERMS = (
+    "tensor", "narrow", "exponentials", "masks", "loads", "memory", "alone", "starts", "tiles", "stages", "last wave",
+)  # fmt: skip
+FILE = Path(__file__).parent / "model.json"
+THREADS = 2048
+"""Threads that a multiprocessor holds."""
+MASK_OPERATIONS = 12.0
+PRODUCTS = {"forward": (1.0, 1.0), "decode": (1.0, 1.0), "dq": (2.0, 1.0), "dkdv": (2.0, 2.0)}
+"""Matrix products a pair of tiles takes, of width D and of width Dv."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pass visits, all batches and heads: pairs in boxes, those of PARTIAL boxes, boxes, tiles; the mean rows
+    and columns of a box."""
+
+    pairs: float
+    partial: float
+    boxes: float
+    tiles: float
+    rows: float
+    columns: float
+
+
+def work_of(plan: Plan, problem: Problem, step: Pass) -> Work:
+    """The work of a pass of a plan that was made with the pass' own boxes."""
+    sweep: TilePass = plan.dkdv if step == "dkdv" else plan.forward
+    heads = problem.sizes["B"] * problem.sizes["H"]
+    pairs = partial = boxes = tiles = rows = columns = 0.0
+    for piece in sweep.pieces:
+        r, c = prod(piece.rows.box), prod(piece.cols.box)
+        shares = np.bincount(piece.class_of.ravel(), minlength=len(piece.sources)) / max(piece.class_of.size, 1)
+        for share, source in zip(shares, piece.sources, strict=True):
+            visited = float(share) * source.visited * heads
+            pairs += visited * r * c
+            partial += float(share) * (source.visited - source.full) * heads * r * c
+            boxes += visited
+            rows, columns = rows + visited * r, columns + visited * c
+            tiles += float(share) * row_tile_count(piece, source) * heads
+    return Work(pairs, partial, boxes, tiles, rows / max(boxes, 1.0), columns / max(boxes, 1.0))
+
+
+def programs_side_by_side(step: Pass, config: Config, problem: Problem, dtype: str, gpu: Gpu) -> int:
+    """Programs that a multiprocessor holds at once, by registers, shared memory and threads."""
+    need = footprint(step, config, problem.sizes["D"], problem.sizes["Dv"], dtype)
+    # specialised: the tile's two groups of warps, and one that loads with few registers
+    computing = 32 * config.warps * (2 if config.specialize else 1)
+    threads = computing + (32 * config.warps if config.specialize else 0)
+    each = min(max(need.registers, 32.0) + 24.0, config.registers or 255.0)
+    registers = computing * each + 24 * (threads - computing)
+    most = min(gpu.registers / registers, gpu.shared_memory / max(need.shared + 1024, 1), THREADS / threads)
+    return max(1, int(most))
+
+
+def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, gpu: Gpu) -> npt.NDArray[np.float64]:
+    """The seconds of every term at weight one, in the order of `TERMS`."""
+    s, e = problem.sizes, element_size(dtype)
+    D, Dv = s["D"], s["Dv"]
+    units = gpu.machine.multiprocessors
+    rate = gpu.tensor if dtype != "fp32" else gpu.scalar
+    side = programs_side_by_side(step, config, problem, dtype, gpu)
+    by_d, by_dv = PRODUCTS[step]
+    tensor = 2 * work.pairs * (by_d * D + by_dv * Dv) / rate
+    exponentials = work.pairs / (gpu.exponentials * units * gpu.clock)
+    loads = work.boxes * work.columns * (D + Dv) * e / (64.0 * units * gpu.clock)
+    # every 64 rows read the box anew, every box its rows' queries: narrow boxes starve the tensor cores
+    reads = work.boxes * (work.rows * D + max(work.rows / 64, 1.0) * work.columns * (D + Dv)) * e
+    shared = reads / (128.0 * units * gpu.clock)
+    waves = max(work.tiles / (units * side), 1e-3)
+    rows, keys = s["B"] * s["H"] * s["Lq"], s["B"] * s["Hkv"] * s["Lk"]
+    busy = tensor + exponentials
+    # groups of four warps that work on rows of their own can fill each other's gaps
+    groups = side * max(min(config.warps / 4, work.rows / 64), 0.5) * (1.5 if config.specialize else 1.0)
+    hidden = max(config.stages - 1, 0.5) * side
+    return np.array(
+        [
+            tensor,
+            max(shared - 0.75 * tensor, 0.0),
+            exponentials,
+            MASK_OPERATIONS * work.partial / gpu.scalar,
+            loads,
+            (D + Dv) * e * (rows + keys) / gpu.memory,
+            busy / groups,
+            1e3 * work.boxes / (units * side * gpu.clock),
+            1e3 * work.tiles / (units * side * gpu.clock),
+            loads / hidden,
+            busy * (np.ceil(waves) / waves - 1.0) if waves < 8 else 0.0,
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Model:
+    """Weights of the terms, by pass; and what is said of them: what they were fitted on, how they were judged."""
+
+    weights: dict[str, npt.NDArray[np.float64]]
+    about: dict[str, Any]
+
+    def seconds(self, step: Pass, found: npt.NDArray[np.float64]) -> float:
+        """The predicted time of a pass. A pass that was not measured is taken for a forward one."""
+        weights = self.weights.get(step, self.weights["forward"])
+        return float(weights @ found)
+
+
+@lru_cache(maxsize=1)
+def model() -> Model:
+    """The fitted model that the package brings."""
+    data: Any = json.loads(FILE.read_text())
+    weights = {
+        step: np.array([float(values.get(t, 0.0)) for t in TERMS]) for step, values in data["weights"].items()
+    }  # fmt: skip
+    return Model(weights, {n: v for n, v in data.items() if n != "weights"})
+
+
+def predict(step: Pass, config: Config, plan: Plan, problem: Problem, dtype: str, gpu: Gpu) -> float:
+    """Milliseconds of a pass on a GPU."""
+    found = terms(step, config, work_of(plan, problem, step), problem, dtype, gpu)
+    return 1e3 * model().seconds(step, found)

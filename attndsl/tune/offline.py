@@ -1,0 +1,105 @@
+"""Tuning for a GPU that is not here: candidates are compiled for it and ranked by the cost model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from attndsl.ir.attention import Attention
+from attndsl.runtime.cache.entry import Entry, Timing
+from attndsl.runtime.cache.store import Store
+from attndsl.runtime.triton.choices import Facts, key_for, untuned
+from attndsl.runtime.triton.config import Config, Pass
+from attndsl.runtime.triton.labels import config_data, label
+from attndsl.schedule.problem import Problem
+from attndsl.tune.candidates import candidates
+from attndsl.tune.machines import Gpu
+from attndsl.tune.search import AHEAD, Progress, Report
+from attndsl.tune.session import made_now
+from attndsl.tune.shape import shape_of
+from attndsl.tune.spaces import with_boxes
+from attndsl.tune.trials import Predictions
+from attndsl.tune.workers import Workers
+
+COMPILED = 16
+"""Candidates that are compiled, the fastest by the cost model: what is further down does not win."""
+
+
+def predict_passes(
+    attention: Attention,
+    name: str,
+    problem: Problem,
+    dtype: str,
+    steps: Sequence[Pass],
+    gpu: Gpu,
+    budget: float,
+    report: Report | None = None,
+    store: Store | None = None,
+) -> list[Entry]:
+    """Predicted entries of passes of calls of these sizes, each for at most `budget` seconds of compiling; kept beside
+    what was measured. `attention` has its consts bound and is simplified. ValueError names a feature that the Triton
+    backend does not have."""
+    from attndsl.codegen.triton import supported
+
+    supported(attention)
+    if "decode" in steps:
+        raise ValueError("pass 'decode' is tuned by measuring, on a GPU; the cost model does not know it")
+    facts = Facts(gpu.machine, dtype, problem.sizes, problem.q_extents, problem.k_extents)
+    if attention.q_space is None or problem.moved:
+        facts = replace(facts, q_extents={}, k_extents={})
+    found: list[Entry] = []
+    workers = Workers()
+    try:
+        for step in steps:
+            default = untuned(step, facts)
+            configs = with_boxes(candidates(step, facts, gpu, default), attention, problem, step)
+            trials = Predictions(attention, problem, dtype, step, gpu, workers)
+            timings = _ranked(trials, configs, budget, report)
+            entry = Entry(key_for(attention, step, facts), name, shape_of(facts), timings, label(default), made_now())
+            found.append(_kept(store or Store(), entry))
+    finally:
+        workers.close()
+    return found
+
+
+def _ranked(trials: Predictions, configs: Sequence[Config], budget: float, report: Report | None) -> dict[str, Timing]:
+    """Predictions of all candidates, those that would win compiled and checked."""
+    start = time.monotonic()
+    guess = {c: trials.predict(c) for c in configs}
+    order = sorted(configs, key=lambda c: (guess[c] is None, guess[c] or 0.0))
+    # the default, whatever its place
+    order = [configs[0], *(c for c in order if c != configs[0])]
+    timings: dict[str, Timing] = {}
+    fitting = 0
+    for at in range(0, len(order), AHEAD):
+        some = order[at : at + AHEAD]
+        used = time.monotonic() - start
+        if fitting >= COMPILED or (at and used > budget):
+            break
+        reasons = trials.compile(some)
+        for config in some:
+            reason, ms = reasons.get(config, ""), guess[config]
+            state, note = ("unfit", reason) if reason else ("predicted", trials.resources(config))
+            fitting += not reason
+            timings[label(config)] = Timing(config_data(config), state, None if reason else ms, note=note)
+        if report is not None:
+            report(_progress(timings, len(order), time.monotonic() - start, budget))
+    return timings
+
+
+def _progress(timings: dict[str, Timing], total: int, used: float, budget: float) -> Progress:
+    timed = {n: t.ms for n, t in timings.items() if t.ms is not None}
+    best = min(timed, key=lambda n: timed[n], default="")
+    out = sum(t.state == "unfit" for t in timings.values())
+    return Progress(total, len(timings), out, best, timed.get(best), used, max(budget - used, 0.0))
+
+
+def _kept(store: Store, entry: Entry) -> Entry:
+    """Kept, unless the key was measured: a measurement is worth more."""
+    with store.lock(entry.key):
+        known = store.read(entry.key)
+        if known is not None and known.measured:
+            return known
+        store.write(entry)
+    return entry

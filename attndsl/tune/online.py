@@ -1,0 +1,131 @@
+"""Tuning the call that is about to run."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from attndsl.runtime.binding import bind_call
+from attndsl.runtime.cache.entry import Entry
+from attndsl.runtime.cache.key import Key
+from attndsl.runtime.call import Call
+from attndsl.runtime.dispatch import choose_backend
+from attndsl.runtime.triton.choices import Facts, key_for, untuned
+from attndsl.runtime.triton.config import Pass
+from attndsl.runtime.triton.kernel import TritonKernel
+from attndsl.runtime.triton.launch import interpreting
+from attndsl.runtime.tuning import Tuning
+from attndsl.runtime.tuning import asked as asked_here
+from attndsl.tune.candidates import candidates
+from attndsl.tune.machines import like
+from attndsl.tune.oracle import Subject
+from attndsl.tune.search import Progress, Report
+from attndsl.tune.session import Task, tune
+from attndsl.tune.shape import shape_of
+from attndsl.tune.spaces import with_boxes
+from attndsl.tune.trials import CallTrials
+from attndsl.tune.workers import Workers
+
+if TYPE_CHECKING:
+    from attndsl.runtime.runner import Runner
+
+_done: set[Key] = set()
+
+
+def tune_call(
+    runner: Runner,
+    q: Any,
+    k: Any,
+    v: Any,
+    arguments: Mapping[str, object],
+    *,
+    now: object = None,
+    backend: str | None = None,
+    layout: str = "bhsd",
+    scale: Any = None,
+    q_offset: Any = 0,
+    grid: Any = None,
+    states: bool = False,
+) -> list[Entry]:
+    """Tune every pass that a call with these arguments runs and that is not tuned yet; the entries that were made.
+
+    With `now` (the call's own `tune=`) a call that has nothing to tune is a ValueError.
+    """
+    owner, asked = runner.attention.name, asked_here()
+    if now is None and asked is None:
+        # another thread asks
+        return []
+    asked = asked or Tuning()
+    if now is not None and now != "now":
+        raise ValueError(f"{owner}: tune is 'now' or left out, got {now!r}")
+    name = choose_backend(owner, backend, q.device.type if isinstance(q, Tensor) else "cpu")
+    if name != "triton" or interpreting() or states:
+        if now is None:
+            return []
+        what = f"backend {name!r} has nothing to tune"
+        if name == "triton":
+            what = "calls with states are not tuned" if states else "under TRITON_INTERPRET nothing is timed"
+        raise ValueError(f"{owner}: tune='now' needs tensors on a GPU that backend 'triton' runs; {what}")
+    call = bind_call(
+        runner.attention, runner.simplified, q, k, v, arguments, layout=layout, scale=scale, q_offset=q_offset,
+        grid=grid,
+    )  # fmt: skip
+    if not call.q.numel() or not call.k.numel() or not call.v.numel():
+        return []
+    kernel = runner.kernel(name)
+    assert isinstance(kernel, TritonKernel)
+    facts = kernel.facts(call)
+    steps: list[Pass] = [s for s in passes_of(kernel, call) if key_for(runner.simplified, s, facts) not in _done]
+    grad = torch.randn_like(call.q[..., :1].expand(*call.q.shape[:3], call.v.shape[-1])) if len(steps) > 1 else None
+    subject = Subject(runner.attention, call, grid, grad)
+    report = _told if asked.verbose else None
+    return tune_passes(kernel, subject, facts, steps, asked.budget, report)
+
+
+def passes_of(kernel: TritonKernel, call: Call) -> tuple[Pass, ...]:
+    """The passes that a call runs."""
+    tensors = (call.q, call.k, call.v, *call.inputs.values())
+    backward = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    first: Pass = "decode" if kernel.few(call) else "forward"
+    return (first, "dq", "dkdv") if backward else (first,)
+
+
+def tune_passes(
+    kernel: TritonKernel,
+    subject: Subject,
+    facts: Facts,
+    steps: Sequence[Pass],
+    budget: float,
+    report: Report | None = None,
+    workers: Workers | None = None,
+) -> list[Entry]:
+    """Tune passes of a call on its GPU, each for at most `budget` seconds. `workers` compile, and are the caller's to
+    close; without them there are some for this call."""
+    assert facts.machine is not None
+    gpu, found = like(facts.machine), list[Entry]()
+    own = workers is None
+    workers = workers or Workers()
+    try:
+        for step in steps:
+            key = key_for(kernel.attention, step, facts)
+            default = untuned(step, facts)
+            configs = with_boxes(candidates(step, facts, gpu, default), kernel.attention, subject.call.problem, step)
+            task = Task(key, subject.attention.name, shape_of(facts), configs)
+            trials = CallTrials(kernel, subject, step, default, gpu, workers)
+            found.append(tune(task, trials, budget=budget, report=report))
+            _done.add(key)
+    finally:
+        if own:
+            workers.close()
+    return found
+
+
+def _told(p: Progress) -> None:
+    ms = "" if p.ms is None else f" at {p.ms:.4f} ms"
+    text = f"{p.tried} of {p.total} tried, {p.pruned} left out, best {p.best or 'none'}{ms}, {p.left:.0f} s left"
+    print(f"attndsl: tuning: {text}", file=sys.stderr, flush=True)

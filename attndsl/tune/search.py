@@ -1,0 +1,231 @@
+"""The search: which candidates are compiled, checked and measured, in which order, and when it stops.
+
+What trials do is behind an interface: on a GPU they run kernels, in tests they are made up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Protocol
+
+from attndsl.runtime.cache.entry import Entry, Timing
+from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.labels import config_data, label
+
+AHEAD = 8
+"""Candidates that are compiled while others wait."""
+ENOUGH = 8
+MARGIN = 1.15
+"""A search is done when so many measured candidates in a row improved nothing, and the cost model, scaled to what was
+measured, gives the next one (and all after it) a longer time than the best by this factor."""
+BETTER = 0.99
+FINALISTS = 3
+QUICK, CAREFUL = 0.04, 0.2
+"""Seconds of measuring a candidate, first and among the finalists."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A measurement: the median in milliseconds, and the middle half of the samples over it."""
+
+    ms: float
+    spread: float
+
+
+class Trials(Protocol):
+    """What candidates of one pass of one call do."""
+
+    def predict(self, config: Config) -> float | None:
+        """Milliseconds by the cost model; None where it has nothing to say."""
+        ...
+
+    def compile(self, configs: Sequence[Config]) -> Mapping[Config, str]:
+        """Compile side by side; why a candidate cannot run (resources, the compiler's words), empty where it can."""
+        ...
+
+    def check(self, config: Config) -> str:
+        """Run a candidate once and compare its results; what is wrong with them, empty where nothing is."""
+        ...
+
+    def measure(self, config: Config, seconds: float) -> Sample:
+        """The time of a candidate that was right."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a search stands: candidates in all, tried, left out because they do not fit or are wrong; the best and its
+    time; seconds since the start and that are left of the budget."""
+
+    total: int
+    tried: int
+    pruned: int
+    best: str
+    ms: float | None
+    seconds: float
+    left: float
+
+
+Report = Callable[[Progress], None]
+
+
+def space_of(configs: Iterable[Config]) -> str:
+    """A digest of what there is to try: another version may have more."""
+    from attndsl.runtime.cache.key import digest
+
+    return digest("\n".join(sorted(label(c) for c in configs)))[:16]
+
+
+def settled(entry: Entry | None, configs: Sequence[Config]) -> bool:
+    """Whether a search over these candidates came to its end."""
+    return entry is not None and entry.measured and entry.made.get("space") == space_of(configs)
+
+
+class Search:
+    """One search for the best configuration of one key."""
+
+    def __init__(
+        self,
+        entry: Entry,
+        configs: Sequence[Config],
+        trials: Trials,
+        *,
+        budget: float,
+        report: Report | None = None,
+        keep: Callable[[Entry], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`entry` has what is known already; the first of `configs` is the default. `keep` is given the entry as it
+        grows."""
+        self.entry, self.configs, self.trials = entry, tuple(configs), trials
+        self._budget, self._report, self._keep, self._clock = budget, report, keep, clock
+        self._start = clock()
+        self._tried = 0
+
+    def run(self) -> Entry:
+        """The entry with what was found. A budget that ends leaves the rest for the next search."""
+        default, *_ = self.configs
+        predicted = {c: self.trials.predict(c) for c in self.configs}
+        todo = [c for c in self._ranked(predicted) if label(c) not in self.entry.timings]
+        since_best = 0
+        finished = True
+        for config, reason in self._compiled(todo):
+            if self._left() <= 0 and config != default:
+                finished = False
+                break
+            if since_best >= ENOUGH and self._hopeless(config, predicted):
+                break
+            before = self._best_ms()
+            timing = Timing(config_data(config), "unfit", note=reason) if reason else self._tried_one(config)
+            self._note(config, timing)
+            if timing.state == "measured":
+                improved = before is None or (timing.ms is not None and timing.ms < BETTER * before)
+                since_best = 0 if improved else since_best + 1
+        self._final()
+        if finished:
+            self.entry = self._made(space=space_of(self.configs))
+        if self._keep is not None:
+            self._keep(self.entry)
+        return self.entry
+
+    def _ranked(self, predicted: Mapping[Config, float | None]) -> list[Config]:
+        """The default, then what the cost model thinks fastest; what it does not know comes last, in its order."""
+        default, *rest = self.configs
+        order = sorted(range(len(rest)), key=lambda i: (_number(predicted[rest[i]], float("inf")), i))
+        return [default, *(rest[i] for i in order)]
+
+    def _hopeless(self, config: Config, predicted: Mapping[Config, float | None]) -> bool:
+        """Whether the cost model, scaled to the measured candidates, gives a candidate no chance."""
+        mine, best = predicted[config], self._best_ms()
+        if mine is None or best is None:
+            return False
+        ratios: list[float] = []
+        for other, guess in predicted.items():
+            timing = self.entry.timings.get(label(other))
+            if timing is not None and timing.state == "measured" and timing.ms and guess:
+                ratios.append(timing.ms / guess)
+        return bool(ratios) and mine * median(ratios) > MARGIN * best
+
+    def _compiled(self, todo: Sequence[Config]) -> Iterator[tuple[Config, str]]:
+        for start in range(0, len(todo), AHEAD):
+            some = todo[start : start + AHEAD]
+            if start and self._left() <= 0:
+                # say that something was left
+                yield some[0], ""
+                return
+            reasons = self.trials.compile(some)
+            yield from ((c, reasons.get(c, "")) for c in some)
+
+    def _tried_one(self, config: Config) -> Timing:
+        data = config_data(config)
+        try:
+            wrong = self.trials.check(config)
+            if wrong:
+                return Timing(data, "wrong", note=wrong)
+            sample = self.trials.measure(config, QUICK)
+        except Exception as error:
+            if _fatal(error):
+                self._note(config, Timing(data, "failed", note=_words(error)))
+                if self._keep is not None:
+                    self._keep(self.entry)
+                raise
+            return Timing(data, "failed", note=_words(error))
+        return Timing(data, "measured", sample.ms, sample.spread)
+
+    def _final(self) -> None:
+        """Measure the fastest, and the default, again and longer: short measurements flatter by chance."""
+        timed = [(t.ms, n) for n, t in self.entry.timings.items() if t.state == "measured" and t.ms is not None]
+        names = [n for _, n in sorted(timed)[:FINALISTS]]
+        if len(names) < 2 or not self._tried:
+            return
+        names += [n for n in [self.entry.default] if n not in names and any(n == m for _, m in timed)]
+        by_label = {label(c): c for c in self.configs}
+        for name in names:
+            config = by_label.get(name)
+            if config is None or self._left() < -CAREFUL * len(names):
+                continue
+            sample = self.trials.measure(config, CAREFUL)
+            self._note(config, Timing(config_data(config), "measured", sample.ms, sample.spread))
+
+    def _note(self, config: Config, timing: Timing) -> None:
+        self._tried += 1
+        self.entry = self.entry.with_timings({label(config): timing})
+        if self._keep is not None and self._tried % AHEAD == 0:
+            self._keep(self.entry)
+        if self._report is not None:
+            known = [self.entry.timings[n] for n in map(label, self.configs) if n in self.entry.timings]
+            pruned = sum(t.state in ("wrong", "failed", "unfit") for t in known)
+            used = self._clock() - self._start
+            self._report(
+                Progress(
+                    len(self.configs), len(known), pruned, self.entry.best or "", self._best_ms(), used,
+                    max(self._budget - used, 0.0),
+                )
+            )  # fmt: skip
+
+    def _best_ms(self) -> float | None:
+        best = self.entry.best
+        return None if best is None else self.entry.timings[best].ms
+
+    def _left(self) -> float:
+        return self._budget - (self._clock() - self._start)
+
+    def _made(self, **more: str) -> Entry:
+        return replace(self.entry, made={**self.entry.made, **more})
+
+
+def _number(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
+def _fatal(error: Exception) -> bool:
+    """Whether the GPU's context is lost: nothing that this process measures after it means anything."""
+    text = str(error)
+    return any(w in text for w in ("illegal memory access", "illegal instruction", "unspecified launch failure"))

@@ -1,0 +1,70 @@
+"""Tuning one key: under its lock, from what is known, into the cache."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import attndsl
+from attndsl.runtime.cache.entry import Entry
+from attndsl.runtime.cache.key import Key
+from attndsl.runtime.cache.store import Store
+from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.labels import label
+from attndsl.tune.search import Report, Search, Trials, settled
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is tuned: a key, the name and sizes that people know it by, and the candidates, the default first."""
+
+    key: Key
+    name: str
+    shape: Mapping[str, Any]
+    configs: Sequence[Config]
+
+
+def tune(
+    task: Task, trials: Trials, *, budget: float, report: Report | None = None, store: Store | None = None
+) -> Entry:
+    """The entry of a key, searched for at most `budget` seconds (the default is always measured). Who comes while
+    another process searches waits, and takes what that found."""
+    store = store or Store()
+    known = store.read(task.key)
+    if known is not None and settled(known, task.configs):
+        return known
+    with store.lock(task.key):
+        known = store.read(task.key)
+        if known is not None and settled(known, task.configs):
+            return known
+        fresh = Entry(task.key, task.name, task.shape, {}, label(task.configs[0]), made_now())
+        entry = fresh if known is None else _reread(fresh, known)
+        search = Search(entry, task.configs, trials, budget=budget, report=report, keep=store.write)
+        return search.run()
+
+
+def _reread(fresh: Entry, known: Entry) -> Entry:
+    """What was measured before; predictions are made again."""
+    timings = {n: t for n, t in known.timings.items() if t.state != "predicted"}
+    made = {n: v for n, v in known.made.items() if n != "space"}
+    return Entry(fresh.key, fresh.name, fresh.shape, timings, fresh.default, made | made_now())
+
+
+def made_now() -> dict[str, str]:
+    """What an entry says of its making."""
+    from attndsl.runtime.triton.machine import driver_version
+
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    found = {"when": now, "attndsl": attndsl.__version__, "torch": _torch_version(), "driver": driver_version()}
+    return {n: v for n, v in found.items() if v}
+
+
+def _torch_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,99 @@
+"""Committed measurements of configurations: which workload, which pass, which configuration, how long."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+import attndsl
+from attndsl.bench.workloads import Workload, dense, masked, neighborhoods
+from attndsl.runtime.triton.config import Config, Pass
+from attndsl.schedule.build import build
+from attndsl.schedule.plan import Plan
+from attndsl.schedule.problem import Problem
+from attndsl.schedule.tiling import Tiling
+
+RESULTS = Path(__file__).parent / "results"
+PASSES: dict[str, Pass] = {"attndsl-config": "forward", "attndsl-dq": "dq", "attndsl-dkdv": "dkdv"}
+"""Passes by the `sys` of a row."""
+SHOWN = re.compile(
+    r"(?P<rows>\d+)x(?P<columns>\d+) w(?P<warps>\d+) s(?P<stages>\d+)(?P<special> (?:ws|specialize))?"
+    r"(?: splits=(?P<splits>\d+))?(?: registers=(?P<registers>\d+))?(?=[;,: ]|$)"
+)
+"""A configuration as rows tell it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The median of the runs of one configuration in milliseconds; `problem` is None for what has no workload here."""
+
+    workload: Workload
+    step: Pass
+    config: Config
+    ms: float
+    runs: int
+
+
+@cache
+def workloads() -> dict[str, Workload]:
+    """The workloads of the benchmarks by name."""
+    found = (*dense(16384), *dense(4096), *masked("cpu"), *neighborhoods())
+    return {w.name: w for w in found}
+
+
+def files(gpu: str = "nvidia-h200") -> list[Path]:
+    """The committed results of a GPU."""
+    return sorted((RESULTS / gpu).glob("*.json"))
+
+
+def read(paths: Iterable[Path]) -> list[Measured]:
+    """Every configuration that was measured, runs of one joined by their median. Rows of other systems, of results
+    that were wrong, and of workloads that are not here are left out."""
+    times: dict[tuple[str, Pass, Config], list[float]] = {}
+    for path in paths:
+        for key, ms in _rows(json.loads(path.read_text())):
+            times.setdefault(key, []).append(ms)
+    return [Measured(workloads()[w], step, c, median(ms), len(ms)) for (w, step, c), ms in times.items()]
+
+
+def _rows(record: dict[str, Any]) -> Iterator[tuple[tuple[str, Pass, Config], float]]:
+    rows: list[dict[str, Any]] = record.get("rows", [])
+    for row in rows:
+        step, shown = PASSES.get(str(row["sys"])), SHOWN.match(str(row["note"]))
+        if step is None or shown is None or not row["ms"] or "WRONG" in row["note"] or row["wl"] not in workloads():
+            continue
+        numbers = [int(shown[n]) for n in ("rows", "columns", "warps", "stages")]
+        more = {n: int(shown[n] or 0) for n in ("splits", "registers")}
+        config = Config(*numbers, specialize=shown["special"] is not None, **more)
+        yield (str(row["wl"]), step, config), float(row["ms"])
+
+
+@cache
+def problem_of(name: str) -> tuple[attndsl.AttentionFunction, Problem]:
+    """A workload's attention, and what its plans depend on."""
+    w = workloads()[name]
+    f = attndsl.load(w.text, **w.consts)
+    inputs: dict[str, Any] = {n: np.asarray(t.cpu()) for n, t in w.inputs.items()}
+    sizes: dict[str, Any] = {"B": w.B, "H": w.H, "D": w.D}
+    sizes |= {"grid": w.grid} if w.grid is not None else {"L": w.S}
+    return f, f.problem(**sizes, **inputs)
+
+
+@cache
+def plan_of(name: str, step: Pass, config: Config) -> Plan:
+    """The plan that a configuration of a pass runs."""
+    f, problem = problem_of(name)
+    rows, columns = (config.columns, config.rows) if step == "dkdv" else (config.rows, config.columns)
+    tiling = Tiling(rows, columns, config.q_box, config.k_box)
+    return build(f.simplified, problem, tiling.tile(f.simplified, problem))

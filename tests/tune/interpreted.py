@@ -1,0 +1,50 @@
+"""Trials on Triton's interpreter (TRITON_INTERPRET=1): `python -m tests.tune.interpreted`. Nothing is timed."""
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import torch
+
+import attndsl
+from attndsl.runtime.binding import bind_call
+from attndsl.runtime.triton.config import Config, Pass
+from attndsl.runtime.triton.kernel import TritonKernel
+from attndsl.tune.machines import gpu_of
+from attndsl.tune.oracle import Subject
+from attndsl.tune.trials import CallTrials
+from attndsl.tune.workers import Workers
+
+SPEC = "attention window(input slope: f32[H]) { score s - slope[h] * (q - k) mask k <= q and q - k < 30 }"
+SAFE, OTHER = Config(32, 32, 4, 1), Config(16, 32, 4, 1)
+
+
+def main() -> None:
+    f = attndsl.load(SPEC)
+    torch.manual_seed(0)
+    for step, length in (("forward", 50), ("dq", 50), ("dkdv", 50), ("decode", 2)):
+        q = torch.randn(1, 2, length, 16, dtype=torch.float16)
+        k, v = (torch.randn(1, 1, 70, 16, dtype=torch.float16) for _ in range(2))
+        slope = torch.tensor([0.5, 0.25])
+        offset = 0 if step != "decode" else 68
+        call = bind_call(f.attention, f.simplified, q, k, v, {"slope": slope}, q_offset=offset)
+        kernel = TritonKernel(f.simplified)
+        name: Pass = step  # type: ignore[assignment]
+        trials = CallTrials(kernel, Subject(f.attention, call, None, torch.randn_like(q)), name, SAFE, gpu_of("h200"),
+                            Workers())  # fmt: skip
+        for config in (SAFE, OTHER):
+            wrong = trials.check(config)
+            assert wrong == "", (step, config, wrong)
+        run = trials._run  # pyright: ignore[reportPrivateUsage]
+
+        def spoiled(config: Config, grad: torch.Tensor | None, run=run):  # type: ignore[no-untyped-def]
+            found = {n: t.clone() for n, t in run(config, grad).items()}
+            next(iter(found.values()))[0, 0, 1] += 1
+            return found
+
+        trials._run = spoiled  # type: ignore[method-assign]
+        assert trials.check(OTHER) != "", step
+        print(step, "right")
+
+
+if __name__ == "__main__":
+    main()
