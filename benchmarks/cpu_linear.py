@@ -36,10 +36,10 @@ SPECS = {
     "linear, elu + 1 over its sum": "attention a { mask k <= q weight dot(elu(Q) + 1, elu(K) + 1) / sum }",
     "retention": "attention a(input gamma: f32[H]) { mask k <= q weight dot(Q, K) * gamma[h]^(q - k) }",
     "gate per token": "attention a(input g: f32[B, H, L] log_decay) { mask k <= q weight dot(Q, K) * decay(g) }",
-    "gate per channel": "attention a(input c: f32[B, H, L, D] log_decay) { mask k <= q weight dot(Q, K * decay(c)) }",
     "documents": "attention a(input doc: i32[B, L] sorted) { mask k <= q and doc[b, q] == doc[b, k] "
     "weight dot(elu(Q) + 1, elu(K) + 1) / sum }",
     "unmasked": "attention a { weight dot(elu(Q) + 1, elu(K) + 1) / sum }",
+    "gate per channel": "attention a(input c: f32[B, H, L, D] log_decay) { mask k <= q weight dot(Q, K * decay(c)) }",
 }
 
 
@@ -132,6 +132,8 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     facts = machine()
+    path = options.out or RESULTS / f"{datetime.date.today().isoformat()}.json"
+    shape = {"B": B, "H": H, "D": D, "dtype": "float32", "clock": "processor time of one thread"}
     rows: list[dict[str, Any]] = []
     for name, text in SPECS.items():
         if options.only not in name:
@@ -140,9 +142,7 @@ def main() -> None:
         print(
             {k: v if isinstance(v, str) else round(v, 2) for k, v in rows[-1].items() if k != "rounds_ms"}, flush=True
         )
-    path = options.out or RESULTS / f"{datetime.date.today().isoformat()}.json"
-    shape = {"B": B, "H": H, "D": D, "dtype": "float32", "clock": "processor time of one thread"}
-    write_whole(path, json.dumps({"machine": facts, "shape": shape, "rows": rows}, indent=1) + "\n")
+        write_whole(path, json.dumps({"machine": facts, "shape": shape, "rows": rows}, indent=1) + "\n")
     print(f"written to {path}")
 
 
