@@ -1,11 +1,12 @@
 """Backward kernels on a GPU: are they right, and how fast are they beside FlexAttention's. One run.
 
-    python benchmarks/gpu_backward.py [--out FILE] [--only check|time] [--workers 8] [--budget 300] [--quick]
+    python benchmarks/gpu_backward.py [--compile-only] [--out FILE] [--only check|time] [--workers 8] [--budget 300]
 
 Checks the gradients of every case of `benchmarks/cases.py` in bf16 and fp16 against the dense fp64 definition, then
 measures workloads with several tile configurations each, and FlexAttention's backward on the same tensors. dq and dkdv
-kernels are measured apart (`attndsl-dq`, `attndsl-dkdv`) and the best of each together (`attndsl-triton`). Everything
-is compiled in worker processes first. Raw rows go to benchmarks/results/<gpu>/<date>-backward.json. Work that does not
+kernels are measured apart (`attndsl-dq`, `attndsl-dkdv`) and the best of each together (`attndsl-triton`). Worker
+processes compile ahead of what is measured; `--compile-only` fills the caches on disk and ends, and `--workers 0`
+measures with what they hold. Raw rows go to benchmarks/results/<gpu>/<date>-backward.json. Work that does not
 fit the budget of seconds is left out, and said so.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -150,8 +152,8 @@ class Ours:
             self.kernel.tiling(self.call).tile(self.f.simplified, self.call.problem),
         )  # fmt: skip
         self.out, _, self.saved = self.kernel.forward(self.call, self.plan, False, True)
-        g = torch.Generator("cuda").manual_seed(3)
-        self.grad = torch.randn(self.out.shape, device="cuda", dtype=self.out.dtype, generator=g)
+        g = torch.Generator(self.out.device).manual_seed(3)
+        self.grad = torch.randn(self.out.shape, device=self.out.device, dtype=self.out.dtype, generator=g)
 
     def run(self, needs: str) -> Mapping[str, Tensor]:
         return self.kernel.backward(self.call, self.plan, self.saved, self.grad, None, frozenset(needs))
@@ -198,10 +200,10 @@ def measure(keep: Keep, deadline: float, *, quick: bool, workers: int) -> None:
     found = workloads()
     kinds = ("dq", "dkdv") if quick else ("dq", "dkdv", "flex")
     jobs = [(i, what, quick) for i in range(len(found)) for what in kinds]
-    compiling = Compiling(warm, jobs, workers)
+    compiling = Compiling(warm, jobs if workers else (), max(workers, 1))
     for i, w in enumerate(found):
         late = False
-        for what in kinds:
+        for what in kinds if workers else ():
             said = compiling.problem((i, what, quick), deadline)
             late |= said == "not compiled in time"
             if said:
@@ -214,6 +216,19 @@ def measure(keep: Keep, deadline: float, *, quick: bool, workers: int) -> None:
         except Exception as error:
             _row(keep, w, "attndsl-triton", None, "ERR " + repr(error)[:300].replace("\n", " "))
         torch.cuda.empty_cache()
+    compiling.close()
+
+
+def compile_all(deadline: float, *, quick: bool, workers: int) -> None:
+    """Fill the caches on disk, in order of importance, until a time."""
+    from benchmarks.gpu_compile import Compiling
+
+    found = workloads()
+    jobs = [(i, what, quick) for i in range(len(found)) for what in ("dq", "dkdv", "flex")]
+    compiling = Compiling(warm, jobs, workers)
+    for i, what, _ in jobs:
+        if said := compiling.problem((i, what, quick), deadline):
+            print(f"{found[i].name} {what}: {said}", flush=True)
     compiling.close()
 
 
@@ -301,11 +316,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", choices=["check", "time"])
-    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--compile-only", action="store_true", help="fill the caches on disk and end")
+    parser.add_argument("--workers", type=int, default=8, help="processes that compile; 0: the caches hold everything")
     parser.add_argument("--budget", type=float, default=300.0)
     parser.add_argument("--quick", action="store_true", help="one configuration a workload, no FlexAttention")
     parser.add_argument("--commit", default="")
     given = parser.parse_args()
+    # every process would start as many of its own
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    if given.compile_only:
+        compile_all(START + given.budget, quick=given.quick, workers=given.workers)
+        return 0
     gpu = torch.cuda.get_device_name()
     folder = gpu.replace("NVIDIA ", "").replace(" ", "-").lower()
     out: Path = given.out or RESULTS / folder / f"{datetime.date.today().isoformat()}-backward.json"

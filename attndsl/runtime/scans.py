@@ -4,8 +4,8 @@ forward again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +20,6 @@ from attndsl.runtime.state import State
 from attndsl.runtime.states import check_state, check_states
 from attndsl.schedule.legalise import legalise
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
 
 def traced() -> bool:
     """Whether a compiler or a transform of torch looks at this call."""
@@ -29,13 +27,16 @@ def traced() -> bool:
     return torch.compiler.is_compiling() or c._functorch.peek_interpreter_stack() is not None
 
 
-def _untraced(function: _Function) -> _Function:
+def scanned(*call: Any, **options: Any) -> tuple[Tensor, State | None] | None:
+    """The output, and the state after the last row if asked for; None for a call that does not scan. ValueError for one
+    that has a state and does not. Takes what `_scanned` does; not traced by a compiler, which is imported for nobody
+    else: it takes seconds."""
     compiler: Any = torch.compiler
-    return compiler.disable(function)
+    run = compiler.disable(_scanned) if torch.compiler.is_compiling() else _scanned
+    return run(*call, **options)
 
 
-@_untraced
-def scanned(
+def _scanned(
     spec: str,
     q: Tensor,
     k: Tensor,
@@ -51,8 +52,6 @@ def scanned(
     backend: str | None,
     checked: bool,
 ) -> tuple[Tensor, State | None] | None:
-    """The output, and the state after the last row if asked for; None for a call that does not scan. ValueError for one
-    that has a state and does not."""
     runner = runner_of(spec)
     attention = runner.attention
     name = choose_backend(attention.name, backend, q.device.type)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -210,3 +212,17 @@ def test_empty_tensors(shape: tuple[int, int, int]) -> None:
     assert out.shape == (B, 2, Lq, 4) and lse.shape == (B, 2, Lq)
     out.sum().backward()
     assert q.grad is not None and not q.grad.any()
+
+
+def test_a_first_call_loads_no_compiler_of_torch() -> None:
+    """Which takes seconds."""
+    code = (
+        "import sys, torch, attndsl\n"
+        "q = torch.randn(1, 1, 8, 16, requires_grad=True)\n"
+        "for text in ('attention a { mask k <= q }', 'attention b { mask k <= q weight dot(Q, K) }'):\n"
+        "    attndsl.load(text)(q, q, q).sum().backward()\n"
+        "loaded = [m for m in ('torch._dynamo', 'torch._inductor') if m in sys.modules]\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -52,15 +52,12 @@ def compile_step(
 
 HOPPER = [
     (CAUSAL, "dq", {}, 0),
-    (CAUSAL, "dkdv", {}, 320),
-    (CAUSAL, "dq", {"D": 64, "dtype": "fp16"}, 48),
-    (CAUSAL, "dkdv", {"D": 64}, 48),
-    (SOFTCAP, "dkdv", {"D": 64}, 200),
+    (CAUSAL, "dkdv", {}, 240),
+    (CAUSAL, "dkdv", {"D": 64, "dtype": "fp16"}, 0),
     (SINK, "dq", {"D": 64}, 200),
     (SINK, "prepare", {}, 0),
     (BIAS, "dq", {"D": 64, "deterministic": True}, 1400),
-    (GNA, "dq", {"window": (5, 9, 9)}, 64),
-    (GNA, "dkdv", {"window": (5, 9, 9)}, 400),
+    (GNA, "dkdv", {"window": (5, 9, 9)}, 320),
 ]
 
 
@@ -88,9 +85,9 @@ def test_full_boxes_have_no_mask_code() -> None:
     for turned in (False, True):
         form = replace(typical_forms(attention)[0], turned=turned)
         source = generate_sweep(attention, BackwardForm(form)).source
-        full, partial = source.split("for run in range(begin, middle)")[1].split("for run in range(middle, end)")
-        assert "visible" not in full
-        assert "visible" in partial
+        full, partial = source.split("tl.range(begin, middle)")[1].split("tl.range(middle, end)")
+        assert "between" not in full
+        assert "between" in partial
 
 
 def test_gradients_of_inputs_are_generated_where_they_are_wanted() -> None:
