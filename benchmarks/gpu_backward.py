@@ -152,8 +152,8 @@ class Ours:
             self.kernel.tiling(self.call).tile(self.f.simplified, self.call.problem),
         )  # fmt: skip
         self.out, _, self.saved = self.kernel.forward(self.call, self.plan, False, True)
-        g = torch.Generator("cuda").manual_seed(3)
-        self.grad = torch.randn(self.out.shape, device="cuda", dtype=self.out.dtype, generator=g)
+        g = torch.Generator(self.out.device).manual_seed(3)
+        self.grad = torch.randn(self.out.shape, device=self.out.device, dtype=self.out.dtype, generator=g)
 
     def run(self, needs: str) -> Mapping[str, Tensor]:
         return self.kernel.backward(self.call, self.plan, self.saved, self.grad, None, frozenset(needs))

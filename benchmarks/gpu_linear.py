@@ -1,11 +1,12 @@
 """Linear attention on a GPU: are the scans right, and how fast are they beside flash-linear-attention. One run.
 
-    python benchmarks/gpu_linear.py [--out FILE] [--only check|speed] [--budget 80] [--workers 12]
+    python benchmarks/gpu_linear.py [--out FILE] [--only check|time] [--compile-only] [--budget 80] [--workers 12]
 
-`speed` measures a few configurations of every workload, then fla on tensors of the same shapes, while other processes
-compile what comes next; `check` compares forward and backward with a dense computation in fp64, for odd lengths, every
-decay, feature maps, states and documents, in several configurations, for as long as the budget of seconds lasts. Rows
-(workload, system, pass, milliseconds) are written as they come.
+`time` measures a few configurations of every workload, and fla on tensors of the same shapes (after a run with
+`--compile-only`, which fills the caches in other processes and exits). `check` compares forward and backward with a
+dense computation in fp64, for odd lengths, every decay, feature maps, states and documents, in several
+configurations, for as long as the budget of seconds lasts. Rows (workload, system, pass, milliseconds) are written as
+they come.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false, reportMissingImports=false, reportUnknownParameterType=false
@@ -34,12 +35,13 @@ from attndsl.runtime.triton.scan_config import ScanConfig, scan_configured
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
 from benchmarks.crew import Crew, Job
 from benchmarks.linear_cases import ELU1, LinearCase, compare
+from tests.accuracy import assert_right
 
 RESULTS = Path(__file__).parent / "results"
 START = time.time()
 CHECKED = (
-    ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 3, 2), ScanConfig(64, 64, 8, 2, 1), ScanConfig(64, 128, 8, 2, 1),
-    ScanConfig(128, 64, 8, 2, 1), ScanConfig(64, 16, 4, 2, 2), ScanConfig(64, 64, 4, 1, 2), ScanConfig(64, 64, 4, 3, 1),
+    ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 128, 8, 2), ScanConfig(64, 64, 8, 2), ScanConfig(128, 64, 8, 2),
+    ScanConfig(64, 64, 4, 3), ScanConfig(64, 64, 4, 1, 2), ScanConfig(64, 32, 4, 1, 4),
 )  # fmt: skip
 NARROW = ScanConfig(32, 32, 4, 1)
 
@@ -71,29 +73,60 @@ def check_case(case: LinearCase, config: ScanConfig) -> str:
     return compare(case, config, "cuda")
 
 
+def check_channel(dtype_name: str, L: int, size: int, strength: float) -> str:
+    """What is wrong with the forward pass of a decay per channel, empty for nothing."""
+    dtype, made = getattr(torch, dtype_name), torch.Generator(device="cuda").manual_seed(L)
+    q, k, v = (torch.randn(1, 2, L, size, device="cuda", generator=made).to(dtype) for _ in range(3))
+    steps = -strength * torch.rand(1, 2, L, size, device="cuda", generator=made)
+
+    def dense(precision: torch.dtype) -> Any:
+        total = steps.to(precision).cumsum(2)
+        apart = total[:, :, :, None] - total[:, :, None]
+        seen = torch.ones(L, L, dtype=torch.bool, device="cuda").tril()[..., None]
+        decay = torch.where(seen, apart, -float("inf")).exp()
+        weights = (q.to(precision)[:, :, :, None] * k.to(precision)[:, :, None] * decay).sum(-1)
+        return weights @ v.to(precision)
+
+    out = forward(ScanCall(Maps(decay="channel"), q, k, v, None, steps))[0]
+    try:
+        assert_right("out", out, dense(dtype), dense(torch.float64), dtype)
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
 def check_jobs() -> list[Job]:
     """Comparisons, those of many rows first."""
-    every = [(" ".join(map(str, c)), check_case, c) for c in cases()]
-    return sorted(every, key=lambda job: (job[2][0].dtype == "fp32", -job[2][0].L))
+    every: list[Job] = [(" ".join(map(str, c)), check_case, c) for c in cases()]
+    every.sort(key=lambda job: (job[2][0].dtype == "fp32", -job[2][0].L))
+    sizes = (
+        ("bfloat16", 200, 64),
+        ("bfloat16", 333, 128),
+        ("float16", 129, 64),
+        ("bfloat16", 17, 32),
+        ("float32", 65, 40),
+    )
+    channels = [(f"channel {c} {s}", check_channel, (*c, s)) for c in sizes for s in (0.1, 20.0)]
+    return [*every[:6], *channels, *every[6:]]
 
 
 # Speed
 
 WORKLOADS = ((8192, 4), (32768, 1))
 H, D = 16, 128
-FORWARD = (ScanConfig(64, 32, 4, 2, 2), ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 64, 4, 3, 1))
-BACKWARD = (ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 2, 2), ScanConfig(64, 64, 4, 3, 1))
+FORWARD = (ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 1, 4))
+BACKWARD = (ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 1, 4))
 NAMES = ("retention", "linear", "simplegla")
-ONCE = (("gla", "fwd", ScanConfig(64, 64, 8, 2, 1)), ("elu1", "fwd", ScanConfig(64, 64, 8, 2, 1)))
+ONCE = (("gla", "fwd", ScanConfig(64, 64, 8, 2, 1)), ("elu1", "fwd", FORWARD[0]), ("elu1", "bwd", BACKWARD[0]))
 """Workloads of one configuration."""
 
 
 def runs() -> Iterator[tuple[str, str, ScanConfig]]:
     """(workload, pass, configuration), the best guesses first."""
-    for i in range(3):
+    for i, (forward_config, backward_config) in enumerate(zip(FORWARD, BACKWARD, strict=True)):
         for name in NAMES:
-            yield name, "fwd", FORWARD[i]
-            yield name, "bwd", BACKWARD[i]
+            yield name, "fwd", forward_config
+            yield name, "bwd", backward_config
         if i == 0:
             yield from ONCE
 
@@ -220,26 +253,36 @@ def warm_jobs() -> list[Job]:
     return [*found[:first], *((name, warm_peer, (name,)) for name in PEERS), *found[first:]]
 
 
-def speed(crew: Crew, record: Record, end: float) -> None:
-    """Every workload as soon as its kernels are there."""
-    for n, (name, pas, config) in enumerate(runs()):
-        job = f"{name} {pas} {config}"
+def speed(record: Record, end: float) -> None:
+    """Every workload beside its peer; what was compiled before is loaded."""
+    peers = {"retention": "fla-retention", "linear": "fla-linear", "simplegla": "fla-simplegla", "gla": "fla-gla"}
+    done: set[str] = set()
+    for name, pas, config in runs():
         note = f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident}"
-        if crew.until(job, end):
-            for S, B in WORKLOADS:
-                if time.time() < end:
-                    with scan_configured(config):
-                        run = pass_of(call_of(name, *tensors(S, B)), pas)
-                        record.measure(S, B, f"attndsl-triton {name}", pas, run, note)
-        else:
-            record.add(8192, 4, f"attndsl-triton {name}", pas, None, f"{note} {crew.done.get(job, 'no time')}")
-        if n == 2 * len(NAMES) - 1:
-            for peer in PEERS:
-                if crew.until(peer, end):
-                    peer_rows(peer, record, end)
-            for system, rows, batches, run, note in others():
-                if time.time() < end:
-                    record.measure(rows, batches, system, "fwd", run, note)
+        for S, B in WORKLOADS:
+            if time.time() > end:
+                print("out of time", flush=True)
+                return
+            with scan_configured(config):
+                try:
+                    run = pass_of(call_of(name, *tensors(S, B)), pas)
+                except Exception as error:
+                    record.add(S, B, f"attndsl-triton {name}", pas, None, f"{note} ERR {error!r}"[:200])
+                    continue
+                record.measure(S, B, f"attndsl-triton {name}", pas, run, note)
+        peer = peers.get(name)
+        if peer is not None and peer not in done and (pas == "bwd" or name == "gla"):
+            done.add(peer)
+            peer_rows(peer, record, end)
+        if name == "elu1" and pas == "bwd":
+            for system, rows, batches, run, text in others():
+                record.measure(rows, batches, system, "fwd", run, text)
+
+
+TAYLOR = """
+use features (taylor)
+attention taylor_map { mask k <= q   weight dot(taylor(Q, D), taylor(K, D)) / sum }
+"""
 
 
 def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
@@ -251,7 +294,7 @@ def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
     yield "attndsl-triton step", 1, 64, lambda: forward(call, want_final=True), f"bytes of the state {moved:.4f} ms"
     import attndsl
 
-    taylor = attndsl.load(Path(__file__).parent.parent / "examples" / "taylor.attn")
+    taylor = attndsl.load(TAYLOR)
     q, k, v, _ = tensors(32768, 1)
     q, k = (x[..., :16].contiguous() for x in (q, k))
     yield "attndsl-triton taylor", 32768, 1, lambda: taylor(q, k, v), "16 components, values of 128"
@@ -302,30 +345,36 @@ def main() -> int:
     """Runs the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--only", choices=("check", "speed"))
+    parser.add_argument("--only", choices=("check", "speed", "time"))
+    parser.add_argument("--compile-only", action="store_true")
     parser.add_argument("--budget", type=float, default=80.0)
     parser.add_argument("--workers", type=int, default=12)
     args = parser.parse_args()
     # what fla tunes is kept for the process that measures
     os.environ["TRITON_CACHE_AUTOTUNING"] = "1"
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     card = torch.cuda.get_device_name().replace(" ", "-").lower()
     record = Record(args.out or RESULTS / card / f"{datetime.date.today()}-linear.json")
     end = START + args.budget
-    jobs = [] if args.only == "check" else warm_jobs()
-    checks = [] if args.only == "speed" else check_jobs()
-    # some checks early: speed of what is wrong says nothing
+    checks = [] if args.only in ("speed", "time") or args.compile_only else check_jobs()
+    jobs = warm_jobs() if args.compile_only or args.only is None else []
+    # some checks first: speed of what is wrong says nothing
     crew = Crew([*checks[:8], *jobs, *checks[8:]], args.workers)
     try:
-        if args.only != "check":
-            speed(crew, record, end - (0 if args.only else 0.35 * args.budget))
+        if args.only is None and not args.compile_only:
+            while time.time() < end - 0.6 * args.budget and any(n not in crew.done for n, _, _ in jobs):
+                crew.pump(0.2)
+        if args.only != "check" and not args.compile_only:
+            speed(record, end - (0.25 * args.budget if args.only is None else 0.0))
         crew.rest(end)
     finally:
         crew.close()
         wrong = {n: t for n, _, _ in checks if (t := crew.done.get(n))}
         ran = sum(n in crew.done for n, _, _ in checks)
-        record.rows += [{"check": n, "wrong": t} for n, t in wrong.items()]
-        record.rows.append({"check": "all", "right": ran - len(wrong), "ran": ran, "of": len(checks)})
-        record.write()
+        if checks:
+            record.rows += [{"check": n, "wrong": t} for n, t in wrong.items()]
+            record.rows.append({"check": "all", "right": ran - len(wrong), "ran": ran, "of": len(checks)})
+            record.write()
         for n, text in [*wrong.items(), *((n, t) for n, _, _ in jobs if (t := crew.done.get(n)))]:
             print(f"WRONG {n}: {text}", flush=True)
         print(

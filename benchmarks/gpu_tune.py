@@ -1,6 +1,6 @@
 """Tuning on a GPU: how much it gains over the untuned default, and how soon a process with a warm cache has a result.
 
-    python benchmarks/gpu_tune.py [--budget 90] [--each 4] [--out FILE] [--backward]
+    python benchmarks/gpu_tune.py [--budget 90] [--each 8] [--out FILE] [--backward]
 
 Tunes one pass after another of workloads and masks of the standard library until the budget of seconds is used, each
 for at most `--each` seconds, in a cache of its own. Then starts processes on an empty and on that cache and takes the
@@ -62,8 +62,8 @@ def specs() -> list[Spec]:
         "use masks (neighborhood)\nattention gna(const window: int[{n}], const stride: int[{n}]) {{ grid g({axes})\n"
         "    mask all(neighborhood(q.g, k.g, size(g), window, stride, 1, false)) }}"
     )
-    grid3 = {"text": gna.format(n=3, axes="t, y, x"), "grid": (30, 48, 80), "H": 24, "L": 115200}
-    grid2 = {"text": gna.format(n=2, axes="y, x"), "L": 16384}
+    grid3: dict[str, Any] = {"text": gna.format(n=3, axes="t, y, x"), "grid": (30, 48, 80), "H": 24, "L": 115200}
+    grid2: dict[str, Any] = {"text": gna.format(n=2, axes="y, x"), "L": 16384}
     return [
         Spec("causal D128", "dense", "attention causal { mask k <= q }", L=16384),
         Spec("swa1024 D128", "masks", window, consts={"w": 1024}),
@@ -210,8 +210,8 @@ def gains(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budget", type=float, default=75.0, help="seconds for tuning, all specs")
-    parser.add_argument("--each", type=float, default=4.0, help="seconds for a pass of a spec")
+    parser.add_argument("--budget", type=float, default=90.0, help="seconds for tuning, all specs")
+    parser.add_argument("--each", type=float, default=8.0, help="seconds for a pass of a spec")
     parser.add_argument("--backward", action="store_true", help="backward passes too")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--commit", default="")

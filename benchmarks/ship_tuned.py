@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,8 @@ def from_rows(rows: list[Measured], target: str, kernels: str, triton: str) -> l
             for m in some
         }
         made = {"origin": "benchmarks", "workload": name}
-        versions = {**key.__dict__, "kernels": kernels, "triton": triton}
-        found.append(
-            Entry(type(key)(**versions), f.attention.name, shape_of(facts), timings, label(untuned(step, facts)), made)
-        )
+        measured = replace(key, kernels=kernels, triton=triton)
+        found.append(Entry(measured, f.attention.name, shape_of(facts), timings, label(untuned(step, facts)), made))
     return found
 
 

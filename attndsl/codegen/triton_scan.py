@@ -12,7 +12,7 @@ for decay_ij is the same number in all of them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal as Lit
 
 from attndsl.codegen.expr_triton import (
@@ -40,12 +40,9 @@ COMPONENT = ParamRef(FLOAT, "@component")
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor [B, heads, L, size] of a scan. `map` is what every component goes through (of COMPONENT), None for the
-    identity; `scaled` multiplies its rows by the call's `share`."""
+    """A tensor [B, heads, L, size] of a scan."""
 
     size: int
-    map: Expr | None = None
-    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,12 +74,18 @@ class Walk:
     tma: bool = False
     aligned: bool = False
     wide: bool = False
+    narrow_sums: bool = False
+    """Sum the keys of a normaliser by products of narrow floats with both halves of every number; fewer registers."""
     gate_unit: int = 1
     """Elements that the strides of decays per channel are counted in."""
 
     @property
     def channel(self) -> bool:
         return self.decay == "channel"
+
+    @property
+    def product_sums(self) -> bool:
+        return self.normalised and self.narrow_sums
 
     @property
     def decays(self) -> bool:
@@ -109,10 +112,7 @@ class Walk:
 
     def vectors(self, kernel: str) -> list[str]:
         """Numbers per row that a kernel loads."""
-        roles = (self.k, self.v) if kernel == "states" else (self.q, self.k, self.v)
-        found = ["share"] if any(r.scaled for r in roles) else []
-        needs_u = self.column == "vector" if kernel == "states" else bool(self.feature)
-        return [*found, "u"] if needs_u else found
+        return ["u"] if (self.column == "vector" if kernel == "states" else bool(self.feature)) else []
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,6 @@ class _Role:
     name: str
     size: int
     parts: tuple[Part, ...]
-    map: list[MapCode] = field(default_factory=list[MapCode])
 
 
 def component_map(features: Expr, tensor: str) -> Expr | None:
@@ -176,9 +175,6 @@ def generate_scan(w: Walk, title: list[str]) -> ScanModule:
     q = _Role("q", w.q.size, _parts(w))
     k = _Role("k", w.k.size, _parts(w))
     v = _Role("v", w.v.size, (Part(0, 0, 0, True),))
-    for role, operand in ((q, w.q), (k, w.k), (v, w.v)):
-        if operand.map is not None or operand.scaled:
-            role.map = [_map_code(operand, f"{role.name}{p.index}", reads) for p in role.parts]
     slope = None if w.slope is None else _code(w.slope, "x0_x", "ds", reads)
     mapped = _code(COMPONENT if w.mapped is None else w.mapped, "x0_x", "xm", reads) if w.gated else None
     names = ("states", "outputs", *(["pairs"] if w.channel else []))
@@ -204,7 +200,6 @@ def generate_scan(w: Walk, title: list[str]) -> ScanModule:
         },
         tma=w.tma,
         aligned=w.stride_unit,
-        ragged_v=True,
         wide_state=w.dtype == "fp16",
         precision=', input_precision="ieee"' if w.dtype == "fp32" else "",
         exact=f', input_precision="{"ieee" if w.dtype == "fp32" else "tf32"}"',
@@ -220,15 +215,6 @@ def _parts(w: Walk) -> tuple[Part, ...]:
         return parts(w.k.size)
     padded = parts(-(-w.k.size // 64) * 64)
     return tuple(Part(p.index, p.start, p.width, p.start + p.width > w.k.size) for p in padded)
-
-
-def _map_code(operand: Operand, name: str, reads: Reads) -> MapCode:
-    code = MapCode([], f"{name}_x")
-    if operand.map is not None:
-        code = _code(operand.map, f"{name}_x", f"{name}_m", reads)
-    if operand.scaled:
-        code.value = f"({code.value}) * share_here[:, None]"
-    return code
 
 
 def _code(expr: Expr, x: str, prefix: str, reads: Reads) -> MapCode:
@@ -276,8 +262,14 @@ def _arguments(w: Walk, kernel: str, reads: Reads) -> list[Argument]:
     numbers = ["group", "B", "H", "L", "chunks"] if kernel == "pairs" else numbers
     numbers += ["state_sk", "state_sv"] if outputs else []
     found += [Argument(n, "i32", "number", (n,)) for n in numbers]
-    for name in reads.sizes:
-        found.append(Argument(size_name(name), "i32", "size", (name,)))
+    found += _reads(reads)
+    constants = {"states": ["BT", "BV"], "outputs": ["BT", "BV", "START", "FINAL"], "pairs": ["BT"]}[kernel]
+    return [*found, *(Argument(c, "constexpr", "constexpr", (c,)) for c in constants)]
+
+
+def _reads(reads: Reads) -> list[Argument]:
+    """What maps read beside components."""
+    found = [Argument(size_name(name), "i32", "size", (name,)) for name in reads.sizes]
     for name, kind in reads.scalars.items():
         found.append(Argument(scalar_name(name), "fp32" if kind is Kind.FLOAT else "i32", "scalar", (name,)))
     for name in reads.inputs:
@@ -286,8 +278,38 @@ def _arguments(w: Walk, kernel: str, reads: Reads) -> list[Argument]:
         for i in range(reads.ranks[name]):
             found.append(Argument(f"{text}_s{i}", "i64", "input stride", (name, i)))
             found.append(Argument(f"{text}_n{i}", "i32", "input size", (name, i)))
-    constants = {"states": ["BT", "BV"], "outputs": ["BT", "BV", "START", "FINAL"], "pairs": ["BT"]}[kernel]
-    return [*found, *(Argument(c, "constexpr", "constexpr", (c,)) for c in constants)]
+    return found
+
+
+@dataclass(frozen=True)
+class FeatureMapping:
+    """Features of a tensor [B, H, L, size]: `map`, a function of COMPONENT (None: the identity), times a number of the
+    row where `scaled`. Strides are counted in `unit` elements."""
+
+    size: int
+    map: Expr | None
+    scaled: bool
+    unit: int = 1
+    ranks: tuple[tuple[str, int], ...] = ()
+    wide: bool = False
+
+
+def generate_features(m: FeatureMapping, title: list[str]) -> tuple[str, tuple[Argument, ...]]:
+    """The module of a map, with one kernel `features`, and its arguments in order."""
+    reads = Reads(dict(m.ranks), m.wide)
+    code = MapCode([], "x_here") if m.map is None else _code(m.map, "x_here", "m", reads)
+    found = [Argument(n, t, "tensor", (n,)) for n, t in (("x", "*qkv"), ("out", "*qkv"))]
+    found += [Argument("share", "*fp32", "tensor", ("share",))] if m.scaled else []
+    found += [Argument(f"x_s{axis}", "i64", "stride", ("x", axis)) for axis in "bhl"]
+    found += [Argument(n, "i32", "number", (n,)) for n in ("H", "L", "tiles", "group")]
+    found += _reads(reads)
+    arguments = (*found, Argument("BT", "constexpr", "constexpr", ("BT",)))
+    text = render(
+        "triton/scan_features.py.j2", title=title, helpers=reads.helpers, fast_tanh=False, map=m.map is not None,
+        scaled=m.scaled, numbers=[a.name for a in found if not a.type.startswith("*")], arguments=arguments,
+        size=m.size, width=max(1 << (m.size - 1).bit_length(), 1), unit=m.unit, code=code,
+    )  # fmt: skip
+    return _tidy(text), arguments
 
 
 def _tidy(text: str) -> str:

@@ -6,7 +6,15 @@ from functools import lru_cache
 
 from attndsl.codegen.cpu import title
 from attndsl.codegen.expr_triton import UnsupportedError
-from attndsl.codegen.triton_scan import DecayKind, Operand, Walk, component_map, generate_scan
+from attndsl.codegen.triton_scan import (
+    DecayKind,
+    FeatureMapping,
+    Operand,
+    Walk,
+    component_map,
+    generate_features,
+    generate_scan,
+)
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import Count, Expr, Index, Load, Value, mentions, walk
 from attndsl.schedule.legalise import scan_form
@@ -46,9 +54,13 @@ def typical_scan(attention: Attention) -> str | None:
     elif weight.decay.per_head:
         decay = "log" if weight.decay.base is None else "head"
     own = n is not None and n.own
-    query, key = fused_map(weight.query, "Q")[1], fused_map(weight.key, "K")[1]
+    maps = {"queries": fused_map(weight.query, "Q")[1], "keys": fused_map(weight.key, "K")[1]}
     walk = Walk(
-        "bf16", Operand(128, query), Operand(128, key), Operand(128), decay, bool(form.segments), strict=form.strict,
+        "bf16", Operand(128), Operand(128), Operand(128), decay, bool(form.segments), strict=form.strict,
         column="ones" if own else "", normalised=own, tma=True,
     )  # fmt: skip
-    return generate_scan(walk, title(attention)).source
+    sources = [generate_scan(walk, title(attention)).source]
+    for name, mapped in maps.items():
+        if mapped is not None:
+            sources.append(generate_features(FeatureMapping(128, mapped, False, 8), [f"features of {name}"])[0])
+    return "\n\n".join(sources)

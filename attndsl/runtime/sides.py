@@ -174,7 +174,8 @@ def _bitlen(n: Tensor) -> Tensor:
     return torch.ceil(torch.log2(n.abs().to(torch.float64) + 1)).to(torch.int64)
 
 
-def _concat(*parts: Tensor) -> Tensor:
+def concatenated(*parts: Tensor) -> Tensor:
+    """Vectors one after another, for all positions that any of them has."""
     lead = torch.broadcast_shapes(*(p.shape[:-1] for p in parts))
     return torch.cat([p.expand(*lead, p.shape[-1]) for p in parts], -1)
 
@@ -198,7 +199,7 @@ def _rope(x: Tensor, position: Tensor) -> Tensor:
     angle = position[..., None].double() * rates
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x[..., :half], x[..., half:]
-    return _concat(a * cos - b * sin, b * cos + a * sin)
+    return concatenated(a * cos - b * sin, b * cos + a * sin)
 
 
 _VECTOR: Mapping[str, Callable[..., Tensor]] = {
@@ -207,7 +208,7 @@ _VECTOR: Mapping[str, Callable[..., Tensor]] = {
     "total": lambda x: x.sum(-1),
     "vsoftmax": lambda x: torch.softmax(x, -1),
     "rmsnorm": lambda x: x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6),
-    "concat": _concat,
+    "concat": concatenated,
     "outer": lambda x, y: (x[..., :, None] * y[..., None, :]).flatten(-2),
     "matmul": _matmul,
     "roll": _roll,

@@ -19,7 +19,7 @@ class Tuning:
     verbose: bool = False
 
 
-active = 0
+active: int = 0
 """How many `tuning` there are in this process: a call looks no further where there is none."""
 _ASKED: ContextVar[Tuning | None] = ContextVar("attndsl_tuning", default=None)
 

@@ -10,10 +10,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from attndsl.codegen.expr_triton import UnsupportedError
-from attndsl.codegen.triton import TritonModule, unsupported
+from attndsl.codegen.expr_triton import Level, UnsupportedError
+from attndsl.codegen.triton import TritonModule, input_ranks, unsupported
 from attndsl.codegen.triton_backward import BackwardForm, generate_sweep, stats_of
+from attndsl.codegen.triton_gradient import terms
 from attndsl.codegen.triton_prepare import generate_prepare
+from attndsl.codegen.triton_slots import Slots
 from attndsl.codegen.triton_weight import Rule, rule_of, vector_free
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
@@ -134,13 +136,13 @@ class _Run:
         for found in rows:
             self._launch("prepare", found)
         results: dict[str, Tensor] = {}
-        if "q" in needs or self.wanted:
+        if "q" in needs or self._summed(Level.UNIFORM, Level.ROW, Level.PAIR):
             results["q"] = self._output(call.q, rows)
             self.given["dq"] = results["q"]
             for found in rows:
                 if found.tables.pieces:
                     self._launch("dq", found)
-        if {"k", "v"} & needs or self.wanted:
+        if {"k", "v"} & needs or self._summed(Level.COLUMN):
             _, columns = self.backward.launches(call, self.plan, "dkdv")
             results["k"], results["v"] = self._output(call.k, columns), self._output(call.v, columns)
             self.given |= {"dk": results["k"], "dv": results["v"]}
@@ -151,6 +153,12 @@ class _Run:
             # kernels have a tiny one in its place
             results |= {n: torch.zeros_like(results[n]) for n in ("q", "k") if n in results}
         return results | self.collected.result()
+
+    def _summed(self, *levels: Level) -> bool:
+        """Whether a sweep sums gradients of reads whose indices vary like this."""
+        attention = self.backward.attention
+        slots = Slots(self.wanted, input_ranks(attention), False)
+        return bool(slots.of([t.value for t in terms(attention, self.backward.rule)], levels))
 
     def _output(self, like: Tensor, found: tuple[OnDevice, ...]) -> Tensor:
         """Where a gradient goes: zeros where a segment has no launch."""

@@ -307,7 +307,7 @@ def _run(it: Launch, kernel: Any, values: list[Any], stages: int, tile: tuple[in
 
 def _forget(module: TritonModule) -> None:
     """Drop what Triton compiled or loaded of a module."""
-    load_module(module.source).forward.device_caches.clear()
+    getattr(load_module(module.source), module.name).device_caches.clear()
 
 
 def _attempt(it: Launch, values: list[Any], stages: int, tile: tuple[int, int]) -> Attempt:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -40,8 +40,7 @@ class Carried:
 class Operands:
     """The tensors of one scan: q, k, v and, where its output is multiplied by a slope, x; each [B, heads, L, size].
 
-    `gamma` (a base or its logarithm) broadcasts to [B, H], `g` and `docs` (i32) to [B, H, L]; `share` and `u` are fp32
-    [B, H, L].
+    `gamma` (a base or its logarithm) broadcasts to [B, H], `g` and `docs` (i32) to [B, H, L]; `u` is fp32 [B, H, L].
     """
 
     q: Tensor
@@ -51,7 +50,6 @@ class Operands:
     gamma: Tensor | None = None
     g: Tensor | None = None
     docs: Tensor | None = None
-    share: Tensor | None = None
     u: Tensor | None = None
     inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     scalars: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -129,7 +127,7 @@ class Scan:
         block = 256 if size <= 1 << 14 else 1024
         blocks = -(-size // block)
         kernel = load_module(self.module.source).carry
-        _run(
+        run_kernel(
             kernel, (blocks * self.B * self.H,), local.device,
             (local, local if initial is None else initial, local if decays is None else decays, segments, size, inner,
              blocks, initial is not None, block), 4, 3,
@@ -173,7 +171,7 @@ class Scan:
         self._start("pairs", known, self.B * self.H * chunks, 2, 1)
         return made
 
-    @property
+    @cached_property
     def module(self) -> ScanModule:
         return scan_module(self.walk)
 
@@ -194,7 +192,7 @@ class Scan:
         module = self.module
         values = tuple(known[a.name] if a.name in known else self._value(a) for a in module.arguments[name])
         kernel = getattr(load_module(module.source), name)
-        _run(kernel, (programs,), self.operands.q.device, values, warps, stages)
+        run_kernel(kernel, (programs,), self.operands.q.device, values, warps, stages)
 
     def _known(
         self,
@@ -210,7 +208,7 @@ class Scan:
         known: dict[str, Any] = {
             "B": self.B, "H": H, "L": self.rows, "slices": self.slices, "segments": segments, "length": length,
             "BT": config.chunk, "BV": config.columns, "group": o.sizes.get("group", 1), **numbers, **constants,
-            "share": o.share, "u": o.u,
+            "u": o.u,
         }  # fmt: skip
         for role, t in (("q", o.q), ("k", o.k), ("v", o.v), ("x", o.x)):
             if t is not None:
@@ -243,7 +241,10 @@ class Scan:
                 return o.inputs[key].shape[int(a.key[1])]
 
 
-def _run(kernel: Any, grid: tuple[int], device: torch.device, values: tuple[Any, ...], warps: int, stages: int) -> None:
+def run_kernel(
+    kernel: Any, grid: tuple[int], device: torch.device, values: tuple[Any, ...], warps: int, stages: int
+) -> None:
+    """Run a kernel on the current stream, with one stage less where it does not fit."""
     if device.type != "cuda":
         kernel[grid](*values)
         return
@@ -267,6 +268,15 @@ def _run(kernel: Any, grid: tuple[int], device: torch.device, values: tuple[Any,
 
 
 @lru_cache(maxsize=16)
+def _capability(device: torch.device) -> int:
+    """Times ten; that of Hopper for tensors that are on no GPU."""
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return major * 10 + minor
+
+
+@lru_cache(maxsize=16)
 def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
@@ -286,17 +296,12 @@ def aligned(*tensors: Tensor | None) -> bool:
 def has_tma(*tensors: Tensor | None) -> bool:
     """Whether tensor descriptors can load these on their device."""
     first = next(t for t in tensors if t is not None)
-    if first.device.type == "cuda" and torch.cuda.get_device_capability(first.device)[0] < 9:
+    if _capability(first.device) < 90:
         return False
     return aligned(*tensors) and all(t.shape[-1] * t.element_size() % 16 == 0 for t in tensors if t is not None)
 
 
 def config_of(q: Tensor, keys: int, values: int, channel: bool = False) -> ScanConfig:
     """The configuration for tensors like q."""
-    capability = 90
-    if q.device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(q.device)
-        capability = major * 10 + minor
-    return choose_scan(
-        "fp32" if interpreting() and q.dtype is torch.bfloat16 else DTYPES[q.dtype], keys, values, capability
-    )
+    narrow = not (interpreting() and q.dtype is torch.bfloat16)
+    return choose_scan(DTYPES[q.dtype] if narrow else "fp32", keys, values, _capability(q.device), channel)

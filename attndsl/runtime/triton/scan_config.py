@@ -38,18 +38,18 @@ def scan_configured(config: ScanConfig | None) -> Generator[None]:
 
 def choose_scan(dtype: str, keys: int, values: int, capability: int = 90, channel: bool = False) -> ScanConfig:
     """The configuration of a scan for an element type (`fp16`, `bf16`, `fp32`), components of keys and of values, and
-    whether decays are per channel."""
+    whether decays are per channel, which takes registers."""
     forced = _FORCED.get()
     if forced is not None:
         return forced
-    columns = min(64, max(16, 1 << (values - 1).bit_length()))
     if dtype == "fp32":
-        return ScanConfig(32, min(columns, 32), 4, 1)
+        return ScanConfig(32, 32 if values > 16 else 16, 4, 1)
+    # narrower columns are miscompiled next to arithmetic on tiles (Triton 3.6, sm_90: illegal accesses at 16 and 32)
     if keys > 256:
-        return ScanConfig(64, min(columns, 32), 8, 1)
+        return ScanConfig(64, 64, 8, 1)
     if keys > 128 or channel:
-        return ScanConfig(64, columns, 8, 2)
-    return ScanConfig(64, columns, 4, 2, 2)
+        return ScanConfig(64, 64, 8, 2)
+    return ScanConfig(64, 64, 4, 2, 2)
 
 
 def cut(rows: int, chunk: int, programs: int, fill: int, segments: int = 0, most: int = 0) -> tuple[int, int]:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from attndsl.codegen.triton_scan_source import fused_map
-from attndsl.ir.expr import Count, Expr, Index, Load, Reduce, Value, mentions, rewrite
+from attndsl.ir.expr import Count, Expr, Index, Load, Op, Reduce, Value, mentions, op, rewrite
 from attndsl.ir.features import Normaliser
 from attndsl.ir.types import FLOAT, INT, Kind, Type
 from attndsl.runtime.call import Call
-from attndsl.runtime.sides import Sides
+from attndsl.runtime.sides import Sides, concatenated
 from attndsl.runtime.state import State
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.scan import DTYPES, Carried
@@ -249,9 +249,9 @@ class LinearKernel:
         fused, mapped = fused_map(features, tensor)
         if fused and (tensor == "Q" or sides.heads == given.shape[1]):
             return given, mapped
-        found = sides.value(features)
+        found = narrowed(sides, features, call.q.dtype)
         B, L = given.shape[0], given.shape[2]
-        return found.expand(B, sides.heads, L, found.shape[-1]).to(call.q.dtype), None
+        return found.expand(B, sides.heads, L, found.shape[-1]), None
 
     def _other(self, call: Call, n: Normaliser, scan: ScanCall, rows: Sides, keys: Sides, z: Tensor | None) -> ScanCall:
         """The scan whose values are what a denominator sums: numbers are repeated in 16 columns."""
@@ -384,6 +384,21 @@ def _finished(
         values = {Value(FLOAT, "o"): wide, Value(Type(Kind.FLOAT, ("Dv",)), "o"): wide}
         wide = rows(values).value(form.output).expand(wide.shape)
     return wide
+
+
+def narrowed(sides: Sides, e: Expr, dtype: torch.dtype) -> Tensor:
+    """A vector in a narrow type. What is large is never written in a wide one: the parts of a concatenation and the
+    factors of an outer product are rounded, not the whole."""
+    if isinstance(e, Op) and dtype is not sides.dtype:
+        a, *rest = e.args
+        if e.op == "concat":
+            return concatenated(*(narrowed(sides, x, dtype) for x in e.args))
+        if e.op == "outer":
+            x, y = narrowed(sides, a, dtype), narrowed(sides, rest[0], dtype)
+            return (x[..., :, None] * y[..., None, :]).flatten(-2)
+        if e.op in ("mul", "div") and isinstance(a, Op) and a.op == "outer" and not rest[0].type.shape:
+            return narrowed(sides, op("outer", op(e.op, a.args[0], rest[0]), a.args[1]), dtype)
+    return sides.value(e).to(dtype)
 
 
 def _plain(form: ScanForm) -> bool:

@@ -26,6 +26,10 @@ from attndsl.ir.expr import Expr
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.scan import DTYPES, Carried, Operands, Scan, Segments, aligned, config_of, has_tma
 from attndsl.runtime.triton.scan_config import GATE_LENGTH
+from attndsl.runtime.triton.scan_features import apply_map
+
+NARROW_SUMS = ("bf16",)
+"""Where sums of keys stay in the range of the element type."""
 
 
 @dataclass(frozen=True)
@@ -75,49 +79,46 @@ class ScanCall:
         return replace(self, initial=first, **bare)
 
     @property
+    def group(self) -> int:
+        """Query heads of a key head."""
+        return self.q.shape[1] // max(self.k.shape[1], 1)
+
+    @property
+    def wide(self) -> bool:
+        """Whether offsets within an input do not fit in 32 bits."""
+        return any(_extent(t) >= 2**31 for t in self.inputs.values())
+
+    @property
     def dtype(self) -> str:
         """The element type that kernels see."""
         return "fp32" if interpreting() and self.q.dtype is torch.bfloat16 else DTYPES[self.q.dtype]
 
 
-@dataclass(frozen=True, eq=False)
-class _Side:
-    """A tensor in one of the three places of a scan."""
-
-    tensor: Tensor
-    map: Expr | None = None
-    scaled: bool = False
-
-    @property
-    def operand(self) -> Operand:
-        return Operand(self.tensor.shape[-1], self.map, self.scaled)
-
-
 def _scan(
     call: ScanCall,
-    q: _Side,
-    k: _Side,
-    v: _Side,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     x: Tensor | None = None,
     *,
-    share: Tensor | None = None,
     u: Tensor | None = None,
     **options: Any,
 ) -> Scan:
     maps = call.maps
-    tensors = (q.tensor, k.tensor, v.tensor, x)
-    wide = any(_extent(t) >= 2**31 for t in call.inputs.values())
+    tensors = (q, k, v, x)
     dtype: Any = call.dtype
+    tma = has_tma(*tensors)
     walk = Walk(
-        dtype, q.operand, k.operand, v.operand, maps.decay, call.docs is not None, strict=maps.strict, ranks=maps.ranks,
-        tma=has_tma(*tensors), aligned=aligned(*tensors), wide=wide, gate_unit=_gate_unit(call), **options,
+        dtype, Operand(q.shape[-1]), Operand(k.shape[-1]), Operand(v.shape[-1]), maps.decay, call.docs is not None,
+        strict=maps.strict, ranks=maps.ranks,
+        tma=tma, aligned=tma or aligned(*tensors), wide=call.wide, gate_unit=_gate_unit(call),
+        narrow_sums=dtype in NARROW_SUMS, **options,
     )  # fmt: skip
     B, H, _ = call.shape
     operands = Operands(
-        q.tensor, k.tensor, v.tensor, x, call.gamma, call.g, call.docs, share, u,
-        call.inputs, call.scalars, {**call.sizes, "group": H // max(call.k.shape[1], 1)},
+        q, k, v, x, call.gamma, call.g, call.docs, u, call.inputs, call.scalars, {**call.sizes, "group": call.group}
     )  # fmt: skip
-    return Scan(walk, operands, B, H, config_of(call.q, k.operand.size, v.operand.size, walk.channel))
+    return Scan(walk, operands, B, H, config_of(call.q, k.shape[-1], v.shape[-1], walk.channel))
 
 
 def _extent(t: Tensor) -> int:
@@ -130,12 +131,23 @@ def _gate_unit(call: ScanCall) -> int:
     return 16 // g.element_size() if call.maps.decay == "channel" and g is not None and aligned(g) else 1
 
 
-def _forward_scan(call: ScanCall) -> Scan:
-    maps = call.maps
-    return _scan(
-        call, _Side(call.q, maps.query), _Side(call.k, maps.key), _Side(call.v),
-        normalised=maps.normalised, column="ones" if maps.normalised else "",
-    )  # fmt: skip
+def _forward_scan(call: ScanCall, q: Tensor, k: Tensor) -> Scan:
+    """The scan of the output, from the features of queries and keys."""
+    normalised = call.maps.normalised
+    return _scan(call, q, k, call.v, normalised=normalised, column="ones" if normalised else "")
+
+
+def _features(call: ScanCall) -> tuple[Tensor, Tensor]:
+    """Features of queries and keys. Every slice of the values walks over them, so they are computed once."""
+    return _mapped(call, call.q, call.maps.query), _mapped(call, call.k, call.maps.key)
+
+
+def _mapped(call: ScanCall, x: Tensor, mapped: Expr | None, share: Tensor | None = None) -> Tensor:
+    """A map of x's components, times a number of each row."""
+    if mapped is None and share is None:
+        return x
+    return apply_map(x, mapped, share, call.inputs, call.scalars, {**call.sizes, "group": call.group},
+                     call.maps.ranks, call.wide)  # fmt: skip
 
 
 def _empty(call: ScanCall, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -149,7 +161,7 @@ def forward(
     the state after the last row if wanted."""
     B, H, L = call.shape
     F, Dv = call.k.shape[-1], call.v.shape[-1]
-    scan = _forward_scan(call)
+    scan = _forward_scan(call, *_features(call))
     normalised = call.maps.normalised
     out = _empty(call, B, H, L, Dv, dtype=torch.float32 if wide else call.q.dtype)
     shares = _empty(call, B, H, L) if normalised else None
@@ -190,14 +202,14 @@ def backward(
         do = do.contiguous()
     u = None if shares is None else -(do.float() * out.float()).sum(-1) * shares
     gated = "log" in needs
-    side = _Side(do, None, normalised)
-    q, k, v = _Side(call.q, maps.query), _Side(call.k, maps.key), _Side(call.v)
-    rows: dict[str, Any] = {"share": shares, "u": u}
-    dq = _scan(call, side, v, k, call.q, feature="query" if normalised else "", slope=slope_of(maps.query),
-               gated=gated, mapped=maps.query, **rows)  # fmt: skip
-    dk = _scan(call, v, side, q, call.k, feature="key" if normalised else "", slope=slope_of(maps.key),
-               gated=gated, mapped=maps.key, reverse=True, **rows)  # fmt: skip
-    dv = _scan(call, k, q, side, reverse=True, column="vector" if normalised else "", **rows)
+    if shares is not None:
+        do = _mapped(call, do, None, shares)
+    q, k = _features(call)
+    dq = _scan(call, do, call.v, k, call.q, feature="query" if normalised else "", slope=slope_of(maps.query),
+               gated=gated, mapped=maps.query, u=u)  # fmt: skip
+    dk = _scan(call, call.v, do, q, call.k, feature="key" if normalised else "", slope=slope_of(maps.key),
+               gated=gated, mapped=maps.key, reverse=True, u=u)  # fmt: skip
+    dv = _scan(call, k, q, do, reverse=True, column="vector" if normalised else "", u=u)
     scans = {
         "q": dq if gated or "q" in needs else None,
         "k": dk if gated or "k" in needs or (normalised and "initial" in needs) else None,
@@ -209,7 +221,7 @@ def backward(
     after: Segments | Carried | None = grad_final
     if segments > 1 or gated:
         if scans["q"] is not None:
-            before = _forward_scan(call).states(segments, length, call.initial)
+            before = _forward_scan(call, q, k).states(segments, length, call.initial)
         if scans["k"] is not None or scans["v"] is not None:
             after = dv.states(segments, length, grad_final)
     B, H, L = call.shape

@@ -60,6 +60,9 @@ def cases() -> list[tuple[str, Callable[[], None]]]:
         found.append((f"forward {name} {length}", lambda name=name, length=length: _forward(spec(name), Lq=length)))
     found.append(("forward channel strong", lambda: _forward(spec("channel"), 30.0, Lq=40)))
     found.append(("forward channel half", lambda: _forward(spec("channel"), dtype=torch.float16, Lq=40, D=16, Dv=16)))
+    features = "concat(x / 2, outer(x, x) / sqrt(2 * D))"
+    maps = f"dot({features.replace('x', 'Q')}, {features.replace('x', 'K')})"
+    add("expansion", f"attention a() {{ mask k <= q weight {maps} }}", dtype=torch.float16)
     add("bf16", spec("none"), dtype=torch.bfloat16)
     add("fp16", spec("base"), dtype=torch.float16, D=16, Dv=16)
     for name in ("none", "token", "other sum"):

@@ -92,10 +92,14 @@ def test_backward_never_compiles_again(compiled: list[int]) -> None:
             call = bind_call(f.attention, f.simplified, q, q, q, given)
             plan = planned(f, kernel, call)
             _, _, saved = kernel.forward(call, plan, False, True)
-            compiled.clear()
-            kernel.backward(call, plan, saved, q, None, frozenset(("q", "k", "v", "slope")))
-        # before the sweeps, dq, dkdv
-        assert compiled == [1] * 3
+            launches: list[int] = []
+            for needs in (("q", "k", "v", "slope"), ("slope",), ("v",)):
+                compiled.clear()
+                kernel.backward(call, plan, saved, q, None, frozenset(needs))
+                assert set(compiled) == {1}
+                launches.append(len(compiled))
+        # before the sweeps, dq, dkdv; a slope is summed with dq
+        assert launches == [3, 2, 2]
 
 
 def test_few_rows_that_are_differentiated_have_plans_of_many() -> None:

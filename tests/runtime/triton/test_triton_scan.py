@@ -15,7 +15,7 @@ from attndsl.codegen.triton_scan import COMPONENT, Operand, Walk, component_map,
 from attndsl.codegen.whitelist_triton import check_kernels
 from attndsl.ir.expr import Expr, Index, Load, number, op
 from attndsl.ir.types import INT, Kind, Type
-from attndsl.runtime.triton.scan_config import ScanConfig, cut
+from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut
 from tests.runtime.triton.scan_compiling import compile_scan
 
 
@@ -35,8 +35,8 @@ ELU1 = op("add", op("elu", COMPONENT), number(1.0))
 
 
 GRADIENT = Walk(
-    "bf16", Operand(64, None, True), Operand(64), Operand(64, ELU1), "token", True, tma=True,
-    feature="query", slope=slope_of(ELU1), gated=True, mapped=ELU1,
+    "bf16", Operand(64), Operand(64), Operand(64), "token", True, tma=True, feature="query", slope=slope_of(ELU1),
+    gated=True, mapped=ELU1,
 )  # fmt: skip
 
 
@@ -55,6 +55,15 @@ def test_scans_compile_without_spilling(walk: Walk) -> None:
         assert found.spills == 0, name
         assert found.shared <= 227 << 10
         assert "wgmma" in found.ptx, name
+
+
+@pytest.mark.parametrize("size", [16, 96])
+def test_small_heads_use_one_kind_of_product(size: int) -> None:
+    config = choose_scan("bf16", size, size)
+    assert config.columns >= 64
+    found = compile_scan(Walk("bf16", Operand(size), Operand(size), Operand(size), tma=True), "outputs", config)
+    assert "wgmma" in found.ptx
+    assert "mma.sync" not in found.ptx
 
 
 def test_generated_scans_hold_nothing_unknown() -> None:
