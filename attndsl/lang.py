@@ -379,6 +379,11 @@ def total(value: Value, /) -> Term:
     _outside("total")
 
 
+def amax(value: Value, /) -> Term:
+    """The largest of a vector's components."""
+    _outside("amax")
+
+
 def rmsnorm(value: Value, /) -> Term:
     """A vector over the root mean square of its components."""
     _outside("rmsnorm")
@@ -545,6 +550,11 @@ def elu1(x: Value, /) -> Any:
 def relu2(x: Value, /) -> Any:
     """Of the library's `features`."""
     _outside("relu2")
+
+
+def exp_shifted(x: Value, /) -> Any:
+    """Of the library's `features`."""
+    _outside("exp_shifted")
 
 
 def positive(x: Value, /) -> Any:

@@ -1,6 +1,6 @@
 """Forward kernels on a GPU: are they right, and how fast are they beside FlexAttention. One run.
 
-    python benchmarks/gpu.py [--out FILE] [--only check|time] [--workers 8] [--budget 470] [--quick]
+    python benchmarks/gpu.py [--compile-only] [--out FILE] [--only check|time] [--workers 8] [--budget 470] [--quick]
 
 Checks every case of `benchmarks/cases.py` in bf16 and fp16 against the dense fp64 definition, then measures workloads
 with several tile configurations each, and FlexAttention on the same tensors. Raw rows go to
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import subprocess
 import sys
 import time
@@ -118,11 +119,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", choices=["check", "time"])
-    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--workers", type=int, help="processes that compile: 8 to check, none to measure")
     parser.add_argument("--budget", type=float, default=470.0)
     parser.add_argument("--quick", action="store_true", help="one configuration a workload, no FlexAttention")
+    parser.add_argument("--compile-only", action="store_true", help="fill the caches on disk and end")
     parser.add_argument("--commit", default="")
     given = parser.parse_args()
+    # each process would start as many compilers as there are cores
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    if given.compile_only:
+        from benchmarks.gpu_workloads import compile_all
+
+        compile_all(START + given.budget, quick=given.quick, workers=given.workers or 8)
+        return 0
     gpu = torch.cuda.get_device_name()
     folder = gpu.replace("NVIDIA ", "").replace(" ", "-").lower()
     out: Path = given.out or RESULTS / folder / f"{datetime.date.today().isoformat()}-forward.json"
@@ -133,7 +142,7 @@ def main() -> int:
     }  # fmt: skip
     print(gpu, record["versions"], flush=True)
     if given.only != "time":
-        record["checks"] = check(given.workers)
+        record["checks"] = check(given.workers or 8)
         out.write_text(json.dumps(record, indent=1))
     if given.only != "check":
         from benchmarks.gpu_workloads import measure
@@ -142,7 +151,7 @@ def main() -> int:
             record["rows"].append(row)
             out.write_text(json.dumps(record, indent=1))
 
-        measure(keep, START + given.budget, quick=given.quick, workers=given.workers)
+        measure(keep, START + given.budget, quick=given.quick, workers=given.workers or 0)
     print(f"-- {time.time() - START:.0f} s, written to {out}", flush=True)
     return 1 if any(r["wrong"] for r in record["checks"]) else 0
 

@@ -35,6 +35,7 @@ from attndsl.runtime.triton.scan_config import ScanConfig, scan_configured
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
 from benchmarks.crew import Crew, Job
 from benchmarks.linear_cases import ELU1, LinearCase, compare
+from tests.accuracy import assert_right
 
 RESULTS = Path(__file__).parent / "results"
 START = time.time()
@@ -72,10 +73,41 @@ def check_case(case: LinearCase, config: ScanConfig) -> str:
     return compare(case, config, "cuda")
 
 
+def check_channel(dtype_name: str, L: int, size: int, strength: float) -> str:
+    """What is wrong with the forward pass of a decay per channel, empty for nothing."""
+    dtype, made = getattr(torch, dtype_name), torch.Generator(device="cuda").manual_seed(L)
+    q, k, v = (torch.randn(1, 2, L, size, device="cuda", generator=made).to(dtype) for _ in range(3))
+    steps = -strength * torch.rand(1, 2, L, size, device="cuda", generator=made)
+
+    def dense(precision: torch.dtype) -> Any:
+        total = steps.to(precision).cumsum(2)
+        apart = total[:, :, :, None] - total[:, :, None]
+        seen = torch.ones(L, L, dtype=torch.bool, device="cuda").tril()[..., None]
+        decay = torch.where(seen, apart, -float("inf")).exp()
+        weights = (q.to(precision)[:, :, :, None] * k.to(precision)[:, :, None] * decay).sum(-1)
+        return weights @ v.to(precision)
+
+    out = forward(ScanCall(Maps(decay="channel"), q, k, v, None, steps))[0]
+    try:
+        assert_right("out", out, dense(dtype), dense(torch.float64), dtype)
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
 def check_jobs() -> list[Job]:
     """Comparisons, those of many rows first."""
-    every = [(" ".join(map(str, c)), check_case, c) for c in cases()]
-    return sorted(every, key=lambda job: (job[2][0].dtype == "fp32", -job[2][0].L))
+    every: list[Job] = [(" ".join(map(str, c)), check_case, c) for c in cases()]
+    every.sort(key=lambda job: (job[2][0].dtype == "fp32", -job[2][0].L))
+    sizes = (
+        ("bfloat16", 200, 64),
+        ("bfloat16", 333, 128),
+        ("float16", 129, 64),
+        ("bfloat16", 17, 32),
+        ("float32", 65, 40),
+    )
+    channels = [(f"channel {c} {s}", check_channel, (*c, s)) for c in sizes for s in (0.1, 20.0)]
+    return [*every[:6], *channels, *every[6:]]
 
 
 # Speed

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,13 +32,12 @@ LIMIT = 8e-3
 SPECIALIZED = Config(128, 128, 4, 2, specialize=True)
 TWO_A_SM = Config(128, 64, 8, 2, registers=128)
 """Two programs fit a multiprocessor: one computes while the other starts or ends."""
-CONFIGS = {
-    128: (SPECIALIZED, Config(128, 128, 8, 3), Config(64, 64, 4, 3)),
-    64: (SPECIALIZED, Config(128, 64, 4, 3), Config(128, 64, 8, 3, registers=128)),
-}
+LARGE, SMALL = Config(128, 128, 8, 3), Config(64, 64, 4, 3)
+CONFIGS = {128: (SPECIALIZED, SMALL), 64: (SPECIALIZED, Config(128, 64, 4, 3))}
 """By head size; specialised ones are Triton's to get right, and every result is compared with the definition."""
-SHORT_CONFIGS = (SPECIALIZED, Config(64, 64, 4, 3), TWO_A_SM)
-GRID_CONFIGS = (Config(128, 128, 8, 3), Config(64, 64, 4, 3), TWO_A_SM)
+SHORT_CONFIGS = (TWO_A_SM, SMALL)
+BLOCK_CONFIGS = (SPECIALIZED, LARGE)
+GRID_CONFIGS = (LARGE, SMALL)
 WAIT = 60.0
 """Seconds after which a kernel counts as one that does not compile."""
 
@@ -48,16 +48,17 @@ def workloads() -> list[Workload]:
 
 
 def configurations(w: Workload, quick: bool = False) -> tuple[Config, ...]:
-    """What is measured of ours, best guesses first: what tuning chooses from, for tiles that see many or few keys."""
+    """What is measured of ours, best guesses first, for tiles that see many or few keys."""
     found = GRID_CONFIGS if w.grid is not None else CONFIGS[w.D]
     if w.grid is None and w.pairs < w.S * w.S // 4:
-        found = SHORT_CONFIGS
+        found = BLOCK_CONFIGS if "randblk" in w.name else SHORT_CONFIGS
     return found[:1] if quick else found
 
 
 def compile_one(number: int, config: Config | None) -> str:
     """Run a workload once in a process of its own, so that its kernel is in the cache; FlexAttention without a
     configuration. What went wrong, if something did."""
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     w = workloads()[number]
     try:
         if config is None:
@@ -77,19 +78,43 @@ def compile_one(number: int, config: Config | None) -> str:
     return ""
 
 
-def measure(keep: Keep, deadline: float, *, quick: bool, workers: int = 8) -> None:
-    """Every workload: our configurations, then FlexAttention. Rows as peers' tables have them."""
-    every = workloads()
+def jobs_of(every: list[Workload], quick: bool) -> list[tuple[int, Config | None]]:
+    """What is compiled, in the order in which it is measured."""
     jobs: list[tuple[int, Config | None]] = []
     for i, w in enumerate(every):
         jobs += [(_same_kernels(every, i), c) for c in configurations(w, quick)]
         jobs += [] if quick else [(i, None)]
+    return jobs
+
+
+def compile_all(deadline: float, *, quick: bool, workers: int = 8) -> None:
+    """Fill the caches on disk, in processes of their own."""
+    every = workloads()
+    jobs = list(dict.fromkeys(jobs_of(every, quick)))
+    start, missing = time.time(), 0
     compiling = Compiling(compile_one, jobs, workers)
+    try:
+        for number, config in jobs:
+            problem = compiling.problem((number, config), deadline)
+            missing += bool(problem)
+            if problem:
+                print(f"compiling {every[number].name} {label(config) if config else 'flex'}: {problem}", flush=True)
+    finally:
+        compiling.close()
+    print(f"-- {len(jobs) - missing} of {len(jobs)} kernels compiled in {time.time() - start:.0f} s", flush=True)
+
+
+def measure(keep: Keep, deadline: float, *, quick: bool, workers: int = 8) -> None:
+    """Every workload: our configurations, then FlexAttention. Rows as peers' tables have them. Without workers kernels
+    are compiled where they are measured, or found in the caches."""
+    every = workloads()
+    compiling = Compiling(compile_one, jobs_of(every, quick), workers) if workers else None
     try:
         for i, w in enumerate(every):
             _measure_one(w, i, _same_kernels(every, i), compiling, keep, deadline, quick)
     finally:
-        compiling.close()
+        if compiling is not None:
+            compiling.close()
 
 
 def _same_kernels(every: list[Workload], number: int) -> int:
@@ -99,22 +124,27 @@ def _same_kernels(every: list[Workload], number: int) -> int:
 
 
 def _measure_one(
-    w: Workload, number: int, kernels: int, compiling: Compiling, keep: Keep, deadline: float, quick: bool
+    w: Workload, number: int, kernels: int, compiling: Compiling | None, keep: Keep, deadline: float, quick: bool
 ) -> None:
     until = min(deadline, time.time() + WAIT)
+
+    def problem(job: tuple[int, Config | None]) -> str:
+        return compiling.problem(job, until) if compiling is not None else ""
+
     configs: list[Config] = []
     for config in configurations(w, quick):
-        problem = compiling.problem((kernels, config), until)
-        if problem:
-            _row(keep, w, "attndsl-config", None, f"{label(config)}: {problem}")
+        found = problem((kernels, config))
+        if found:
+            _row(keep, w, "attndsl-config", None, f"{label(config)}: {found}")
         else:
             configs.append(config)
     for run in (_ours,) if quick else (_ours, _flex):
         if time.time() > deadline:
             print(f"no time for {w.name}", flush=True)
             return
-        if run is _flex and (problem := compiling.problem((number, None), until)):
-            _row(keep, w, "flex", None, problem)
+        found = problem((number, None)) if run is _flex else ""
+        if found:
+            _row(keep, w, "flex", None, found)
             continue
         try:
             run(w, keep, configs)
@@ -126,7 +156,7 @@ def _measure_one(
 def _bench(run: Callable[[], Any]) -> float:
     import triton
 
-    found: Any = triton.testing.do_bench(run, warmup=30, rep=120, return_mode="median")
+    found: Any = triton.testing.do_bench(run, warmup=20, rep=80, return_mode="median")
     return float(found)
 
 

@@ -51,13 +51,16 @@ CALLS = {
     "tanh": "tanh", "sigmoid": "sigmoid", "relu": "relu", "elu": "elu", "silu": "silu", "gelu": "gelu",
     "softplus": "softplus", "erf": "erf", "sin": "sin", "cos": "cos", "acos": "acos", "atan2": "atan2",
     "bitlen": "bitlen", "ispow2": "ispow2", "not": "negate", "select": "select", "to_float": "to_float",
-    "to_int": "to_int", "dot": "dot", "norm": "norm", "total": "component_sum", "vsoftmax": "component_softmax",
+    "to_int": "to_int", "dot": "dot", "norm": "norm", "total": "component_sum", "amax": "component_max",
+    "vsoftmax": "component_softmax",
     "rmsnorm": "rmsnorm", "concat": "concat", "outer": "outer", "matmul": "matmul", "roll": "roll", "rope": "rope",
 }  # fmt: skip
 WILD = frozenset(("exp", "log", "sqrt", "pow", "acos", "atan2", "div"))
 """Operations whose value or derivative can be infinite."""
 STRICT = frozenset((*WILD, "mul"))
 """Operations that have a strict form."""
+UNLIFTED = frozenset(("dot", "norm", "total", "amax", "matmul", "concat", "outer"))
+"""Operations whose arguments are vectors already."""
 LINE = 88
 
 
@@ -198,7 +201,7 @@ class Body:
         return Term(self._name(text), shift=shift)
 
     def _op(self, node: Op) -> Term:
-        rank = len(node.type.shape) if node.op not in ("dot", "norm", "total", "matmul", "concat", "outer") else 0
+        rank = 0 if node.op in UNLIFTED else len(node.type.shape)
         if node.op == "to_float" and _is_gap(node.args[0]):
             return self._keep(node, f"gap({', '.join(self.plain(a) for a in node.args[0].children)})", True)
         args = [self._lifted(a, rank) if rank else self._operand(a) for a in node.args]

@@ -18,7 +18,7 @@ from attndsl.codegen.expr_triton import (
 )
 from attndsl.codegen.templates import render
 from attndsl.codegen.triton_arguments import Argument, read_arguments, standard_arguments
-from attndsl.codegen.triton_bands import FURTHEST, KEY, bands_of
+from attndsl.codegen.triton_bands import FURTHEST, KEY, Band, bands_of, rising_of, searches_of
 from attndsl.codegen.triton_form import Form, Part, parts, typical_forms
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
 from attndsl.codegen.triton_sides import PieceCode, RowCode, local_meaning, piece_code, row_code
@@ -107,6 +107,7 @@ class Generator:
         self.rule = rule_of(attention)
         self.reads = Reads(input_ranks(attention), form.wide)
         self.hoisted = Scope("r")
+        self.searched: dict[Expr, str] = {}
         self.exponent = self._exponent()
         self.rows = self._rows()
         self.exp = "tl.exp2" if form.low_precision else "tl.exp"
@@ -216,12 +217,14 @@ class Generator:
         """The condition on pairs; in a loop over all boxes it holds in FULL ones."""
         switched = self.form.walk != "two loops"
         full = f"i < middle{piece.suffix}"
-        found = None if self.form.on_grid or piece.residues else bands_of(mask)
+        rising = rising_of(self.attention) if self.form.searched else frozenset[str]()
+        found = None if self.form.on_grid or piece.residues else bands_of(mask, rising=rising)
         if found is None:
             text = piece.inside if mask == TRUE else f"{piece.inside} & ({printer.print(mask)})"
             loop.visible = f"({full}) | ({text})" if switched else text
             return
         printer.used.add(KEY)
+        found = [self._looked_up(band, printer) for band in found]
         starts_inside = all(band.low is None for band in found)
         terms: list[tuple[str, str]] = []
         for band in found:
@@ -249,6 +252,22 @@ class Generator:
                 width = high if low == "0" else f"{high} - {low}"
                 bounds += [low, scope.name(f"tl.maximum({width}, 0)").code]
             loop.kept = f"{self.reads.helper('within_either')}(VALUE, {piece.at}, {', '.join(bounds)})"
+
+    def _looked_up(self, band: Band, printer: Printer) -> Band:
+        """A band whose places in sorted tensors are vectors that the kernel loads."""
+        if not self.form.searched:
+            return band
+        names: dict[Expr, Expr] = {}
+        for i, node in enumerate(searches_of(self.attention)):
+            leaf = ParamRef(INT, f"@search{i}")
+            names[node] = leaf
+            if leaf not in self.searched:
+                load = f"tl.load(search{i} + row, mask=row_inside, other=0)"
+                self.searched[leaf] = self.hoisted.name(load).code
+        printer.leaves = {**printer.leaves, **self.searched}
+        self.reads.vectors = True
+        low, high, rows = (None if e is None else rewrite(e, names.get) for e in (band.low, band.high, band.rows))
+        return Band(low, high, TRUE if rows is None else rows)
 
     def _of_raw(self, e: Expr) -> Expr:
         return gathered(of_raw(substitute(e, SCORE, self.attention.score)))
@@ -342,6 +361,7 @@ class Generator:
             t for t, there in (("raw", self.attention.output is not None), ("sums", self.rule.over == "row")) if there
         ]
         found = standard_arguments(form, logit=self.rule.logit is not None, saved=saved)
+        found += [Argument(f"search{i}", "*i32", "table", (f"search{i}", -1)) for i in range(len(self.searched))]
         found += read_arguments(reads)
         assert len({a.name for a in found}) == len(found)
         constants = ["BM"]

@@ -1,7 +1,8 @@
 """Masks as bounds: for every row the keys low <= k < high, so that a pair costs two comparisons whatever the mask says.
 
 The mask is solved for the key as the planner solves it, but with no sizes known. Bounds depend on the row alone and are
-computed before the loops; a FULL box widens them, which costs nothing per pair.
+computed before the loops; a FULL box widens them, which costs nothing per pair. Where a sorted tensor is compared, a
+bound is a place in it (`Search`), which the host looks up for all rows.
 """
 
 from __future__ import annotations
@@ -10,7 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from attndsl.ir.expr import TRUE, Expr, Extent, Index, Load, ParamRef, Size, integer, op, walk
+from attndsl.ir.attention import Attention, Input
+from attndsl.ir.expr import (
+    TRUE,
+    Expr,
+    Extent,
+    Index,
+    Literal,
+    Load,
+    Op,
+    ParamRef,
+    Search,
+    Size,
+    integer,
+    op,
+    walk,
+)
 from attndsl.ir.types import INT
 from attndsl.schedule.formula import Conjunct, TooManyConjunctsError, conjuncts
 from attndsl.schedule.interval import Boxes, bounds
@@ -34,13 +50,15 @@ class Band:
     rows: Expr = TRUE
 
 
-def bands_of(mask: Expr, unknown: Index = KEY) -> tuple[Band, ...] | None:
+def bands_of(mask: Expr, unknown: Index = KEY, rising: frozenset[str] = frozenset()) -> tuple[Band, ...] | None:
     """Bands whose union is the mask, at most MOST_BANDS; None where it is none, or where bounds could leave int32.
 
-    Solved for QUERY they say which queries low <= q < high see a key."""
+    Solved for QUERY they say which queries low <= q < high see a key. `rising` are tensors of ints that are sorted and
+    never read outside.
+    """
     ranges = Boxes(_ranges(mask), {})
     try:
-        members = conjuncts(solve(mask, Unknown(unknown, ranges, {})))
+        members = conjuncts(solve(mask, Unknown(unknown, ranges, dict.fromkeys(rising, POSITIONS))))
     except TooManyConjunctsError:
         return None
     if not members or any(m.unsolved or m.residues for m in members):
@@ -55,6 +73,40 @@ def bands_of(mask: Expr, unknown: Index = KEY) -> tuple[Band, ...] | None:
             return None
         made.append(replace(band, low=low, high=high))
     return tuple(made)
+
+
+def rising_of(attention: Attention) -> frozenset[str]:
+    """Inputs of ints along the sequence that are promised to be sorted."""
+    return frozenset(
+        p.name
+        for p in attention.params
+        if isinstance(p, Input) and "sorted" in p.facts and len(p.shape) == 1 and p.dtype.startswith("i")
+    )
+
+
+def searches_of(attention: Attention) -> tuple[Search, ...]:
+    """The places that bounds of an attention's mask are, all of them numbers of the row; none where it has no such
+    bounds."""
+    rising = rising_of(attention)
+    if not rising or attention.q_space is not None:
+        return ()
+    found: dict[Search, None] = {}
+    for band in bands_of(attention.mask, rising=rising) or ():
+        for e in (band.low, band.high, band.rows):
+            for node in walk(e) if e is not None else ():
+                if isinstance(node, Search):
+                    found[node] = None
+    fine = all(_of_row(node.value, rising) for node in found)
+    return tuple(found) if fine else ()
+
+
+def _of_row(e: Expr, rising: frozenset[str]) -> bool:
+    """Whether the host knows an expression from the row and the tensors."""
+    return all(
+        isinstance(n, Literal | Op) or n in (Index(INT, "q"), Index(INT, "row"))
+        or (isinstance(n, Load) and n.tensor in rising)
+        for n in walk(e)
+    )  # fmt: skip
 
 
 def _ranges(mask: Expr) -> dict[Expr, tuple[int, int]]:
@@ -109,6 +161,8 @@ def _narrow(bound: Expr | None, ranges: Boxes) -> Expr | None:
 
 
 def _fits(e: Expr, ranges: Boxes) -> bool:
+    places: dict[Expr, tuple[int, int]] = {n: (0, POSITIONS) for n in walk(e) if isinstance(n, Search)}
+    ranges = Boxes({**ranges.ranges, **places}, {})
     for node in walk(e):
         if node.type == INT:
             low, high = bounds(node, ranges)

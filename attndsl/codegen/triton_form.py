@@ -77,6 +77,7 @@ class Form:
     interpreted: bool = False
     walk: Walk = "two loops"
     bare: bool = False
+    searched: bool = False
     far: bool = False
     turned: bool = False
 

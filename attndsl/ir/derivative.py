@@ -158,6 +158,12 @@ def _vsoftmax(args: Args, d: list[Part], node: Op) -> Part:
     return op("mul", node, op("sub", change, op("dot", node, change)))
 
 
+def _amax(args: Args, d: list[Part], node: Op) -> Part:
+    largest = op("eq", args[0], node)
+    change = op("total", whole(select(largest, whole(d[0]), _filled(args[0], build.ZERO))))
+    return op("div", change, op("total", whole(select(largest, _filled(args[0], ONE), _filled(args[0], build.ZERO)))))
+
+
 def _norm(args: Args, d: list[Part], node: Op) -> Part:
     slope = div(op("dot", args[0], whole(d[0])), node)
     return select(op("eq", node, build.ZERO), None, slope)
@@ -196,6 +202,7 @@ _RULES: dict[str, Callable[[Args, list[Part], Op], Part]] = {
     "select": lambda args, d, node: select(args[0], d[1], d[2]),
     "atan2": _atan2,
     "total": lambda args, d, node: op("total", whole(d[0])),
+    "amax": _amax,
     "norm": _norm,
     "vsoftmax": _vsoftmax,
     "rmsnorm": _rmsnorm,

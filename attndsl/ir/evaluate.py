@@ -347,6 +347,7 @@ ROPE_BASE = 10000.0
 
 VECTOR_FUNCTIONS: dict[str, Callable[..., Array]] = {
     "dot": lambda x, y: np.sum(x * y, axis=-1), "norm": lambda x: np.sqrt(np.sum(x * x, axis=-1)),
-    "total": lambda x: np.sum(x, axis=-1), "vsoftmax": _softmax, "rmsnorm": _rmsnorm, "concat": _concat,
+    "total": lambda x: np.sum(x, axis=-1), "amax": lambda x: np.max(x, axis=-1),
+    "vsoftmax": _softmax, "rmsnorm": _rmsnorm, "concat": _concat,
     "outer": _outer, "matmul": _matmul, "roll": _roll, "rope": _rope,
 }  # fmt: skip

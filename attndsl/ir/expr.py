@@ -30,11 +30,11 @@ FUNCTIONS = (
     "abs", "sign", "floor", "ceil", "exp", "log", "sqrt", "tanh", "sigmoid", "relu", "elu", "silu", "gelu",
     "softplus", "erf", "sin", "cos", "acos", "atan2", "bitlen", "ispow2",
 )  # fmt: skip
-VECTOR_OPS = ("dot", "norm", "total", "vsoftmax", "rmsnorm", "concat", "outer", "matmul", "roll", "rope")
+VECTOR_OPS = ("dot", "norm", "total", "amax", "vsoftmax", "rmsnorm", "concat", "outer", "matmul", "roll", "rope")
 OPS = frozenset((*ARITHMETIC, *COMPARISONS, *LOGIC, *FUNCTIONS, *VECTOR_OPS, "select", "to_float", "to_int"))
-"""Every operation name. `select(c, a, b)` is `if c then a else b`; `vsoftmax`, `norm` (2-norm) and `total` run
-over components; `matmul` is vector @ matrix; `gelu` is the erf form; `bitlen(n)` the bits of |n|; `to_float`
-converts an int or bool, `to_int` a bool. `floor` and `ceil` give ints. `min` and `max` take two arguments.
+"""Every operation name. `select(c, a, b)` is `if c then a else b`; `vsoftmax`, `norm` (2-norm), `total` and `amax`
+(the largest) run over components; `matmul` is vector @ matrix; `gelu` is the erf form; `bitlen(n)` the bits of |n|;
+`to_float` converts an int or bool, `to_int` a bool. `floor` and `ceil` give ints. `min` and `max` take two arguments.
 `rmsnorm(x)` is x / sqrt(mean(x^2) + 1e-6); `roll(x, n)` moves component i to (i + n) % size; `rope(x, p)` turns
 components i and i + size/2 by the angle p * 10000^(-2i/size)."""
 
@@ -331,7 +331,7 @@ def result_type(name: str, types: tuple[Type, ...]) -> Type:
         return Type(Kind.BOOL, shape)
     if name in ("floor", "ceil", "bitlen", "to_int"):
         return Type(Kind.INT, shape)
-    if name in ("dot", "norm", "total"):
+    if name in ("dot", "norm", "total", "amax"):
         return FLOAT
     if name == "select":
         return Type(types[1].kind, shape)

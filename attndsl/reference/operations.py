@@ -76,6 +76,7 @@ _ELEMENTWISE: dict[str, Any] = {
 
 _VECTOR: dict[str, Any] = {
     "dot": _dot, "norm": lambda x: torch.linalg.vector_norm(x, dim=-1), "total": lambda x: x.sum(-1),
+    "amax": lambda x: x.amax(-1),
     "vsoftmax": lambda x: torch.softmax(x, -1), "rmsnorm": _rms_norm, "concat": _concat, "roll": _roll, "rope": _rope,
     "outer": lambda x, y: (x[..., :, None] * y[..., None, :]).flatten(-2),
     "matmul": lambda x, m: torch.einsum("bhqki,bhqkij->bhqkj", x, m),

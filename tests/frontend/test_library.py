@@ -174,7 +174,8 @@ def test_scores(call: str, rule: Callable[[int, int, float], float]):
 @pytest.mark.parametrize("module", std_modules())
 def test_every_function_can_be_used(module: str):
     """Each function of the library compiles in an attention of its own."""
-    features = ["elu1(Q)", "relu2(s)", "positive(Q)", "focused(Q)", "turned(Q, 2)", "norm_aware(Q, 2)",
+    features = ["elu1(Q)", "relu2(s)", "exp_shifted(Q)", "positive(Q)", "focused(Q)", "turned(Q, 2)",
+                "norm_aware(Q, 2)",
                 "t2r(Q, W[h], c[h])", "hedgehog(Q, W[h])", "performer(Q, W[h], D, M)", "dpfp(Q, 1)",
                 "cosformer(Q, 3, 8)", "square(Q)", "cube(Q)", "taylor(Q, D)", "laplace(s)"]  # fmt: skip
     names = {"masks": None, "scores": None, "features": features}[module]

@@ -209,13 +209,15 @@ def _floats(draw: DrawFn, depth: int, scope: Scope) -> Expr:
 def _vector_number(draw: DrawFn, depth: int, scope: Scope) -> Expr:
     a, b = draw(vectors(depth, scope)), draw(vectors(depth, scope))
     matrix = Load(Type(Kind.FLOAT, ("D", "M")), "W", (H,))
-    match draw(st.sampled_from(("dot", "norm", "total", "matmul", "concat"))):
+    match draw(st.sampled_from(("dot", "norm", "total", "amax", "matmul", "concat"))):
         case "dot":
             return op("dot", a, b)
         case "norm":
             return op("norm", op("add", a, number(0.25)))
         case "total":
             return op("total", op("outer", a, b))
+        case "amax":
+            return op("amax", a)
         case "matmul":
             return op("dot", op("matmul", a, matrix), op("matmul", b, matrix))
         case _:

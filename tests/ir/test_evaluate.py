@@ -153,6 +153,7 @@ def test_vectors() -> None:
     assert np.allclose(evaluate(op("dot", qv, kv), env), qs @ ks.T)
     assert np.allclose(evaluate(op("norm", qv), env)[:, 0], np.linalg.norm(qs, axis=1))
     assert np.allclose(evaluate(op("total", op("mul", number(2), qv)), env)[:, 0], 2 * qs.sum(1))
+    assert np.allclose(evaluate(op("amax", qv), env)[:, 0], qs.max(1))
     assert np.allclose(evaluate(op("matmul", qv, matrix), env)[:, 0], qs @ w[1])
     assert np.allclose(evaluate(op("total", op("vsoftmax", qv)), env), 1)
     assert evaluate(op("concat", qv, kv), env).shape == (5, 7, 8)

@@ -11,7 +11,8 @@ from tests.drawing import SEED, drawn
 from tests.runtime.scan_cases import ScanCase
 
 MAPS = (
-    "elu1({x})", "relu2({x}) + 0.01", "exp(0.5 * {x})", "softmax({x})", "positive({x})", "focused({x})", "{x}",
+    "elu1({x})", "relu2({x}) + 0.01", "exp(0.5 * {x})", "exp_shifted({x})", "softmax({x})", "positive({x})",
+    "focused({x})", "{x}",
     "hedgehog({x}, W[h])", "t2r({x}, W[h], c[h]) + 0.01", "performer({x}, W[h], D, M)", "taylor({x}, D)",
     "square({x})", "dpfp({x}, 1) + 0.01", "cosformer({x}, {p}, 512) + 0.01", "norm_aware({x}, 2.0)",
 )  # fmt: skip
@@ -31,7 +32,9 @@ PARAMS = {
     "W": "input W: f32[H, D, M]", "c": "input c: f32[H, M]", "gamma": "input gamma: f32[H]",
     "g": "input g: f32[B, H, L] log_decay", "u": "input u: f32[B, H, L]", "doc": "input doc: i32[B, L] sorted",
 }  # fmt: skip
-LIBRARY = "elu1, relu2, positive, focused, hedgehog, t2r, performer, taylor, square, dpfp, cosformer, norm_aware"
+LIBRARY = (
+    "elu1, relu2, exp_shifted, positive, focused, hedgehog, t2r, performer, taylor, square, dpfp, cosformer, norm_aware"
+)
 
 
 @st.composite

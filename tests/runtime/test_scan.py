@@ -136,7 +136,7 @@ EXAMPLES = {
     "linear": "scan", "retention": "scan", "simple_gla": "scan", "gla": "scan", "hedgehog": "scan", "taylor": "scan",
     "focused": "reduction", "softmax_features": "reduction", "exp_features": "scan", "relu2_features": "both",
     "norm_aware": "reduction", "t2r": "scan", "performer": "scan", "dpfp": "scan", "cosformer": "scan",
-    "polynomial": "scan", "two_maps": "scan", "lightning": "scan", "both_ways": "both",
+    "polynomial": "scan", "two_maps": "scan", "shifted": "scan", "lightning": "scan", "both_ways": "both",
 }  # fmt: skip
 FOLDER = Path(__file__).parents[2] / "examples"
 

@@ -36,7 +36,8 @@ FLOAT_FUNCTIONS = (
 KIND_FUNCTIONS = ("abs", "sign", "relu")
 ARITY: dict[str, tuple[int, int | None]] = {
     **dict.fromkeys((*FLOAT_FUNCTIONS, *KIND_FUNCTIONS, "floor", "ceil", "bitlen", "ispow2"), (1, 1)),
-    **dict.fromkeys(("size", "all", "any", "norm", "total", "softmax", "rmsnorm", "decay", "sum", "mean"), (1, 1)),
+    **dict.fromkeys(("size", "all", "any", "norm", "total", "amax", "softmax", "rmsnorm"), (1, 1)),
+    **dict.fromkeys(("decay", "sum", "mean"), (1, 1)),
     **dict.fromkeys(("atan2", "dot", "outer", "roll", "rope"), (2, 2)),
     **dict.fromkeys(("min", "max", "concat"), (2, None)),
     "clamp": (3, 3),

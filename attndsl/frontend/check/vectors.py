@@ -79,7 +79,8 @@ def _turned(name: str) -> Rule:
 
 RULES: dict[str, Rule] = {
     "dot": _two("dot"), "outer": _two("outer"), "concat": _two("concat"), "norm": _one("norm", "norm"),
-    "total": _one("total", "total"), "softmax": _one("softmax", "vsoftmax"), "rmsnorm": _one("rmsnorm", "rmsnorm"),
+    "total": _one("total", "total"), "amax": _one("amax", "amax"),
+    "softmax": _one("softmax", "vsoftmax"), "rmsnorm": _one("rmsnorm", "rmsnorm"),
     "roll": _turned("roll"), "rope": _turned("rope"),
 }  # fmt: skip
 

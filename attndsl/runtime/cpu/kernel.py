@@ -14,7 +14,7 @@ from torch import Tensor
 from attndsl.codegen.cpu import CpuModule, generate
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call, Kept, Saved
-from attndsl.runtime.cpu import flash, scan
+from attndsl.runtime.cpu import flash, scan, scan_backward
 from attndsl.runtime.cpu.frame import (
     CallFrame,
     HeadTensors,
@@ -137,7 +137,7 @@ class CpuKernel:
         needs: frozenset[str],
     ) -> Mapping[str, Tensor]:
         """Gradients by name, of the state given as `state.S` and `state.z`."""
-        return scan.backward(self.scan_frame(call, needs), form, state, saved, grad_out, grad_state, needs)
+        return scan_backward.backward(self.scan_frame(call, needs), form, state, saved, grad_out, grad_state, needs)
 
     def scan_frame(self, call: Call, wants: frozenset[str] = frozenset()) -> CallFrame:
         """What the functions of a scan see of a call."""

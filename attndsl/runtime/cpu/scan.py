@@ -1,4 +1,4 @@
-"""Feature maps on the CPU in linear time: walks the sequence block by block, forward and backward.
+"""Feature maps on the CPU in linear time: walks the sequence block by block, and keeps states for the backward.
 
 The backward keeps the states before each block, and goes back over the blocks: each is computed again and
 differentiated, from the gradients of its rows and of the state after it to those of what it read and of the state
@@ -8,7 +8,6 @@ before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,9 +202,9 @@ class Scan:
         return found.squeeze(-2).expand(out.shape)
 
     @property
-    def plain(self) -> bool:
-        """Whether what the rows get is the output."""
-        return self.view.normaliser is None and self.view.functions.output is None
+    def apart(self) -> bool:
+        """Whether rows get what they see in two steps, and are finished after them."""
+        return self.form.kind == "both"
 
     def rows_of(self, whole: Tensor) -> Tensor:
         """[B, H, L, E] as [b, g, r, L, E]."""
@@ -224,10 +223,8 @@ def forward(
     scan = Scan(frame, form, state)
     call = frame.call
     B, H, Lq = call.q.shape[:3]
-    # rows that see keys on both sides get them in two steps, others are done after one
-    apart = form.kind == "both"
-    keep = apart or (save and not scan.plain)
-    raws = [torch.zeros((B, H, Lq, e), dtype=frame.dtype) for _, e in scan.lane_shapes()] if keep else []
+    apart = scan.apart
+    raws = [torch.zeros((B, H, Lq, e), dtype=frame.dtype) for _, e in scan.lane_shapes()] if apart else []
     out = torch.zeros((B, H, Lq, call.v.shape[-1]), dtype=call.q.dtype)
     states, before = scan.start(), scan.first_segment()
     kept: list[States] = []
@@ -241,10 +238,10 @@ def forward(
         given, states = scan.step(step, tile, states, before)
         before = scan.last_segment(step, tile)
         if step.reads:
-            for whole, part in zip(raws, given, strict=False):
-                _add_rows(tile, scan.rows_of(whole), part)
             if not apart:
-                tile.batch.put_rows(scan.rows_of(out), given[0] if scan.plain else scan.finish(tile, given))
+                tile.batch.put_rows(scan.rows_of(out), scan.finish(tile, given))
+            for whole, part in zip(raws, given, strict=False):
+                add_rows(tile, scan.rows_of(whole), part)
     if apart:
         _finish_all(scan, raws, out)
     after = None
@@ -255,162 +252,20 @@ def forward(
     saved: list[Tensor] = []
     if save:
         saved = [torch.stack([s[i] for s in kept]) if kept else states[i].new_empty(0) for i in range(len(states))]
-        saved += [] if scan.plain else raws
+        saved += raws
     return out, after, tuple(saved)
 
 
 def _finish_all(scan: Scan, raws: list[Tensor], out: Tensor) -> None:
-    for tile in _row_tiles(scan):
+    for tile in row_tiles(scan):
         parts = [tile.batch.take_rows(scan.rows_of(r)) for r in raws]
-        tile.batch.put_rows(scan.rows_of(out), parts[0] if scan.plain else scan.finish(tile, parts))
+        tile.batch.put_rows(scan.rows_of(out), scan.finish(tile, parts))
 
 
-def _row_tiles(scan: Scan) -> list[ScanTile]:
+def row_tiles(scan: Scan) -> list[ScanTile]:
     return [scan.view.tile(b) for b in blocks(0, None, scan.call.q.shape[2], scan.most_chunks())]
 
 
-def _add_rows(tile: ScanTile, whole: Tensor, part: Tensor) -> None:
+def add_rows(tile: ScanTile, whole: Tensor, part: Tensor) -> None:
     rows = tile.batch.rows
     whole.narrow(3, rows.start, rows.count).add_(part.transpose(2, 3).flatten(3, 4))
-
-
-def backward(
-    frame: CallFrame,
-    form: ScanForm,
-    state: State | None,
-    saved: tuple[Tensor, ...],
-    grad_out: Tensor | None,
-    grad_state: tuple[Tensor | None, Tensor | None],
-    needs: frozenset[str],
-) -> Mapping[str, Tensor]:
-    """Gradients by name."""
-    return _Backward(Scan(frame, form, state), saved, grad_state, needs).result(grad_out)
-
-
-class _Backward:
-    def __init__(
-        self,
-        scan: Scan,
-        saved: tuple[Tensor, ...],
-        grad_state: tuple[Tensor | None, Tensor | None],
-        needs: frozenset[str],
-    ) -> None:
-        self.scan, self.needs = scan, needs
-        lanes = len(scan.lane_shapes())
-        self.kept, self.raws = saved[:lanes], list(saved[lanes:])
-        self.grad_state = grad_state
-        view, dtype = scan.view, scan.frame.dtype
-        self.totals = {n: torch.zeros(x.shape, dtype=dtype) for n, x in (("Q", view.q), ("K", view.k), ("V", view.v))}
-
-    def result(self, grad_out: Tensor | None) -> Mapping[str, Tensor]:
-        scan, call = self.scan, self.scan.call
-        grads = self._raw_gradients(grad_out)
-        states = scan.from_parts(*self.grad_state)
-        befores = self._befores()
-        starts = scan.empty()
-        turned = bool(scan.steps) and scan.steps[-1].turned
-        ahead, states = (scan.empty(), states) if turned else (states, states)
-        for i in reversed(range(len(scan.steps))):
-            step = scan.steps[i]
-            if turned and not step.turned:
-                ahead, turned = states, False
-            ahead = self._step(i, step, grads, ahead, befores[i])
-        starts = ahead
-        found = scan.frame.gradients()
-        for name, total in self.totals.items():
-            part = total.narrow(2, 0, getattr(call, name.lower()).shape[2])
-            found[name.lower()] = found[name.lower()] + part if name.lower() in found else part
-        like = {"q": call.q, "k": call.k, "v": call.v, **call.inputs}
-        if scan.state is not None:
-            S, z = scan.to_parts(starts)
-            found["state.S"] = S
-            like["state.S"] = scan.state.S
-            if z is not None and scan.state.z is not None:
-                found["state.z"] = z
-                like["state.z"] = scan.state.z
-        return {n: found[n].to(like[n].dtype) for n in self.needs if n in found}
-
-    def _befores(self) -> list[Tensor | None]:
-        scan = self.scan
-        found: list[Tensor | None] = []
-        before, turned = scan.first_segment(), False
-        for step in scan.steps:
-            if step.turned and not turned:
-                before, turned = None, True
-            found.append(before)
-            before = scan.last_segment(step, scan.view.tile(step.block)) if scan.view.functions.segments else None
-        return found
-
-    def _raw_gradients(self, grad_out: Tensor | None) -> list[Tensor]:
-        """Gradients of what the rows got, from those of the output."""
-        scan = self.scan
-        shape = (*scan.call.q.shape[:3], scan.call.v.shape[-1])
-        dtype = scan.frame.dtype
-        if scan.plain or grad_out is None:
-            whole = torch.zeros(shape, dtype=dtype) if grad_out is None else grad_out.to(dtype)
-            rest = [] if scan.plain else [torch.zeros_like(r) for r in self.raws]
-            return [whole] if scan.plain else rest
-        grads = [torch.zeros_like(r) for r in self.raws]
-        for tile in _row_tiles(scan):
-            parts = [tile.batch.take_rows(scan.rows_of(r)).detach().requires_grad_() for r in self.raws]
-            record = _Record(self, tile)
-            with torch.enable_grad():
-                out = scan.finish(tile, parts)
-            found = record.pull([out], [tile.batch.take_rows(scan.rows_of(grad_out)).to(dtype)], parts)
-            for whole, part in zip(grads, found, strict=True):
-                if part is not None:
-                    tile.batch.put_rows(scan.rows_of(whole), part)
-        return grads
-
-    def _step(self, i: int, step: Step, grads: list[Tensor], ahead: States, before: Tensor | None) -> States:
-        scan = self.scan
-        tile = scan.view.tile(step.block)
-        states = [k[i].detach().requires_grad_() for k in self.kept]
-        record = _Record(self, tile)
-        with torch.enable_grad():
-            given, after = scan.step(step, tile, states, before)
-        outputs, wanted = list(given), []
-        if step.reads:
-            wanted = [tile.batch.take_rows(scan.rows_of(g)) for g in grads]
-        if step.adds:
-            outputs += after
-            wanted += ahead
-        found = record.pull(outputs, wanted, states)
-        passed = [torch.zeros_like(s) if g is None else g for g, s in zip(found, states, strict=True)]
-        # rows that only read leave the state as it is
-        return passed if step.adds else [a + p for a, p in zip(ahead, passed, strict=True)]
-
-
-class _Record:
-    """A block computed under autograd: what it reads are leaves."""
-
-    def __init__(self, owner: _Backward, tile: ScanTile) -> None:
-        self.owner, self.tile = owner, tile
-        tile.recording = True
-        self.tape = tile.call.record()
-
-    def pull(self, outputs: list[Tensor], grads: list[Tensor], leaves: list[Tensor]) -> list[Tensor | None]:
-        """Gradients of the leaves; those of Q, K, V and of other reads are added up."""
-        tile = self.tile
-        tile.call.stop()
-        kept = [(o, g.expand(o.shape)) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
-        if not kept:
-            return [None] * len(leaves)
-        every = [*leaves, *tile.own.values(), *self.tape.leaves]
-        found: Any = torch.autograd.grad([o for o, _ in kept], every, [g for _, g in kept], allow_unused=True)
-        own = found[len(leaves) : len(leaves) + len(tile.own)]
-        for name, grad in zip(tile.own, own, strict=True):
-            if grad is not None:
-                self._collect(name, grad)
-        self.tape.collect(list(found[len(leaves) + len(tile.own) :]))
-        return list(found[: len(leaves)])
-
-    def _collect(self, name: str, grad: Tensor) -> None:
-        total = self.owner.totals[name]
-        if name == "Q":
-            _add_rows(self.tile, self.owner.scan.rows_of(total), grad.squeeze(-2))
-        else:
-            batch = self.tile.batch
-            total.narrow(2, batch.col_start, batch.tiles * batch.col_step).add_(
-                grad.squeeze(3).squeeze(3).flatten(2, 3)
-            )

@@ -258,6 +258,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "floor": _unary(lambda x: torch.floor(x).to(torch.int64)),
     "ceil": _unary(lambda x: torch.ceil(x).to(torch.int64)),
     "norm": lambda x: torch.linalg.vector_norm(x, dim=-1), "component_sum": lambda x: x.sum(-1),
+    "component_max": lambda x: x.amax(-1),
     "component_softmax": lambda x: torch.softmax(x, -1),
     "strict_divide": _strict(torch.true_divide), "strict_power": _strict(torch.pow),
     "strict_multiply": _strict(torch.mul), "strict_exp": _strict(torch.exp), "strict_log": _strict(torch.log),

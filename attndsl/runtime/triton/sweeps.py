@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from threading import Lock
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attndsl.codegen.triton_bands import searches_of
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.reach import far_tiles, wide
-from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches
+from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches, looked_up
 from attndsl.schedule import problem
 from attndsl.schedule.plan import Plan
 
@@ -40,6 +41,7 @@ class Sweeps:
         self.attention = attention
         self._known: dict[tuple[int, int, torch.device, bool], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
+        self._searches = searches_of(attention)
 
     def of(
         self, call: Call, plan: Plan, rows: int, *, turned: bool = False, spans: bool = False
@@ -53,11 +55,19 @@ class Sweeps:
         if found is None:
             on_grid = self.attention.q_space is not None and not moved(call)
             made = launches(plan, self._segments(call, on_grid, turned), rows, on_grid, turned=turned, spans=spans)
-            found = tuple(_uploaded(t, call.q.device) for t in made)
+            places = self._places(call) if spans else ()
+            found = tuple(_uploaded(replace(t, searches=places), call.q.device) for t in made)
             with self._lock:
                 self._known[key] = found
             weakref.finalize(plan, self._known.pop, key, None)
         return found
+
+    def _places(self, call: Call) -> tuple[Any, ...]:
+        """Bounds of rows that are places in sorted tensors."""
+        wanted = self._searches
+        if isinstance(call.q_offset, Tensor) or call.q_offset != 0 or any(s.tensor not in call.tables for s in wanted):
+            return ()
+        return looked_up(wanted, call.sizes["Lq"], call.sizes["Lk"], call.tables)
 
     def _segments(self, call: Call, on_grid: bool, turned: bool) -> list[QSegment]:
         if not on_grid:
@@ -92,6 +102,7 @@ def form_of(attention: Attention, call: Call, tables: LaunchTables, *others: Ten
         on_grid=tables.on_grid, tma=tma, aligned=aligned, wide=wide(call.inputs),
         batch_offset=isinstance(call.q_offset, Tensor), negative=call.scale < 0, interpreted=interpreting(),
         far=far_tiles(tables, call, turned=turned), turned=turned,
+        searched=bool(tables.searches and pieces),
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.triton_form import FULL_SPANS, PARTIAL_SPANS, PieceForm, SideForm
+from attndsl.ir.evaluate import Env, evaluate
+from attndsl.ir.expr import Index, Search
+from attndsl.ir.types import INT
 from attndsl.schedule.plan import AxisRanges, Blocks, Layout, Piece, Plan, Product, Source, TileClass
 
 Ints = npt.NDArray[np.int32]
@@ -48,7 +51,7 @@ class PieceTables:
 @dataclass(frozen=True)
 class LaunchTables:
     """One kernel launch: the tiles of a q segment. `rows` [tiles, start... stop... (residue...)], `order` the tiles,
-    longest first."""
+    longest first. `searches` [Lq] are places in sorted tensors, for every row."""
 
     q: SideForm
     box: tuple[int, ...]
@@ -58,6 +61,7 @@ class LaunchTables:
     order: Ints
     pieces: tuple[PieceTables, ...]
     on_grid: bool
+    searches: tuple[Ints, ...] = ()
 
     @property
     def tiles(self) -> int:
@@ -71,7 +75,7 @@ class LaunchTables:
     @property
     def nbytes(self) -> int:
         """Bytes that go to the device."""
-        own = self.rows.nbytes + self.order.nbytes
+        own = self.rows.nbytes + self.order.nbytes + sum(s.nbytes for s in self.searches)
         return own + sum(p.bounds.nbytes + p.boxes.nbytes + p.class_of.nbytes for p in self.pieces)
 
 
@@ -323,11 +327,23 @@ def _crossed(a: _Entries, b: _Entries, tiles_b: int) -> _Entries:
     )
 
 
+def looked_up(
+    searches: Sequence[Search], rows: int, keys: int, tables: Mapping[str, npt.NDArray[Any]]
+) -> tuple[Ints, ...]:
+    """The places of every row, for positions from 0 on; none where a tensor would be read outside."""
+    if not searches or any(len(tables[s.tensor]) < max(rows, keys) for s in searches):
+        return ()
+    at = np.arange(rows)
+    env = Env({Index(INT, "q"): at, Index(INT, "row"): at}, tables)
+    return tuple(np.broadcast_to(evaluate(s, env), (rows,)).astype(np.int32) for s in searches)
+
+
 def joined(tables: LaunchTables) -> tuple[npt.NDArray[Any], dict[tuple[str, int], tuple[int, int]]]:
     """All tables in one array, each at a multiple of 32 elements, and where: (table, piece) to (start, stop)."""
     parts: dict[tuple[str, int], Ints] = {("order", -1): tables.order, ("rows", -1): tables.rows}
     for i, p in enumerate(tables.pieces):
         parts |= {("bounds", i): p.bounds, ("boxes", i): p.boxes, ("classes", i): p.class_of}
+    parts |= {(f"search{i}", -1): places_of_rows for i, places_of_rows in enumerate(tables.searches)}
     places: dict[tuple[str, int], tuple[int, int]] = {}
     at = 0
     for key, part in parts.items():
