@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attndsl.codegen.expr_triton import UnsupportedError
+from attndsl.codegen.triton import unsupported
 from attndsl.codegen.triton_bands import searches_of
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
@@ -54,7 +56,10 @@ class Sweeps:
             found = self._known.get(key)
         if found is None:
             on_grid = self.attention.q_space is not None and not moved(call)
-            made = launches(plan, self._segments(call, on_grid, turned), rows, on_grid, turned=turned, spans=spans)
+            try:
+                made = launches(plan, self._segments(call, on_grid, turned), rows, on_grid, turned=turned, spans=spans)
+            except UnsupportedError as error:
+                raise unsupported(self.attention, error) from error
             places = self._places(call) if spans else ()
             found = tuple(_uploaded(replace(t, searches=places), call.q.device) for t in made)
             with self._lock:
