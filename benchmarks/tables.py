@@ -66,16 +66,25 @@ def _per_peer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def _system(name: str) -> tuple[str, str]:
+    """Whose a row is, and which mechanism of a workload that has several it is about."""
+    if name.startswith("attndsl"):
+        return "ours", name.partition(" ")[2]
+    return ("fla", name.removeprefix("fla-")) if name.startswith("fla-") else (name, "")
+
+
 def _beside_peers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row a workload and pass: our time, the peers' and how much faster ours is; refusals stand as a dash."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
         if row["sys"].startswith("attndsl-config") or not isinstance(row["ms"], int | float):
             continue
-        line = found.setdefault((row["wl"], row["pas"]), {"workload": row["wl"], "pass": row["pas"]})
-        line["ours ms" if row["sys"].startswith("attndsl") else f"{row['sys']} ms"] = row["ms"]
+        system, variant = _system(row["sys"])
+        workload = f"{row['wl']} {variant}".strip()
+        line = found.setdefault((workload, row["pas"]), {"workload": workload, "pass": row["pas"]})
+        line[f"{system} ms"] = row["ms"]
     for line in found.values():
-        peers = [v for n, v in line.items() if n.endswith(" ms") and n != "ours ms"]
+        peers = [v for n, v in line.items() if n.endswith(" ms") and n not in ("ours ms", "min-bytes ms")]
         if peers and "ours ms" in line:
             line["faster by"] = min(peers) / line["ours ms"]
     return list(found.values())
