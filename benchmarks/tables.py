@@ -77,7 +77,7 @@ def _beside_peers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row a workload and pass: our time, the peers' and how much faster ours is; refusals stand as a dash."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
-        if row["sys"].startswith("attndsl-config") or not isinstance(row["ms"], int | float):
+        if row["sys"] in ("attndsl-config", "attndsl-dq", "attndsl-dkdv") or not isinstance(row["ms"], int | float):
             continue
         system, variant = _system(row["sys"])
         workload = f"{row['wl']} {variant}".strip()
