@@ -144,7 +144,7 @@ class ScanCase:
         a weight that is its own sum is 0, which (a / a) shows exactly and a sum of a state does not."""
         longer = 32 if min(self.Lq, self.Lk or 0) < 32 else 0
         lengths = {"Lq": self.Lq + longer, "Lk": (self.Lk or 0) + longer}
-        made = [replace(self, seed=self.seed + 1 + i, **lengths) for i in range(6)]
+        made = [replace(self, seed=self.seed + 1 + i, **lengths) for i in range(24)]
         return [(m.expected(m.dtype), m.expected(torch.float64)) for m in made]
 
     def check(self, kind: str) -> None:
