@@ -35,6 +35,7 @@ def check_case(number: int, dtype_name: str) -> tuple[str, str]:
     """(case, what is wrong or empty) for one case; errors against the eager computation in the same dtype."""
     import attndsl
     from attndsl.reference import reference
+    from attndsl.reference.accuracy import OUTPUT_FACTOR
     from benchmarks.cases import ALL_CASES
 
     case, dtype = ALL_CASES[number], getattr(torch, dtype_name)
@@ -57,7 +58,7 @@ def check_case(number: int, dtype_name: str) -> tuple[str, str]:
             )  # fmt: skip
 
         exact, eager = dense(torch.float64), dense(dtype)
-        wrong = _wrong(out, eager[0], exact[0], dtype)
+        wrong = wrong_by(out, eager[0], exact[0], dtype, OUTPUT_FACTOR)
         if lse is not None:
             same = (lse.double() == exact[1]) | ((lse.double() - exact[1]).abs() < 2e-3 + 1e-6 * exact[1].abs())
             wrong += "" if bool(same.all()) else " lse"
@@ -66,14 +67,12 @@ def check_case(number: int, dtype_name: str) -> tuple[str, str]:
         return name, f"{type(error).__name__}: {error}"[:600]
 
 
-def _wrong(out: Any, eager: Any, exact: Any, dtype: torch.dtype) -> str:
-    if not bool(out.isfinite().all()):
-        return f"{int((~out.isfinite()).sum())} elements are not finite"
-    found = float((out.double() - exact).abs().max())
-    plain = float((eager.double() - exact).abs().max())
-    rounded = exact.to(dtype)
-    floor = 2 * float((rounded + 0.3 - 0.3 - rounded).abs().max())
-    return "" if found <= 2 * plain + floor else f"error {found:.3g} above 2 * {plain:.3g} + {floor:.3g}"
+def wrong_by(found: Any, eager: Any, exact: Any, dtype: torch.dtype, factor: float) -> str:
+    """What is wrong with a result, by the project's rule; empty for nothing."""
+    from attndsl.reference.accuracy import judge
+
+    verdict = judge(found, eager, exact, dtype, factor)
+    return "" if verdict.ok else f"error {verdict.error:.3g} above {verdict.allowed:.3g}"
 
 
 def check(workers: int) -> list[dict[str, Any]]:

@@ -56,7 +56,9 @@ def check_case(number: int, dtype_name: str, deterministic: bool = False) -> tup
     """(case, what is wrong or empty) for the gradients of one case; errors against eager ones in the same dtype."""
     import attndsl
     from attndsl.reference import reference
+    from attndsl.reference.accuracy import GRADIENT_FACTOR
     from benchmarks.cases import CASES
+    from benchmarks.gpu import wrong_by
 
     case, dtype = CASES[number], getattr(torch, dtype_name)
     name = f"{case.name} {dtype_name}{' deterministic' if deterministic else ''}"
@@ -93,7 +95,11 @@ def check_case(number: int, dtype_name: str, deterministic: bool = False) -> tup
         exact, eager = gradients(torch.float64, False), gradients(dtype, False)
         wrong = [
             f"{n}: {text}" for n in actual
-            if (text := _wrong(actual[n], eager[n], exact[n], dtype if n in "qkv" else torch.float32))
+            if (
+                text := wrong_by(
+                    actual[n], eager[n], exact[n], dtype if n in "qkv" else torch.float32, GRADIENT_FACTOR
+                )
+            )
         ]  # fmt: skip
         if deterministic:
             again = gradients(dtype, True)
@@ -101,16 +107,6 @@ def check_case(number: int, dtype_name: str, deterministic: bool = False) -> tup
         return name, "; ".join(wrong)
     except Exception as error:
         return name, f"{type(error).__name__}: {error}"[:600]
-
-
-def _wrong(found: Tensor, eager: Tensor, exact: Tensor, dtype: torch.dtype) -> str:
-    if not bool(found.isfinite().all()):
-        return f"{int((~found.isfinite()).sum())} elements are not finite"
-    off = float((found.double() - exact).abs().max())
-    plain = float((eager.double() - exact).abs().max())
-    rounded = exact.to(dtype)
-    floor = 2 * float((rounded + 0.3 - 0.3 - rounded).abs().max())
-    return "" if off <= 3 * plain + floor else f"error {off:.3g} above 3 * {plain:.3g} + {floor:.3g}"
 
 
 def check(workers: int) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import Size, walk
 from attndsl.reference import reference
+from attndsl.reference.accuracy import GRADIENT_FACTOR, OUTPUT_FACTOR, judge
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.config import Pass
 
@@ -76,16 +77,15 @@ class Oracle:
         if self._exact is None or self._eager is None:
             self._exact = self._dense(torch.float64)
             self._eager = self._dense(self.subject.call.q.dtype)
-        factor = 2.0 if self.step in ("forward", "decode") else 3.0
+        factor = OUTPUT_FACTOR if self.step in ("forward", "decode") else GRADIENT_FACTOR
         for name, tensor in found.items():
             mine = tensor
             if name == "out":
                 mine = torch.cat([tensor[:, :, a:b] for a, b in self.rows], dim=2)
             exact, eager = self._exact[name], self._eager[name]
-            allowed = _allowed(exact, eager, mine.dtype, factor)
-            error = float((mine.double() - exact).abs().max()) if mine.numel() else 0.0
-            if not error <= allowed:
-                return f"{name}: error {error:.2g}, {allowed:.2g} allowed"
+            verdict = judge(mine, eager, exact, mine.dtype, factor)
+            if not verdict.ok:
+                return f"{name}: error {verdict.error:.2g}, {verdict.allowed:.2g} allowed"
         return ""
 
     def _dense(self, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -119,15 +119,6 @@ class Oracle:
                 if isinstance(dim, Size) and dim.name == "Lq":
                     found[p.name] = found[p.name].narrow(axis, start, stop - start)
         return found
-
-
-def _allowed(exact: Tensor, eager: Tensor, dtype: torch.dtype, factor: float) -> float:
-    """The project's rule: a multiple of the error of the plain eager computation, and a floor of rounding."""
-    if not exact.numel():
-        return 0.0
-    rounded = exact.to(dtype)
-    floor = 2 * float((rounded + 0.3 - 0.3 - rounded).abs().max())
-    return factor * float((eager.double() - exact).abs().nan_to_num(0.0).max()) + floor
 
 
 def apart(found: Mapping[str, Tensor], safe: Mapping[str, Tensor]) -> str:
