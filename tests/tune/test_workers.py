@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import attndsl
-from attndsl.runtime.cache import folder, store
+from attndsl.runtime.cache import folder, tidy
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton.config import Config
 from attndsl.tune.machines import gpu_of
@@ -27,7 +27,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
     monkeypatch.setattr(folder, "_warned", set())
-    monkeypatch.setattr(store, "_cleaned", set())
+    monkeypatch.setattr(tidy, "_cleaned", set())
     return tmp_path / "cache"
 
 

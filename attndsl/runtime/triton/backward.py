@@ -12,15 +12,15 @@ from torch import Tensor
 
 from attndsl.codegen.expr_triton import Level, UnsupportedError
 from attndsl.codegen.triton import TritonModule, input_ranks, unsupported
-from attndsl.codegen.triton_backward import BackwardForm, generate_sweep, stats_of
+from attndsl.codegen.triton_backward import BackwardForm, stats_of
 from attndsl.codegen.triton_gradient import terms
-from attndsl.codegen.triton_prepare import generate_prepare
 from attndsl.codegen.triton_slots import Slots
 from attndsl.codegen.triton_weight import Rule, rule_of, vector_free
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.collect import Collected, deterministic
 from attndsl.runtime.triton.config import Config, Pass
+from attndsl.runtime.triton.generated import backward_module
 from attndsl.runtime.triton.launch import Launch, launch
 from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, exact, form_of
 from attndsl.schedule.plan import Plan
@@ -76,8 +76,7 @@ class Backward:
         """The generated code of a kernel, made once; None where there is nothing to do."""
         key = step, backward
         if key not in self._modules:
-            make = generate_prepare if step == "prepare" else generate_sweep
-            self._modules[key] = make(self.attention, backward)
+            self._modules[key] = backward_module(step, self.attention, backward)
         return self._modules[key]
 
     def launches(self, call: Call, plan: Plan, step: str) -> tuple[Plan, tuple[OnDevice, ...]]:

@@ -23,13 +23,14 @@ from torch import Tensor
 
 from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.triton import unsupported
-from attndsl.codegen.triton_decode import DecodeModule, generate_decode
+from attndsl.codegen.triton_decode import DecodeModule
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.config import Config, choose, decode_asked
 from attndsl.runtime.triton.decode_launch import Prepared, Ready, prepared_key
 from attndsl.runtime.triton.decode_tables import decode_tables, joined
+from attndsl.runtime.triton.generated import decode_module
 from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
 from attndsl.runtime.triton.reach import far, wide
 from attndsl.runtime.triton.sweeps import dtype_of, is_aligned
@@ -180,7 +181,7 @@ class Decode:
         """The generated code for a form, made once."""
         if form not in self._modules:
             try:
-                self._modules[form] = generate_decode(self.attention, form)
+                self._modules[form] = decode_module(self.attention, form)
             except UnsupportedError as error:
                 raise unsupported(self.attention, error) from error
         return self._modules[form]

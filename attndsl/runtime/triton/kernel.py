@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attndsl.codegen.expr_triton import UnsupportedError
-from attndsl.codegen.triton import TritonModule, generate, unsupported
+from attndsl.codegen.triton import TritonModule, unsupported
 from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.cache.store import generation
@@ -20,6 +20,7 @@ from attndsl.runtime.triton.backward import Backward
 from attndsl.runtime.triton.choices import Choices, Facts
 from attndsl.runtime.triton.config import Config, Pass, all_forced
 from attndsl.runtime.triton.decode import Decode
+from attndsl.runtime.triton.generated import forward_module
 from attndsl.runtime.triton.launch import Launch, interpreting, launch
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.scan_kernel import LinearKernel
@@ -80,7 +81,7 @@ class TritonKernel(LinearKernel):
         """The generated code for a form, made once."""
         if form not in self._modules:
             try:
-                self._modules[form] = generate(self.attention, form)
+                self._modules[form] = forward_module(self.attention, form)
             except UnsupportedError as error:
                 raise unsupported(self.attention, error) from error
         return self._modules[form]

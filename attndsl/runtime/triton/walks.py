@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from attndsl.codegen.triton import generate
 from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.generated import forward_module
 from attndsl.runtime.triton.tables import LaunchTables
 
 
@@ -63,6 +63,6 @@ def refusal(attention: Attention, form: Form, tables: LaunchTables, config: Conf
     piece = form.pieces[0]
     if not (piece.spans or piece.flat):
         return "tiles with many runs of boxes take nested loops"
-    if generate(attention, replace(form, walk="specialized", bare=tables.bare)).reads_vectors:
+    if forward_module(attention, replace(form, walk="specialized", bare=tables.bare)).reads_vectors:
         return "vectors of inputs are loaded by pointers"
     return ""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import attndsl
-from attndsl.runtime.cache import folder, lookup, store
+from attndsl.runtime.cache import folder, lookup, tidy
 from attndsl.runtime.cache.entry import Timing, entry_data
 from attndsl.runtime.cache.key import FAR, Bucket, bucket_of, distance, hashes, kernels_version, key_of, up
 from attndsl.runtime.cache.store import Store
@@ -29,7 +29,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, and a package that ships nothing."""
     monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(folder, "_warned", set())
-    monkeypatch.setattr(store, "_cleaned", set())
+    monkeypatch.setattr(tidy, "_cleaned", set())
     monkeypatch.setattr(lookup, "DATA", tmp_path / "data")
     lookup.shipped_entries.cache_clear()
     lookup.every_shipped_entry.cache_clear()
