@@ -1,6 +1,7 @@
 """Backward kernels on a GPU: are they right, and how fast are they beside FlexAttention's. One run.
 
     python benchmarks/gpu_backward.py [--compile-only] [--out FILE] [--only check|time] [--workers 8] [--budget 300]
+                                      [--select REGEX]
 
 Checks the gradients of every case of `benchmarks/cases.py` in bf16 and fp16 against the dense fp64 definition, then
 measures workloads with several tile configurations each, and FlexAttention's backward on the same tensors. dq and dkdv
@@ -19,6 +20,7 @@ import argparse
 import datetime
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -189,16 +191,17 @@ def warm(number: int, what: str, quick: bool) -> str:
     return ""
 
 
-def measure(keep: Keep, deadline: float, *, quick: bool, workers: int) -> None:
+def measure(keep: Keep, deadline: float, *, quick: bool, workers: int, select: str = "") -> None:
     """Every workload: our configurations, then FlexAttention. Rows as peers' tables have them."""
     from benchmarks.gpu_compile import Compiling
 
     found = workloads()
     kinds = ("dq", "dkdv") if quick else ("dq", "dkdv", "flex")
-    jobs = [(i, what, quick) for i in range(len(found)) for what in kinds]
+    chosen = [i for i, w in enumerate(found) if re.search(select, w.name)]
+    jobs = [(i, what, quick) for i in chosen for what in kinds]
     compiling = Compiling(warm, jobs if workers else (), max(workers, 1))
-    for i, w in enumerate(found):
-        late = False
+    for i in chosen:
+        w, late = found[i], False
         for what in kinds if workers else ():
             said = compiling.problem((i, what, quick), deadline)
             late |= said == "not compiled in time"
@@ -215,12 +218,13 @@ def measure(keep: Keep, deadline: float, *, quick: bool, workers: int) -> None:
     compiling.close()
 
 
-def compile_all(deadline: float, *, quick: bool, workers: int) -> None:
+def compile_all(deadline: float, *, quick: bool, workers: int, select: str = "") -> None:
     """Fill the caches on disk, in order of importance, until a time."""
     from benchmarks.gpu_compile import Compiling
 
     found = workloads()
-    jobs = [(i, what, quick) for i in range(len(found)) for what in ("dq", "dkdv", "flex")]
+    chosen = [i for i, w in enumerate(found) if re.search(select, w.name)]
+    jobs = [(i, what, quick) for i in chosen for what in ("dq", "dkdv", "flex")]
     compiling = Compiling(warm, jobs, workers)
     for i, what, _ in jobs:
         if said := compiling.problem((i, what, quick), deadline):
@@ -316,12 +320,13 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=8, help="processes that compile; 0: the caches hold everything")
     parser.add_argument("--budget", type=float, default=300.0)
     parser.add_argument("--quick", action="store_true", help="one configuration a workload, no FlexAttention")
+    parser.add_argument("--select", default="", help="workloads whose names a regular expression finds")
     parser.add_argument("--commit", default="")
     given = parser.parse_args()
     # every process would start as many of its own
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     if given.compile_only:
-        compile_all(START + given.budget, quick=given.quick, workers=given.workers)
+        compile_all(START + given.budget, quick=given.quick, workers=given.workers, select=given.select)
         return 0
     gpu = torch.cuda.get_device_name()
     folder = gpu.replace("NVIDIA ", "").replace(" ", "-").lower()
@@ -341,7 +346,7 @@ def main() -> int:
         record["checks"] = check(given.workers)
         out.write_text(json.dumps(record, indent=1))
     if given.only != "check":
-        measure(keep, START + given.budget, quick=given.quick, workers=given.workers)
+        measure(keep, START + given.budget, quick=given.quick, workers=given.workers, select=given.select)
     print(f"-- {time.time() - START:.0f} s, written to {out}", flush=True)
     return 1 if any(r["wrong"] for r in record["checks"]) else 0
 

@@ -114,21 +114,28 @@ def check_jobs() -> list[Job]:
 
 WORKLOADS = ((8192, 4), (32768, 1))
 H, D = 16, 128
-FORWARD = (ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 1, 4))
-BACKWARD = (ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 1, 4))
+FORWARD = (
+    ScanConfig(64, 128, 8, 2), ScanConfig(64, 64, 4, 3), ScanConfig(64, 64, 8, 2, 2), ScanConfig(64, 128, 8, 3),
+    ScanConfig(128, 64, 8, 2), ScanConfig(64, 64, 4, 2, 4),
+)  # fmt: skip
+BACKWARD = (ScanConfig(64, 128, 8, 2), ScanConfig(64, 64, 8, 2, 2), ScanConfig(64, 64, 4, 3))
+"""Configurations measured beside the chosen one."""
 NAMES = ("retention", "linear", "simplegla")
-ONCE = (("gla", "fwd", ScanConfig(64, 64, 8, 2, 1)), ("elu1", "fwd", FORWARD[0]), ("elu1", "bwd", BACKWARD[0]))
-"""Workloads of one configuration."""
 
 
-def runs() -> Iterator[tuple[str, str, ScanConfig]]:
-    """(workload, pass, configuration), the best guesses first."""
-    for i, (forward_config, backward_config) in enumerate(zip(FORWARD, BACKWARD, strict=True)):
-        for name in NAMES:
-            yield name, "fwd", forward_config
-            yield name, "bwd", backward_config
-        if i == 0:
-            yield from ONCE
+def runs() -> Iterator[tuple[str, str, ScanConfig | None]]:
+    """(workload, pass, configuration), what is chosen (None) first."""
+    for name in NAMES:
+        yield name, "fwd", None
+        yield name, "bwd", None
+    yield "gla", "fwd", None
+    yield "elu1", "fwd", None
+    yield "elu1", "bwd", None
+    for config in FORWARD:
+        yield "retention", "fwd", config
+        yield "linear", "fwd", config
+    for config in BACKWARD:
+        yield "retention", "bwd", config
 
 
 def bench(f: Callable[[], Any], rep: int = 60) -> float:
@@ -227,11 +234,11 @@ def pass_of(call: ScanCall, pas: str) -> Callable[[], Any]:
     return lambda: backward(call, out, shares, out, frozenset(("q", "k", "v")))
 
 
-def warm(name: str, config: ScanConfig, pas: str) -> str:
+def warm(name: str, config: ScanConfig | None, pas: str) -> str:
     """Compile what a pass of a workload needs, with the sequence in one and in several segments."""
-    call = call_of(name, *tensors(1024, 1))
-    for segments in (1, 2):
-        with scan_configured(replace(config, segments=segments)):
+    for S, B in ((1024, 1), (1024, 32)):
+        call = call_of(name, *tensors(S, B))
+        with scan_configured(config):
             pass_of(call, pas)()
     torch.cuda.synchronize()
     return ""
@@ -246,11 +253,20 @@ def warm_peer(name: str) -> str:
     return ""
 
 
+def warm_others() -> str:
+    """Compile what the rows beside the workloads need."""
+    for _, _, _, run, _ in others():
+        run()
+    torch.cuda.synchronize()
+    return ""
+
+
 def warm_jobs() -> list[Job]:
     """Compilations, the best guesses first."""
     found: list[Job] = [(f"{name} {pas} {c}", warm, (name, c, pas)) for name, pas, c in runs()]
     first = 2 * len(NAMES)
-    return [*found[:first], *((name, warm_peer, (name,)) for name in PEERS), *found[first:]]
+    peers: list[Job] = [(name, warm_peer, (name,)) for name in PEERS]
+    return [*found[:first], *peers, ("others", warm_others, ()), *found[first:]]
 
 
 def speed(record: Record, end: float) -> None:
@@ -258,7 +274,8 @@ def speed(record: Record, end: float) -> None:
     peers = {"retention": "fla-retention", "linear": "fla-linear", "simplegla": "fla-simplegla", "gla": "fla-gla"}
     done: set[str] = set()
     for name, pas, config in runs():
-        note = f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident}"
+        system = f"attndsl-triton {name}" if config is None else f"attndsl-config {name}"
+        note = "" if config is None else words(config)
         for S, B in WORKLOADS:
             if time.time() > end:
                 print("out of time", flush=True)
@@ -267,9 +284,9 @@ def speed(record: Record, end: float) -> None:
                 try:
                     run = pass_of(call_of(name, *tensors(S, B)), pas)
                 except Exception as error:
-                    record.add(S, B, f"attndsl-triton {name}", pas, None, f"{note} ERR {error!r}"[:200])
+                    record.add(S, B, system, pas, None, f"{note} ERR {error!r}"[:200])
                     continue
-                record.measure(S, B, f"attndsl-triton {name}", pas, run, note)
+                record.measure(S, B, system, pas, run, note)
         peer = peers.get(name)
         if peer is not None and peer not in done and (pas == "bwd" or name == "gla"):
             done.add(peer)
@@ -277,6 +294,34 @@ def speed(record: Record, end: float) -> None:
         if name == "elu1" and pas == "bwd":
             for system, rows, batches, run, text in others():
                 record.measure(rows, batches, system, "fwd", run, text)
+            kernels(record, end)
+
+
+def words(config: ScanConfig) -> str:
+    """A configuration in short."""
+    return f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident}"
+
+
+def kernels(record: Record, end: float) -> None:
+    """Rows of the single kernels of a pass, as the profiler sees them."""
+    from torch.profiler import ProfilerActivity, profile
+
+    for (S, B), name, pas in product(WORKLOADS, (*NAMES, "elu1"), ("fwd", "bwd")):
+        if time.time() > end:
+            return
+        try:
+            run = pass_of(call_of(name, *tensors(S, B)), pas)
+            run()
+            torch.cuda.synchronize()
+            with profile(activities=[ProfilerActivity.CUDA]) as taken:
+                for _ in range(5):
+                    run()
+                torch.cuda.synchronize()
+            parts = [f"{e.key[:40]} {e.device_time_total / 5e3:.4f}/{e.count // 5}" for e in taken.key_averages()]
+            record.add(S, B, f"attndsl-kernels {name}", pas, None, "; ".join(parts))
+        except Exception as error:
+            record.add(S, B, f"attndsl-kernels {name}", pas, None, f"ERR {error!r}"[:200])
+            return
 
 
 TAYLOR = """
@@ -298,6 +343,16 @@ def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
     q, k, v, _ = tensors(32768, 1)
     q, k = (x[..., :16].contiguous() for x in (q, k))
     yield "attndsl-triton taylor", 32768, 1, lambda: taylor(q, k, v), "16 components, values of 128"
+    q, k, v, _ = tensors(32768, 1)
+    yield "cudnn-causal", 32768, 1, lambda: cudnn(q, k, v), "softmax, heads of 128"
+
+
+def cudnn(q: Any, k: Any, v: Any) -> Any:
+    """Causal softmax attention by cuDNN."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def peer_rows(name: str, record: Record, end: float) -> None:

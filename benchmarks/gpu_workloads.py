@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -78,19 +79,21 @@ def compile_one(number: int, config: Config | None) -> str:
     return ""
 
 
-def jobs_of(every: list[Workload], quick: bool) -> list[tuple[int, Config | None]]:
+def jobs_of(every: list[Workload], quick: bool, select: str) -> list[tuple[int, Config | None]]:
     """What is compiled, in the order in which it is measured."""
     jobs: list[tuple[int, Config | None]] = []
     for i, w in enumerate(every):
+        if not re.search(select, w.name):
+            continue
         jobs += [(_same_kernels(every, i), c) for c in configurations(w, quick)]
         jobs += [] if quick else [(i, None)]
     return jobs
 
 
-def compile_all(deadline: float, *, quick: bool, workers: int = 8) -> None:
+def compile_all(deadline: float, *, quick: bool, workers: int = 8, select: str = "") -> None:
     """Fill the caches on disk, in processes of their own."""
     every = workloads()
-    jobs = list(dict.fromkeys(jobs_of(every, quick)))
+    jobs = list(dict.fromkeys(jobs_of(every, quick, select)))
     start, missing = time.time(), 0
     compiling = Compiling(compile_one, jobs, workers)
     try:
@@ -104,14 +107,15 @@ def compile_all(deadline: float, *, quick: bool, workers: int = 8) -> None:
     print(f"-- {len(jobs) - missing} of {len(jobs)} kernels compiled in {time.time() - start:.0f} s", flush=True)
 
 
-def measure(keep: Keep, deadline: float, *, quick: bool, workers: int = 8) -> None:
+def measure(keep: Keep, deadline: float, *, quick: bool, workers: int = 8, select: str = "") -> None:
     """Every workload: our configurations, then FlexAttention. Rows as peers' tables have them. Without workers kernels
     are compiled where they are measured, or found in the caches."""
     every = workloads()
-    compiling = Compiling(compile_one, jobs_of(every, quick), workers) if workers else None
+    compiling = Compiling(compile_one, jobs_of(every, quick, select), workers) if workers else None
     try:
         for i, w in enumerate(every):
-            _measure_one(w, i, _same_kernels(every, i), compiling, keep, deadline, quick)
+            if re.search(select, w.name):
+                _measure_one(w, i, _same_kernels(every, i), compiling, keep, deadline, quick)
     finally:
         if compiling is not None:
             compiling.close()
