@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from attndsl.runtime.triton.sweeps import (
     form_of,
     moved,
 )
+from attndsl.runtime.triton.visits import visits_of
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
@@ -196,4 +198,6 @@ class TritonKernel(LinearKernel):
         """What the configurations of a call depend on."""
         on_line = self.attention.q_space is None or moved(call)
         q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
-        return Facts(machine_of(call.q.device), dtype_of(self.attention, call), call.sizes, q_extents, k_extents)
+        visits = partial(visits_of, self.attention, call.problem) if on_line else None
+        machine, dtype = machine_of(call.q.device), dtype_of(self.attention, call)
+        return Facts(machine, dtype, call.sizes, q_extents, k_extents, visits)

@@ -41,7 +41,8 @@ def plain(config: Config) -> Config:
 
 def specialized(compiled: Any) -> bool:
     """Whether a compiled kernel has specialised warps."""
-    return "ttg.warp_specialize" in compiled.asm["ttgir"]
+    text = compiled.asm["ttgir"] if hasattr(compiled, "asm") else compiled.ttgir
+    return "ttg.warp_specialize" in text
 
 
 def refusal(attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int) -> str:

@@ -227,7 +227,7 @@ def test_the_version_of_kernels_is_a_hash() -> None:
 
 def test_an_old_entry_that_never_saw_the_default_says_nothing() -> None:
     Store().write(make_entry(make_key(kernels="older")))
-    assert lookup.lookup(make_key(), "64x64 w4 s2") is not None
-    assert lookup.lookup(make_key(), "128x128 w4 s2 specialize") is None
+    assert lookup.lookup(make_key(), lambda: "64x64 w4 s2") is not None
+    assert lookup.lookup(make_key(), lambda: "128x128 w4 s2 specialize") is None
     Store().write(make_entry(make_key()))
-    assert lookup.lookup(make_key(), "128x128 w4 s2 specialize") is not None
+    assert lookup.lookup(make_key(), lambda: "128x128 w4 s2 specialize") is not None
