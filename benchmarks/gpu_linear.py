@@ -115,10 +115,13 @@ def check_jobs() -> list[Job]:
 WORKLOADS = ((8192, 4), (32768, 1))
 H, D = 16, 128
 FORWARD = (
-    ScanConfig(64, 128, 8, 2), ScanConfig(64, 64, 4, 3), ScanConfig(64, 64, 8, 2, 2), ScanConfig(64, 128, 8, 3),
-    ScanConfig(128, 64, 8, 2), ScanConfig(64, 64, 4, 2, 4),
+    ScanConfig(64, 64, 4, 3, 1, 0, 64, 4, 4), ScanConfig(64, 64, 4, 4, 1, 0, 128, 8, 4),
+    ScanConfig(64, 64, 4, 3, 2, 0, 64, 4, 4), ScanConfig(64, 128, 8, 3, 1, 0, 128, 8, 4),
+    ScanConfig(64, 128, 8, 2, 2, 0, 128, 8, 4), ScanConfig(64, 64, 8, 2, 2), ScanConfig(128, 64, 8, 2),
 )  # fmt: skip
-BACKWARD = (ScanConfig(64, 128, 8, 2), ScanConfig(64, 64, 8, 2, 2), ScanConfig(64, 64, 4, 3))
+BACKWARD = (
+    ScanConfig(64, 64, 4, 3, 1, 0, 64, 4, 4), ScanConfig(64, 128, 8, 3, 1, 0, 128, 8, 4), ScanConfig(64, 64, 8, 2, 2),
+)  # fmt: skip
 """Configurations measured beside the chosen one."""
 NAMES = ("retention", "linear", "simplegla")
 
@@ -299,7 +302,11 @@ def speed(record: Record, end: float) -> None:
 
 def words(config: ScanConfig) -> str:
     """A configuration in short."""
-    return f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident}"
+    states = "x".join(map(str, config.of_states[:2]))
+    return (
+        f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident} "
+        f"states {states} s{config.of_states[2]}"
+    )
 
 
 def kernels(record: Record, end: float) -> None:

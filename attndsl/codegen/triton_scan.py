@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal as Lit
 
 from attndsl.codegen.expr_triton import (
@@ -164,6 +165,7 @@ def component_map(features: Expr, tensor: str) -> Expr | None:
 _MIXING = frozenset(("vsoftmax", "rmsnorm", "concat", "outer", "matmul", "roll", "rope"))
 
 
+@lru_cache(maxsize=256)
 def slope_of(mapped: Expr | None) -> Expr | None:
     """The derivative of a map of components; None for one."""
     return None if mapped is None else derivative(mapped, COMPONENT)

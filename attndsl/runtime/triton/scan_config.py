@@ -11,7 +11,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class ScanConfig:
     """Rows of a chunk, columns of the values that a program owns, warps and stages of `outputs`; programs that a
-    multiprocessor runs side by side; and how many segments the sequence is cut into (0: as many as fill the GPU)."""
+    multiprocessor runs side by side; and how many segments the sequence is cut into (0: as many as fill the GPU).
+    `states`, which only streams, has columns, warps and stages of its own (0: the same)."""
 
     chunk: int
     columns: int
@@ -19,6 +20,14 @@ class ScanConfig:
     stages: int
     resident: int = 1
     segments: int = 0
+    state_columns: int = 0
+    state_warps: int = 0
+    state_stages: int = 0
+
+    @property
+    def of_states(self) -> tuple[int, int, int]:
+        """Columns, warps and stages of `states`."""
+        return self.state_columns or self.columns, self.state_warps or self.warps, self.state_stages or self.stages
 
 
 _FORCED: ContextVar[ScanConfig | None] = ContextVar("attndsl_scan_config", default=None)
@@ -34,6 +43,11 @@ def scan_configured(config: ScanConfig | None) -> Generator[None]:
         yield
     finally:
         _FORCED.reset(token)
+
+
+def forced_scan() -> ScanConfig | None:
+    """The configuration of `scan_configured`."""
+    return _FORCED.get()
 
 
 def choose_scan(dtype: str, keys: int, values: int, capability: int = 90, channel: bool = False) -> ScanConfig:
