@@ -157,10 +157,10 @@ def asked(
     kinds = type(q), type(k), type(v)
     if not (kinds[0] in _PLAIN and kinds[1] in _PLAIN and kinds[2] in _PLAIN):
         return None
-    tensors = (q, k, v)
+    tensors: tuple[Tensor, ...] = (q, k, v)
     count = 0
     if signature.inputs:
-        more = [arguments.get(name) for name in signature.inputs]
+        more: list[Any] = [arguments.get(name) for name in signature.inputs]
         if not all(type(t) in _PLAIN for t in more):
             return None
         count = len(more)
@@ -290,8 +290,9 @@ class _Attend(torch.autograd.function._SingleLevelFunction):
         return out if lse is None else (out, lse)
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         known: Repeated = ctx.known
+        grad_out, grad_lse = gradients if len(gradients) == 2 else (gradients[0], None)
         needs: tuple[bool, ...] = ctx.needs_input_grad[4:]
         if (grad_out is None and grad_lse is None) or True not in needs:
             return (None,) * (4 + len(needs))
@@ -322,8 +323,10 @@ class _Attend(torch.autograd.function._SingleLevelFunction):
         return None, None, None, None, *(next(each) if w else None for w in needs)
 
 
-_apply: Any = _Attend.apply
-_gradient: Any = Gradient.apply
+_attend: Any = _Attend
+_apply = _attend.apply
+_once: Any = Gradient
+_gradient = _once.apply
 
 
 def _again(known: Repeated, tensors: Sequence[Tensor], scalars: Scalars, offset: int) -> Bound:

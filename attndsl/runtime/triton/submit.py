@@ -8,7 +8,7 @@ pointers as much aligned. Numbers are not specialised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -59,7 +59,7 @@ def allocate_on(device: int) -> None:
 
 
 @lru_cache(maxsize=64)
-def _allocator(device: int) -> Callable[[int, int, int | None], Tensor]:
+def _allocator(device: int) -> Any:
     place = torch.device("cuda", device)
 
     def scratch(size: int, alignment: int, stream: int | None) -> Tensor:
