@@ -75,18 +75,12 @@ class Walk:
     tma: bool = False
     aligned: bool = False
     wide: bool = False
-    narrow_sums: bool = False
-    """Sum the keys of a normaliser by products of narrow floats with both halves of every number; fewer registers."""
     gate_unit: int = 1
     """Elements that the strides of decays per channel are counted in."""
 
     @property
     def channel(self) -> bool:
         return self.decay == "channel"
-
-    @property
-    def product_sums(self) -> bool:
-        return self.normalised and self.narrow_sums
 
     @property
     def decays(self) -> bool:

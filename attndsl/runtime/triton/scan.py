@@ -17,7 +17,7 @@ from attndsl.codegen.triton_form import Dtype
 from attndsl.codegen.triton_scan import ScanModule, Walk, generate_scan
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.modules import load_module
-from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut
+from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut, hazard
 from attndsl.runtime.triton.scan_launch import Memo, Ready, launching
 
 _READ = ("size", "input stride", "input size")
@@ -221,6 +221,8 @@ class Scan:
         known |= {a.name: self._value(a) for a in arguments if a.name not in known and a.role in _READ}
         kernel = getattr(load_module(self.module.source), name)
         columns, warps, stages = self.config.columns, self.config.warps, self.config.stages
+        if self.operands.q.device.type == "cuda" and (why := hazard(self.config, self.walk.dtype)) is not None:
+            raise ValueError(f"a scan in this configuration has no kernel: {why}")
         if name == "pairs":
             return Ready.of(kernel, arguments, known, self.B * self.H * numbers["chunks"], 2, 1)
         if name == "states":

@@ -58,12 +58,29 @@ def choose_scan(dtype: str, keys: int, values: int, capability: int = 90, channe
         return forced
     if dtype == "fp32":
         return ScanConfig(32, 32 if values > 16 else 16, 4, 1)
-    # narrower columns are miscompiled next to arithmetic on tiles (Triton 3.6, sm_90: illegal accesses at 16 and 32)
     if keys > 256:
         return ScanConfig(64, 64, 8, 1)
     if keys > 128 or channel:
         return ScanConfig(64, 64, 8, 2)
-    return ScanConfig(64, 64, 4, 2, 2)
+    # With two stages a chunk is asked for when the one before is done with: three, for its way from memory is about as
+    # long as the work on a chunk. Of heads of 64 two programs fit on a multiprocessor.
+    return ScanConfig(64, 64, 4, 3, 1 if keys > 64 else 2, state_stages=4)
+
+
+def hazard(config: ScanConfig, dtype: str) -> str | None:
+    """Why a configuration is never run on a GPU, in words; None if it may be.
+
+    Triton 3.6 compiles loops for sm_90 wrongly in which a product of 16-bit floats has a side below 64: results that
+    are wrong, or accesses to memory that is not there, of values in tiles of 16 and 32 columns. Products of tiles below
+    64 rows are of the older kind (mma.sync), and loads that are pipelined for both kinds are wrong as well.
+    """
+    if dtype == "fp32":
+        return None
+    sides = {"rows of a chunk": config.chunk, "columns": config.columns, "columns of `states`": config.of_states[0]}
+    for name, n in sides.items():
+        if n < 64:
+            return f"{n} {name} are fewer than 64, which Triton 3.6 miscompiles for 16-bit floats"
+    return None
 
 
 def cut(rows: int, chunk: int, programs: int, fill: int, segments: int = 0, most: int = 0) -> tuple[int, int]:

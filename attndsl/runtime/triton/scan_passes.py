@@ -29,9 +29,6 @@ from attndsl.runtime.triton.scan_config import GATE_LENGTH, ScanConfig, forced_s
 from attndsl.runtime.triton.scan_features import apply_map
 from attndsl.runtime.triton.scan_launch import Memo, launching, likeness, memo_of
 
-NARROW_SUMS = ("bf16",)
-"""Where sums of keys stay in the range of the element type."""
-
 
 @dataclass(frozen=True)
 class Maps:
@@ -129,7 +126,7 @@ def _scan(
             dtype, Operand(q.shape[-1]), Operand(k.shape[-1]), Operand(v.shape[-1]), maps.decay, call.docs is not None,
             strict=maps.strict, ranks=maps.ranks,
             tma=tma, aligned=tma or aligned(*tensors), wide=call.wide, gate_unit=_gate_unit(call),
-            narrow_sums=dtype in NARROW_SUMS, **options,
+            **options,
         )  # fmt: skip
         found = memo[name] = walk, config_of(call.q, k.shape[-1], v.shape[-1], walk.channel), {}
     walk, config, prepared = found
