@@ -276,7 +276,9 @@ def _measure(w: Any, keep: Keep, quick: bool) -> None:
 
 def _flex_backward(w: Any) -> Callable[[Tensor | None], Any]:
     """FlexAttention's gradients of q, k and v as a function of the output's."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import flex_attention
+
+    from attndsl.bench.peers import block_mask
 
     torch.compiler.reset()
     score, mask = w.flex()
@@ -284,7 +286,7 @@ def _flex_backward(w: Any) -> Callable[[Tensor | None], Any]:
     q, k, v = (t.requires_grad_() for t in w.tensors(S))
     blocks = None
     if mask is not None:
-        blocks = torch.compile(create_block_mask, dynamic=False)(mask, None, None, S, S, device="cuda")
+        blocks = block_mask(mask, S, S, "cuda")
     out: Any = torch.compile(flex_attention, dynamic=False)(q, k, v, score_mod=score, block_mask=blocks)
     own = torch.randn_like(out)
 

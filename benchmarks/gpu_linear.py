@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from attndsl.runtime.triton.scan import Carried
-from attndsl.runtime.triton.scan_config import ScanConfig, scan_configured
+from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, scan_configured
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
 from benchmarks.crew import Crew, Job
 from benchmarks.linear_cases import ELU1, LinearCase, compare
@@ -39,11 +39,18 @@ from tests.accuracy import assert_right
 
 RESULTS = Path(__file__).parent / "results"
 START = time.time()
-CHECKED = (
-    ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 128, 8, 2), ScanConfig(64, 64, 8, 2), ScanConfig(128, 64, 8, 2),
-    ScanConfig(64, 64, 4, 3), ScanConfig(64, 64, 4, 1, 2), ScanConfig(64, 32, 4, 1, 4),
+FORWARD = (
+    ScanConfig(64, 64, 4, 3, 1, 0, 64, 4, 4), ScanConfig(64, 64, 4, 4, 1, 0, 128, 8, 4),
+    ScanConfig(64, 64, 4, 3, 2, 0, 64, 4, 4), ScanConfig(64, 128, 8, 3, 1, 0, 128, 8, 4),
+    ScanConfig(64, 128, 8, 2, 2, 0, 128, 8, 4), ScanConfig(64, 64, 8, 2, 2), ScanConfig(128, 64, 8, 2),
 )  # fmt: skip
-NARROW = ScanConfig(32, 32, 4, 1)
+BACKWARD = (
+    ScanConfig(64, 64, 4, 3, 1, 0, 64, 4, 4), ScanConfig(64, 128, 8, 3, 1, 0, 128, 8, 4), ScanConfig(64, 64, 8, 2, 2),
+)  # fmt: skip
+"""Configurations measured beside the chosen one."""
+CHECKED = tuple(dict.fromkeys((*(choose_scan("bf16", n, 128) for n in (64, 128, 256, 512)), *FORWARD, *BACKWARD)))
+"""Every configuration that may be chosen, and those measured."""
+NARROW = choose_scan("fp32", 128, 128)
 
 
 def cases() -> Iterator[tuple[LinearCase, ScanConfig]]:
@@ -114,12 +121,6 @@ def check_jobs() -> list[Job]:
 
 WORKLOADS = ((8192, 4), (32768, 1))
 H, D = 16, 128
-FORWARD = (
-    ScanConfig(64, 128, 8, 2), ScanConfig(64, 64, 4, 3), ScanConfig(64, 64, 8, 2, 2), ScanConfig(64, 128, 8, 3),
-    ScanConfig(128, 64, 8, 2), ScanConfig(64, 64, 4, 2, 4),
-)  # fmt: skip
-BACKWARD = (ScanConfig(64, 128, 8, 2), ScanConfig(64, 64, 8, 2, 2), ScanConfig(64, 64, 4, 3))
-"""Configurations measured beside the chosen one."""
 NAMES = ("retention", "linear", "simplegla")
 
 
@@ -244,11 +245,10 @@ def warm(name: str, config: ScanConfig | None, pas: str) -> str:
     return ""
 
 
-def warm_peer(name: str) -> str:
-    """Compile what fla needs."""
-    run, given, has_backward = peer_runs(1024, 1)[name]
-    for pas in ("fwd", "bwd") if has_backward else ("fwd",):
-        peer_pass(run, given, pas)()
+def warm_peer(name: str, S: int, B: int, pas: str) -> str:
+    """Compile what fla needs. What its kernels are tuned to is not kept: here they share the GPU with others."""
+    run, given, _ = peer_runs(S, B)[name]
+    peer_pass(run, given, pas)()
     torch.cuda.synchronize()
     return ""
 
@@ -264,16 +264,30 @@ def warm_others() -> str:
 def warm_jobs() -> list[Job]:
     """Compilations, the best guesses first."""
     found: list[Job] = [(f"{name} {pas} {c}", warm, (name, c, pas)) for name, pas, c in runs()]
-    first = 2 * len(NAMES)
-    peers: list[Job] = [(name, warm_peer, (name,)) for name in PEERS]
-    return [*found[:first], *peers, ("others", warm_others, ()), *found[first:]]
+    chosen = sum(config is None for _, _, config in runs())
+    peers: list[Job] = [
+        (f"{name} {pas} {S}", warm_peer, (name, S, B, pas))
+        for pas in ("fwd", "bwd") for name, both in PEERS.items() for S, B in WORKLOADS if both or pas == "fwd"
+    ]  # fmt: skip
+    return [*found[:chosen], ("others", warm_others, ()), *peers, *found[chosen:]]
 
 
 def speed(record: Record, end: float) -> None:
-    """Every workload beside its peer; what was compiled before is loaded."""
-    peers = {"retention": "fla-retention", "linear": "fla-linear", "simplegla": "fla-simplegla", "gla": "fla-gla"}
-    done: set[str] = set()
-    for name, pas, config in runs():
+    """What is chosen for every workload, then fla beside it, then other configurations; what was compiled before is
+    loaded."""
+    chosen = [r for r in runs() if r[2] is None]
+    own_rows(record, end, chosen)
+    for system, rows, batches, run, text in others():
+        record.measure(rows, batches, system, "fwd", run, text)
+    peer_rows(record, end, "fwd")
+    kernels(record, end)
+    own_rows(record, end, [r for r in runs() if r[2] is not None])
+    peer_rows(record, end, "bwd")
+
+
+def own_rows(record: Record, end: float, measured: list[tuple[str, str, ScanConfig | None]]) -> None:
+    """Rows of these workloads, passes and configurations."""
+    for name, pas, config in measured:
         system = f"attndsl-triton {name}" if config is None else f"attndsl-config {name}"
         note = "" if config is None else words(config)
         for S, B in WORKLOADS:
@@ -287,19 +301,15 @@ def speed(record: Record, end: float) -> None:
                     record.add(S, B, system, pas, None, f"{note} ERR {error!r}"[:200])
                     continue
                 record.measure(S, B, system, pas, run, note)
-        peer = peers.get(name)
-        if peer is not None and peer not in done and (pas == "bwd" or name == "gla"):
-            done.add(peer)
-            peer_rows(peer, record, end)
-        if name == "elu1" and pas == "bwd":
-            for system, rows, batches, run, text in others():
-                record.measure(rows, batches, system, "fwd", run, text)
-            kernels(record, end)
 
 
 def words(config: ScanConfig) -> str:
     """A configuration in short."""
-    return f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident}"
+    states = "x".join(map(str, config.of_states[:2]))
+    return (
+        f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident} "
+        f"states {states} s{config.of_states[2]}"
+    )
 
 
 def kernels(record: Record, end: float) -> None:
@@ -355,16 +365,17 @@ def cudnn(q: Any, k: Any, v: Any) -> Any:
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def peer_rows(name: str, record: Record, end: float) -> None:
-    """The rows of a peer."""
-    for S, B in WORKLOADS:
-        run, given, has_backward = peer_runs(S, B)[name]
-        for pas in ("fwd", "bwd") if has_backward else ("fwd",):
-            if time.time() < end:
+def peer_rows(record: Record, end: float, pas: str) -> None:
+    """The rows of the peers. Their kernels are tuned here, alone on the GPU, when they are first called."""
+    for name, both in PEERS.items():
+        for S, B in WORKLOADS:
+            if time.time() < end and (both or pas == "fwd"):
+                run, given, _ = peer_runs(S, B)[name]
                 record.measure(S, B, name, pas, peer_pass(run, given, pas), "")
 
 
-PEERS = ("fla-retention", "fla-linear", "fla-simplegla", "fla-gla")
+PEERS = {"fla-retention": True, "fla-linear": True, "fla-simplegla": False, "fla-gla": False}
+"""By name, whether there is a backward pass here."""
 
 
 def peer_runs(S: int, B: int) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], bool]]:
@@ -405,8 +416,6 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=80.0)
     parser.add_argument("--workers", type=int, default=12)
     args = parser.parse_args()
-    # what fla tunes is kept for the process that measures
-    os.environ["TRITON_CACHE_AUTOTUNING"] = "1"
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     card = torch.cuda.get_device_name().replace(" ", "-").lower()
     record = Record(args.out or RESULTS / card / f"{datetime.date.today()}-linear.json")

@@ -34,11 +34,15 @@ SPECIALIZED = Config(128, 128, 4, 2, specialize=True)
 TWO_A_SM = Config(128, 64, 8, 2, registers=128)
 """Two programs fit a multiprocessor: one computes while the other starts or ends."""
 LARGE, SMALL = Config(128, 128, 8, 3), Config(64, 64, 4, 3)
-CONFIGS = {128: (SPECIALIZED, SMALL), 64: (SPECIALIZED, Config(128, 64, 4, 3))}
+MIXED = Config(128, 128, 4, 2, specialize=True, mixed=True)
+CONFIGS = {
+    128: (MIXED, SPECIALIZED),
+    64: (MIXED, SPECIALIZED, Config(128, 64, 8, 3, mixed=True), Config(128, 64, 8, 3), Config(128, 64, 4, 3)),
+}
 """By head size; specialised ones are Triton's to get right, and every result is compared with the definition."""
-SHORT_CONFIGS = (TWO_A_SM, SMALL)
-BLOCK_CONFIGS = (SPECIALIZED, LARGE)
-GRID_CONFIGS = (LARGE, SMALL)
+SHORT_CONFIGS = (TWO_A_SM, Config(128, 64, 8, 2, registers=128, mixed=True), SMALL)
+BLOCK_CONFIGS = (MIXED, SPECIALIZED)
+GRID_CONFIGS = (LARGE, Config(128, 128, 8, 3, mixed=True), SMALL)
 WAIT = 60.0
 """Seconds after which a kernel counts as one that does not compile."""
 
@@ -261,7 +265,9 @@ def _error(out: Tensor, exact: Mapping[int, Tensor]) -> float:
 
 
 def _flex_call(w: Workload) -> tuple[Tensor, Tensor, Tensor, Any, dict[str, Any]]:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import flex_attention
+
+    from attndsl.bench.peers import block_mask
 
     assert w.flex is not None
     # past its limit of recompilations it would run uncompiled
@@ -271,7 +277,7 @@ def _flex_call(w: Workload) -> tuple[Tensor, Tensor, Tensor, Any, dict[str, Any]
     q, k, v = tensors(w.B, w.H, S, w.D)
     blocks = None
     if mask is not None:
-        blocks = torch.compile(create_block_mask, dynamic=False)(mask, None, None, S, S, device="cuda")
+        blocks = block_mask(mask, S, S, "cuda")
     torch.cuda.synchronize()
     return q, k, v, torch.compile(flex_attention, dynamic=False), {"score_mod": score, "block_mask": blocks}
 

@@ -60,7 +60,7 @@ class Form:
 
     `walk`: a loop over FULL boxes without mask code and one over PARTIAL boxes; or one loop over all boxes, whose mask
     is arithmetic that FULL boxes switch off, `specialized` if some warps only load. `bare`: in such a loop all boxes
-    are FULL, so that there is no mask at all.
+    are FULL, so that there is no mask at all. `mixed`: one of four exponentials is a polynomial.
     """
 
     dtype: Dtype
@@ -80,6 +80,7 @@ class Form:
     searched: bool = False
     far: bool = False
     turned: bool = False
+    mixed: bool = False
 
     @property
     def sides(self) -> tuple[Lit["q", "k"], Lit["q", "k"]]:

@@ -111,7 +111,7 @@ def spread(ranked: Sequence[Config], most: int) -> list[Config]:
 
 
 def _kind(config: Config) -> tuple[object, ...]:
-    return config.rows, config.columns, config.warps, config.specialize, config.q_box, config.k_box
+    return config.rows, config.columns, config.warps, config.specialize, config.mixed, config.q_box, config.k_box
 
 
 def _crowded(step: Pass, configs: Sequence[Config], facts: Facts) -> Iterator[Config]:
@@ -129,6 +129,7 @@ def _specialised(rows: Sequence[int], columns: Sequence[int], facts: Facts, gpu:
         config = Config(r, c, 4, 2, specialize=True)
         if r >= 64 and c >= 64 and fits("forward", config, facts, gpu):
             yield config
+            yield replace(config, mixed=True)
 
 
 def _decode(facts: Facts, gpu: Gpu, default: Config) -> Iterator[Config]:

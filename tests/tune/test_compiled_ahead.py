@@ -11,6 +11,7 @@ import torch
 
 import attndsl
 from attndsl.runtime.binding import bind_call
+from attndsl.runtime.triton import decode_launch
 from attndsl.runtime.triton.config import Config, Pass, configured
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.schedule.build import build
@@ -76,3 +77,39 @@ def test_a_call_finds_what_was_compiled_for_it(step: Pass, root: Path) -> None:
     assert before
     list(running)
     assert set((root / "compiled").glob("*")) == before
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_one_call_runs_with_the_configuration_that_is_asked_for(step: Pass, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates with the same tile, one after another on the same call."""
+    asked: list[tuple[int, int]] = []
+    options, first = Config.options, decode_launch.Step.first
+
+    def launched(self: Config, stages: int) -> dict[str, int]:
+        asked.append((self.warps, self.stages))
+        return options(self, stages)
+
+    def decoded(self: Any, call: Any, values: Any) -> Any:
+        asked.append((self.warps, self.stages))
+        return first(self, call, values)
+
+    monkeypatch.setattr(Config, "options", launched)
+    monkeypatch.setattr(decode_launch.Step, "first", decoded)
+    f = attndsl.load(SPEC)
+    few, backward = step == "decode", step in ("dq", "dkdv")
+    q = torch.randn(1, 2, 2 if few else 100, 64, dtype=torch.bfloat16)
+    k, v = (torch.randn(1, 2, 100, 64, dtype=torch.bfloat16) for _ in range(2))
+    call = bind_call(f.attention, f.simplified, q, k, v, {"slope": torch.ones(2)}, q_offset=98 if few else 0)
+    kernel = TritonKernel(f.simplified)
+    for config in (Config(32, 32, w, s) for w, s in ((4, 2), (2, 1), (4, 1))):
+        asked.clear()
+        others = {"decode": config if few else None, **({step: config} if backward else {})}
+        with torch.no_grad(), configured(CONFIG if backward else config, **others):
+            tiling = kernel.tiling(call)
+            problem = tiling.problem(f.simplified, call.problem)
+            plan = build(f.simplified, problem, tiling.tile(f.simplified, problem))
+            _, _, saved = kernel.forward(call, plan, False, save=backward)
+            if backward:
+                needs = frozenset({"q"} if step == "dq" else {"k", "v"})
+                kernel.backward(call, plan, saved, torch.randn_like(q), None, needs)
+        assert (config.warps, config.stages) in asked

@@ -10,7 +10,7 @@ from attndsl.ir.attention import Attention
 from attndsl.runtime.cache.key import Key, Machine, bucket_of, hashes, kernels_version
 from attndsl.runtime.cache.lookup import Known, Origin, lookup
 from attndsl.runtime.cache.store import generation
-from attndsl.runtime.triton.config import Config, Pass, Visits, choose, forced
+from attndsl.runtime.triton.config import Config, Pass, Visits, all_forced, choose, forced
 from attndsl.runtime.triton.labels import config_of, label
 from attndsl.runtime.triton.machine import triton_version
 from attndsl.runtime.triton.visits import visits_of
@@ -97,6 +97,12 @@ def _adapted(known: Known) -> Config:
     if not known.same:
         config = replace(config, q_box=(), k_box=())
     return config if known.sized else replace(config, splits=0)
+
+
+def settings() -> tuple[tuple[tuple[Pass, Config | None], ...], int]:
+    """What decides configurations beside a call: those that are asked for, and how often this process has tuned. What
+    is remembered of a call holds as long as this does."""
+    return all_forced(), generation()
 
 
 class Choices:

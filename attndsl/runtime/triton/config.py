@@ -22,7 +22,9 @@ class Config:
 
     `q_box` and `k_box` are the shapes of boxes on a grid, a side per axis; without them the plan's cost model chooses.
     `splits`, for `decode`: over how many programs the keys of a row are split; 0 leaves it to the shape. `registers` is
-    the most that a thread may have, so that several programs fit a multiprocessor; 0 leaves it to the compiler."""
+    the most that a thread may have, so that several programs fit a multiprocessor; 0 leaves it to the compiler.
+    `mixed`: in the forward pass one of four exponentials is a polynomial, as the unit of exponentials is what tiles of
+    small heads wait for (the trick is FlashAttention-4's)."""
 
     rows: int
     columns: int
@@ -33,6 +35,7 @@ class Config:
     k_box: tuple[int, ...] = ()
     splits: int = 0
     registers: int = 0
+    mixed: bool = False
 
     def options(self, stages: int) -> dict[str, int]:
         """What Triton's compiler is told, with as many stages as fit."""

@@ -27,8 +27,9 @@ from attndsl.codegen.triton_decode import DecodeModule
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
+from attndsl.runtime.triton.choices import settings
 from attndsl.runtime.triton.config import Config, choose, decode_asked
-from attndsl.runtime.triton.decode_launch import Prepared, Ready, prepared_key
+from attndsl.runtime.triton.decode_launch import Placed, Prepared, prepared_key
 from attndsl.runtime.triton.decode_tables import DecodeTables, decode_tables, joined
 from attndsl.runtime.triton.generated import decode_module
 from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
@@ -103,7 +104,7 @@ class Decode:
         self.attention = attention
         self._chosen = chosen
         self._modules: dict[Form, DecodeModule] = {}
-        self._ready: dict[tuple[int, torch.device], Ready | None] = {}
+        self._ready: dict[tuple[int, torch.device], Placed | None] = {}
         self._lock = Lock()
 
     # Choices
@@ -142,7 +143,7 @@ class Decode:
 
     def forward(self, call: Call, plan: Plan, out: Tensor, lse: Tensor, need_lse: bool) -> bool:
         """Fill `out` and, if asked for, `lse`; False where this is not the kernel to run, or no key is visible."""
-        memo = "few rows", need_lse
+        memo = "few rows", need_lse, settings()
         prepared: Prepared | None = call.memo.get(memo)
         if prepared is None:
             ready = self._tables(call, plan) if self.wanted(call) else None
@@ -153,7 +154,7 @@ class Decode:
         prepared.run(call, out, lse)
         return True
 
-    def _found(self, call: Call, dtype: Dtype, ready: Ready, need_lse: bool) -> Prepared:
+    def _found(self, call: Call, dtype: Dtype, ready: Placed, need_lse: bool) -> Prepared:
         config, is_wide = self.config(call, dtype), wide(call.inputs)
         key = prepared_key(call, config, is_wide, need_lse)
         found = ready.prepared.get(key)
@@ -167,7 +168,7 @@ class Decode:
             found = ready.prepared[key] = self._prepared(call, form, ready, config, need_lse)
         return found
 
-    def _prepared(self, call: Call, form: Form, ready: Ready, config: Config, need_lse: bool) -> Prepared:
+    def _prepared(self, call: Call, form: Form, ready: Placed, config: Config, need_lse: bool) -> Prepared:
         device = device_of(call.q.device)
         shares = shares_of(config, form, ready.tables, call.sizes, device)
         return Prepared(call, form, self.module(form), ready, config, shares, need_lse, device.capability)
@@ -181,7 +182,7 @@ class Decode:
                 raise unsupported(self.attention, error) from error
         return self._modules[form]
 
-    def _tables(self, call: Call, plan: Plan) -> Ready | None:
+    def _tables(self, call: Call, plan: Plan) -> Placed | None:
         key = id(plan), call.q.device
         with self._lock:
             if key in self._ready:
@@ -194,12 +195,12 @@ class Decode:
         weakref.finalize(plan, self._ready.pop, key, None)
         return found
 
-    def _made(self, call: Call, launch: LaunchTables) -> Ready:
+    def _made(self, call: Call, launch: LaunchTables) -> Placed:
         B, H, Hkv = (call.sizes[n] for n in ("B", "H", "Hkv"))
         tables = decode_tables(launch, B, H, H // Hkv, sure_keys(launch, call.sizes["Lk"]))
         whole, places = joined(tables)
         on_device = torch.from_numpy(whole).to(call.q.device)
-        return Ready(tables, {name: on_device[a:b] for name, (a, b) in places.items()})
+        return Placed(tables, {name: on_device[a:b] for name, (a, b) in places.items()})
 
 
 def decode_tiling(config: Config, sizes: Mapping[str, int]) -> Tiling:

@@ -44,15 +44,15 @@ def _driver() -> Any:
     )  # fmt: skip
 
 
-def _launch(it: launch.Launch) -> Any:
+def _launch(it: launch.Launch) -> tuple[launch.Prepared, Any]:
     """As `launch.launch` on a GPU."""
-    ready = launch.Prepared.of(it)
-    values = ready.arguments(it)
+    ready = launch.Prepared(it)
+    values = ready.arguments(it.call, it.tensors)
     stages = launch.stages_that_fit(
         it.config, it.call.q.element_size(), it.call.q.shape[-1], it.call.v.shape[-1], *ready.tile, SHARED,
         backward=it.module.name != "forward",
     )  # fmt: skip
-    return launch._run(it, ready.kernel[ready.grid], values, stages, ready.tile)
+    return ready, launch._run(it, ready.kernel[ready.programs,], values, stages, ready.tile)
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
