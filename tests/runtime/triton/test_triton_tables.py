@@ -160,7 +160,7 @@ def test_rows_without_keys_get_tiles() -> None:
 
 def test_rows_of_grid_tiles_are_gathered() -> None:
     """Tiles at the ragged ends repeat their last rows."""
-    f = attndsl.load("use masks (neighborhood)\nattention n { grid g(y, x) mask all(neighborhood(q.g, k.g, 3)) }")
+    f = attndsl.load(NA2D, window=(3, 3))
     made = f.problem(grid=(5, 7), D=16)
     config = Config(64, 64, 4, 2, specialize=True, q_box=(8, 8))
     _, (it,) = lower(f.simplified, made, "bf16", config=config)
