@@ -35,7 +35,7 @@ def _std(name: str, uses: str, body: str, params: str = "", **more: Any) -> Work
     """A spec of one function of the library."""
     text = f"{uses}\nattention {name}({params}) {{ {body} }}"
     grid = more.get("grid")
-    sizes = {"B": 1, "H": 16, "S": SIDE * SIDE if grid else LENGTH, "D": 128}
+    sizes: dict[str, Any] = {"B": 1, "H": 16, "S": SIDE * SIDE if grid else LENGTH, "D": 128}
     return Workload(f"std {name}", text, pairs=0, **(sizes | more))
 
 

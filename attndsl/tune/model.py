@@ -205,9 +205,9 @@ def model() -> Model:
     """The fitted model that the package brings."""
     data: Any = json.loads(FILE.read_text())
     steps: dict[Pass, dict[str, float]] = {"decode": DECODE_USUAL, **data["weights"]}
-    weights = {
+    weights: dict[Pass, npt.NDArray[np.float64]] = {
         step: np.array([float(values.get(t, 0.0)) for t in terms_of(step)]) for step, values in steps.items()
-    }  # fmt: skip
+    }
     return Model(weights, {n: v for n, v in data.items() if n != "weights"})
 
 

@@ -27,9 +27,13 @@ def stand_ins() -> dict[Any, dict[str, Callable[..., str]]]:
     import triton.runtime.cache as cache
 
     whole, version = cache.triton_key, nvidia.get_ptxas_version
+
+    def assembler(arch: int = 80) -> str:
+        return _known(_tool(arch), lambda: version(arch))
+
     return {
         cache: {"triton_key": lambda: _known("key", whole)},
-        nvidia: {"get_ptxas_version": lambda arch=80: _known(_tool(arch), lambda: version(arch))},
+        nvidia: {"get_ptxas_version": assembler},
     }
 
 
