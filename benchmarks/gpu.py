@@ -1,6 +1,7 @@
 """Forward kernels on a GPU: are they right, and how fast are they beside FlexAttention. One run.
 
     python benchmarks/gpu.py [--compile-only] [--out FILE] [--only check|time] [--workers 8] [--budget 470] [--quick]
+                             [--select REGEX]
 
 Checks every case of `benchmarks/cases.py` in bf16 and fp16 against the dense fp64 definition, then measures workloads
 with several tile configurations each, and FlexAttention on the same tensors. Raw rows go to
@@ -122,6 +123,7 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=470.0)
     parser.add_argument("--quick", action="store_true", help="one configuration a workload, no FlexAttention")
     parser.add_argument("--compile-only", action="store_true", help="fill the caches on disk and end")
+    parser.add_argument("--select", default="", help="workloads whose names a regular expression finds")
     parser.add_argument("--commit", default="")
     given = parser.parse_args()
     # each process would start as many compilers as there are cores
@@ -129,7 +131,7 @@ def main() -> int:
     if given.compile_only:
         from benchmarks.gpu_workloads import compile_all
 
-        compile_all(START + given.budget, quick=given.quick, workers=given.workers or 8)
+        compile_all(START + given.budget, quick=given.quick, workers=given.workers or 8, select=given.select)
         return 0
     gpu = torch.cuda.get_device_name()
     folder = gpu.replace("NVIDIA ", "").replace(" ", "-").lower()
@@ -150,7 +152,7 @@ def main() -> int:
             record["rows"].append(row)
             out.write_text(json.dumps(record, indent=1))
 
-        measure(keep, START + given.budget, quick=given.quick, workers=given.workers or 0)
+        measure(keep, START + given.budget, quick=given.quick, workers=given.workers or 0, select=given.select)
     print(f"-- {time.time() - START:.0f} s, written to {out}", flush=True)
     return 1 if any(r["wrong"] for r in record["checks"]) else 0
 

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from attndsl.runtime.triton.scan import Carried
-from attndsl.runtime.triton.scan_config import ScanConfig, scan_configured
+from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, scan_configured
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
 from benchmarks.crew import Crew, Job
 from benchmarks.linear_cases import ELU1, LinearCase, compare
@@ -39,11 +39,18 @@ from tests.accuracy import assert_right
 
 RESULTS = Path(__file__).parent / "results"
 START = time.time()
-CHECKED = (
-    ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 128, 8, 2), ScanConfig(64, 64, 8, 2), ScanConfig(128, 64, 8, 2),
-    ScanConfig(64, 64, 4, 3), ScanConfig(64, 64, 4, 1, 2), ScanConfig(64, 32, 4, 1, 4),
+FORWARD = (
+    ScanConfig(64, 64, 4, 3, 1, 0, 64, 4, 4), ScanConfig(64, 64, 4, 4, 1, 0, 128, 8, 4),
+    ScanConfig(64, 64, 4, 3, 2, 0, 64, 4, 4), ScanConfig(64, 128, 8, 3, 1, 0, 128, 8, 4),
+    ScanConfig(64, 128, 8, 2, 2, 0, 128, 8, 4), ScanConfig(64, 64, 8, 2, 2), ScanConfig(128, 64, 8, 2),
 )  # fmt: skip
-NARROW = ScanConfig(32, 32, 4, 1)
+BACKWARD = (
+    ScanConfig(64, 64, 4, 3, 1, 0, 64, 4, 4), ScanConfig(64, 128, 8, 3, 1, 0, 128, 8, 4), ScanConfig(64, 64, 8, 2, 2),
+)  # fmt: skip
+"""Configurations measured beside the chosen one."""
+CHECKED = tuple(dict.fromkeys((*(choose_scan("bf16", n, 128) for n in (64, 128, 256, 512)), *FORWARD, *BACKWARD)))
+"""Every configuration that may be chosen, and those measured."""
+NARROW = choose_scan("fp32", 128, 128)
 
 
 def cases() -> Iterator[tuple[LinearCase, ScanConfig]]:
@@ -114,21 +121,22 @@ def check_jobs() -> list[Job]:
 
 WORKLOADS = ((8192, 4), (32768, 1))
 H, D = 16, 128
-FORWARD = (ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 1, 4))
-BACKWARD = (ScanConfig(64, 64, 4, 2, 2), ScanConfig(64, 32, 4, 1, 4))
 NAMES = ("retention", "linear", "simplegla")
-ONCE = (("gla", "fwd", ScanConfig(64, 64, 8, 2, 1)), ("elu1", "fwd", FORWARD[0]), ("elu1", "bwd", BACKWARD[0]))
-"""Workloads of one configuration."""
 
 
-def runs() -> Iterator[tuple[str, str, ScanConfig]]:
-    """(workload, pass, configuration), the best guesses first."""
-    for i, (forward_config, backward_config) in enumerate(zip(FORWARD, BACKWARD, strict=True)):
-        for name in NAMES:
-            yield name, "fwd", forward_config
-            yield name, "bwd", backward_config
-        if i == 0:
-            yield from ONCE
+def runs() -> Iterator[tuple[str, str, ScanConfig | None]]:
+    """(workload, pass, configuration), what is chosen (None) first."""
+    for name in NAMES:
+        yield name, "fwd", None
+        yield name, "bwd", None
+    yield "gla", "fwd", None
+    yield "elu1", "fwd", None
+    yield "elu1", "bwd", None
+    for config in FORWARD:
+        yield "retention", "fwd", config
+        yield "linear", "fwd", config
+    for config in BACKWARD:
+        yield "retention", "bwd", config
 
 
 def bench(f: Callable[[], Any], rep: int = 60) -> float:
@@ -227,21 +235,28 @@ def pass_of(call: ScanCall, pas: str) -> Callable[[], Any]:
     return lambda: backward(call, out, shares, out, frozenset(("q", "k", "v")))
 
 
-def warm(name: str, config: ScanConfig, pas: str) -> str:
+def warm(name: str, config: ScanConfig | None, pas: str) -> str:
     """Compile what a pass of a workload needs, with the sequence in one and in several segments."""
-    call = call_of(name, *tensors(1024, 1))
-    for segments in (1, 2):
-        with scan_configured(replace(config, segments=segments)):
+    for S, B in ((1024, 1), (1024, 32)):
+        call = call_of(name, *tensors(S, B))
+        with scan_configured(config):
             pass_of(call, pas)()
     torch.cuda.synchronize()
     return ""
 
 
-def warm_peer(name: str) -> str:
-    """Compile what fla needs."""
-    run, given, has_backward = peer_runs(1024, 1)[name]
-    for pas in ("fwd", "bwd") if has_backward else ("fwd",):
-        peer_pass(run, given, pas)()
+def warm_peer(name: str, S: int, B: int, pas: str) -> str:
+    """Compile what fla needs. What its kernels are tuned to is not kept: here they share the GPU with others."""
+    run, given, _ = peer_runs(S, B)[name]
+    peer_pass(run, given, pas)()
+    torch.cuda.synchronize()
+    return ""
+
+
+def warm_others() -> str:
+    """Compile what the rows beside the workloads need."""
+    for _, _, _, run, _ in others():
+        run()
     torch.cuda.synchronize()
     return ""
 
@@ -249,16 +264,32 @@ def warm_peer(name: str) -> str:
 def warm_jobs() -> list[Job]:
     """Compilations, the best guesses first."""
     found: list[Job] = [(f"{name} {pas} {c}", warm, (name, c, pas)) for name, pas, c in runs()]
-    first = 2 * len(NAMES)
-    return [*found[:first], *((name, warm_peer, (name,)) for name in PEERS), *found[first:]]
+    chosen = sum(config is None for _, _, config in runs())
+    peers: list[Job] = [
+        (f"{name} {pas} {S}", warm_peer, (name, S, B, pas))
+        for pas in ("fwd", "bwd") for name, both in PEERS.items() for S, B in WORKLOADS if both or pas == "fwd"
+    ]  # fmt: skip
+    return [*found[:chosen], ("others", warm_others, ()), *peers, *found[chosen:]]
 
 
 def speed(record: Record, end: float) -> None:
-    """Every workload beside its peer; what was compiled before is loaded."""
-    peers = {"retention": "fla-retention", "linear": "fla-linear", "simplegla": "fla-simplegla", "gla": "fla-gla"}
-    done: set[str] = set()
-    for name, pas, config in runs():
-        note = f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident}"
+    """What is chosen for every workload, then fla beside it, then other configurations; what was compiled before is
+    loaded."""
+    chosen = [r for r in runs() if r[2] is None]
+    own_rows(record, end, chosen)
+    for system, rows, batches, run, text in others():
+        record.measure(rows, batches, system, "fwd", run, text)
+    peer_rows(record, end, "fwd")
+    kernels(record, end)
+    own_rows(record, end, [r for r in runs() if r[2] is not None])
+    peer_rows(record, end, "bwd")
+
+
+def own_rows(record: Record, end: float, measured: list[tuple[str, str, ScanConfig | None]]) -> None:
+    """Rows of these workloads, passes and configurations."""
+    for name, pas, config in measured:
+        system = f"attndsl-triton {name}" if config is None else f"attndsl-config {name}"
+        note = "" if config is None else words(config)
         for S, B in WORKLOADS:
             if time.time() > end:
                 print("out of time", flush=True)
@@ -267,16 +298,40 @@ def speed(record: Record, end: float) -> None:
                 try:
                     run = pass_of(call_of(name, *tensors(S, B)), pas)
                 except Exception as error:
-                    record.add(S, B, f"attndsl-triton {name}", pas, None, f"{note} ERR {error!r}"[:200])
+                    record.add(S, B, system, pas, None, f"{note} ERR {error!r}"[:200])
                     continue
-                record.measure(S, B, f"attndsl-triton {name}", pas, run, note)
-        peer = peers.get(name)
-        if peer is not None and peer not in done and (pas == "bwd" or name == "gla"):
-            done.add(peer)
-            peer_rows(peer, record, end)
-        if name == "elu1" and pas == "bwd":
-            for system, rows, batches, run, text in others():
-                record.measure(rows, batches, system, "fwd", run, text)
+                record.measure(S, B, system, pas, run, note)
+
+
+def words(config: ScanConfig) -> str:
+    """A configuration in short."""
+    states = "x".join(map(str, config.of_states[:2]))
+    return (
+        f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident} "
+        f"states {states} s{config.of_states[2]}"
+    )
+
+
+def kernels(record: Record, end: float) -> None:
+    """Rows of the single kernels of a pass, as the profiler sees them."""
+    from torch.profiler import ProfilerActivity, profile
+
+    for (S, B), name, pas in product(WORKLOADS, (*NAMES, "elu1"), ("fwd", "bwd")):
+        if time.time() > end:
+            return
+        try:
+            run = pass_of(call_of(name, *tensors(S, B)), pas)
+            run()
+            torch.cuda.synchronize()
+            with profile(activities=[ProfilerActivity.CUDA]) as taken:
+                for _ in range(5):
+                    run()
+                torch.cuda.synchronize()
+            parts = [f"{e.key[:40]} {e.device_time_total / 5e3:.4f}/{e.count // 5}" for e in taken.key_averages()]
+            record.add(S, B, f"attndsl-kernels {name}", pas, None, "; ".join(parts))
+        except Exception as error:
+            record.add(S, B, f"attndsl-kernels {name}", pas, None, f"ERR {error!r}"[:200])
+            return
 
 
 TAYLOR = """
@@ -298,18 +353,29 @@ def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
     q, k, v, _ = tensors(32768, 1)
     q, k = (x[..., :16].contiguous() for x in (q, k))
     yield "attndsl-triton taylor", 32768, 1, lambda: taylor(q, k, v), "16 components, values of 128"
+    q, k, v, _ = tensors(32768, 1)
+    yield "cudnn-causal", 32768, 1, lambda: cudnn(q, k, v), "softmax, heads of 128"
 
 
-def peer_rows(name: str, record: Record, end: float) -> None:
-    """The rows of a peer."""
-    for S, B in WORKLOADS:
-        run, given, has_backward = peer_runs(S, B)[name]
-        for pas in ("fwd", "bwd") if has_backward else ("fwd",):
-            if time.time() < end:
+def cudnn(q: Any, k: Any, v: Any) -> Any:
+    """Causal softmax attention by cuDNN."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def peer_rows(record: Record, end: float, pas: str) -> None:
+    """The rows of the peers. Their kernels are tuned here, alone on the GPU, when they are first called."""
+    for name, both in PEERS.items():
+        for S, B in WORKLOADS:
+            if time.time() < end and (both or pas == "fwd"):
+                run, given, _ = peer_runs(S, B)[name]
                 record.measure(S, B, name, pas, peer_pass(run, given, pas), "")
 
 
-PEERS = ("fla-retention", "fla-linear", "fla-simplegla", "fla-gla")
+PEERS = {"fla-retention": True, "fla-linear": True, "fla-simplegla": False, "fla-gla": False}
+"""By name, whether there is a backward pass here."""
 
 
 def peer_runs(S: int, B: int) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], bool]]:
@@ -350,8 +416,6 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=80.0)
     parser.add_argument("--workers", type=int, default=12)
     args = parser.parse_args()
-    # what fla tunes is kept for the process that measures
-    os.environ["TRITON_CACHE_AUTOTUNING"] = "1"
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     card = torch.cuda.get_device_name().replace(" ", "-").lower()
     record = Record(args.out or RESULTS / card / f"{datetime.date.today()}-linear.json")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,11 +34,12 @@ SPECIALIZED = Config(128, 128, 4, 2, specialize=True)
 TWO_A_SM = Config(128, 64, 8, 2, registers=128)
 """Two programs fit a multiprocessor: one computes while the other starts or ends."""
 LARGE, SMALL = Config(128, 128, 8, 3), Config(64, 64, 4, 3)
-CONFIGS = {128: (SPECIALIZED, SMALL), 64: (SPECIALIZED, Config(128, 64, 4, 3))}
+MIXED = Config(128, 128, 4, 2, specialize=True, mixed=True)
+CONFIGS = {128: (MIXED, SPECIALIZED, SMALL), 64: (MIXED, SPECIALIZED, Config(128, 64, 4, 3))}
 """By head size; specialised ones are Triton's to get right, and every result is compared with the definition."""
 SHORT_CONFIGS = (TWO_A_SM, SMALL)
-BLOCK_CONFIGS = (SPECIALIZED, LARGE)
-GRID_CONFIGS = (LARGE, SMALL)
+BLOCK_CONFIGS = (MIXED, SPECIALIZED)
+GRID_CONFIGS = (LARGE, Config(128, 128, 8, 3, mixed=True), Config(128, 128, 8, 2))
 WAIT = 60.0
 """Seconds after which a kernel counts as one that does not compile."""
 
@@ -78,19 +80,21 @@ def compile_one(number: int, config: Config | None) -> str:
     return ""
 
 
-def jobs_of(every: list[Workload], quick: bool) -> list[tuple[int, Config | None]]:
+def jobs_of(every: list[Workload], quick: bool, select: str) -> list[tuple[int, Config | None]]:
     """What is compiled, in the order in which it is measured."""
     jobs: list[tuple[int, Config | None]] = []
     for i, w in enumerate(every):
+        if not re.search(select, w.name):
+            continue
         jobs += [(_same_kernels(every, i), c) for c in configurations(w, quick)]
         jobs += [] if quick else [(i, None)]
     return jobs
 
 
-def compile_all(deadline: float, *, quick: bool, workers: int = 8) -> None:
+def compile_all(deadline: float, *, quick: bool, workers: int = 8, select: str = "") -> None:
     """Fill the caches on disk, in processes of their own."""
     every = workloads()
-    jobs = list(dict.fromkeys(jobs_of(every, quick)))
+    jobs = list(dict.fromkeys(jobs_of(every, quick, select)))
     start, missing = time.time(), 0
     compiling = Compiling(compile_one, jobs, workers)
     try:
@@ -104,14 +108,15 @@ def compile_all(deadline: float, *, quick: bool, workers: int = 8) -> None:
     print(f"-- {len(jobs) - missing} of {len(jobs)} kernels compiled in {time.time() - start:.0f} s", flush=True)
 
 
-def measure(keep: Keep, deadline: float, *, quick: bool, workers: int = 8) -> None:
+def measure(keep: Keep, deadline: float, *, quick: bool, workers: int = 8, select: str = "") -> None:
     """Every workload: our configurations, then FlexAttention. Rows as peers' tables have them. Without workers kernels
     are compiled where they are measured, or found in the caches."""
     every = workloads()
-    compiling = Compiling(compile_one, jobs_of(every, quick), workers) if workers else None
+    compiling = Compiling(compile_one, jobs_of(every, quick, select), workers) if workers else None
     try:
         for i, w in enumerate(every):
-            _measure_one(w, i, _same_kernels(every, i), compiling, keep, deadline, quick)
+            if re.search(select, w.name):
+                _measure_one(w, i, _same_kernels(every, i), compiling, keep, deadline, quick)
     finally:
         if compiling is not None:
             compiling.close()
@@ -257,7 +262,9 @@ def _error(out: Tensor, exact: Mapping[int, Tensor]) -> float:
 
 
 def _flex_call(w: Workload) -> tuple[Tensor, Tensor, Tensor, Any, dict[str, Any]]:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import flex_attention
+
+    from attndsl.bench.peers import block_mask
 
     assert w.flex is not None
     # past its limit of recompilations it would run uncompiled
@@ -267,7 +274,7 @@ def _flex_call(w: Workload) -> tuple[Tensor, Tensor, Tensor, Any, dict[str, Any]
     q, k, v = tensors(w.B, w.H, S, w.D)
     blocks = None
     if mask is not None:
-        blocks = torch.compile(create_block_mask, dynamic=False)(mask, None, None, S, S, device="cuda")
+        blocks = block_mask(mask, S, S, "cuda")
     torch.cuda.synchronize()
     return q, k, v, torch.compile(flex_attention, dynamic=False), {"score_mod": score, "block_mask": blocks}
 

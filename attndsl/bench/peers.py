@@ -60,17 +60,48 @@ def _fa4() -> Any:
     return flash_attn_func
 
 
+def block_mask(mask: Any, rows: int, keys: int, device: Any) -> Any:
+    """FlexAttention's block mask of a mask function, by slabs of rows: no pair is kept, and nothing is compiled.
+
+    Triton 3.6 does not come back from compiling torch's own construction for some lengths, a causal mask of 16384 among
+    them.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    size = 128
+    zero = torch.zeros((), dtype=torch.int32, device=device)
+    columns, blocks = -(-keys // size), -(-rows // size)
+    at = torch.arange(columns * size, device=device, dtype=torch.int32)[None, :]
+    slab = max(1, 2**26 // (columns * size * size))
+    some, every = (torch.zeros(blocks, columns, dtype=torch.bool, device=device) for _ in range(2))
+    for first in range(0, blocks, slab):
+        last = min(first + slab, blocks)
+        row = torch.arange(first * size, last * size, device=device, dtype=torch.int32)[:, None]
+        inside = (row < rows) & (at < keys)
+        seen = mask(zero, zero, row.clamp(max=rows - 1), at.clamp(max=keys - 1)) & inside
+        tiles = seen.view(last - first, size, columns, size)
+        some[first:last], every[first:last] = tiles.any(3).any(1), tiles.all(3).all(1)
+    some &= ~every
+
+    def listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
+        order = torch.argsort(chosen.int(), dim=1, descending=True, stable=True).int()
+        return chosen.sum(1, dtype=torch.int32)[None, None], order[None, None].contiguous()
+
+    return BlockMask.from_kv_blocks(
+        *listed(some), *listed(every), BLOCK_SIZE=size, mask_mod=mask, seq_lengths=(rows, keys)
+    )
+
+
 def flex(q: Tensor, k: Tensor, score: Any, mask: Any) -> tuple[Call, str]:
     """Compiled FlexAttention, and the seconds that its block mask took; tokens are as they lie in q and k."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import flex_attention
 
     # past its limit of recompilations it would run uncompiled
     torch.compiler.reset()
     start = time.perf_counter()
     blocks = None
     if mask is not None:
-        make = torch.compile(create_block_mask, dynamic=False) if q.device.type == "cuda" else create_block_mask
-        blocks = make(mask, None, None, q.shape[2], k.shape[2], device=q.device)
+        blocks = block_mask(mask, q.shape[2], k.shape[2], q.device)
         if q.device.type == "cuda":
             torch.cuda.synchronize()
     note = f"block mask {time.perf_counter() - start:.2f} s"

@@ -153,6 +153,8 @@ class Generator:
             "rule": self.rule,
             "plain": self.exponent is not None and self.exponent.plain,
             "exp": self.exp,
+            "exp_of_pairs": "exp2_mixed" if form.mixed else self.exp,
+            "mixed": form.mixed,
             "scale": "scale_log2" if form.low_precision else "scale",
             "has_output": self.attention.output is not None,
             "d_parts": limited(parts(form.D), form.D),

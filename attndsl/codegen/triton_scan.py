@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal as Lit
 
 from attndsl.codegen.expr_triton import (
@@ -74,18 +75,12 @@ class Walk:
     tma: bool = False
     aligned: bool = False
     wide: bool = False
-    narrow_sums: bool = False
-    """Sum the keys of a normaliser by products of narrow floats with both halves of every number; fewer registers."""
     gate_unit: int = 1
     """Elements that the strides of decays per channel are counted in."""
 
     @property
     def channel(self) -> bool:
         return self.decay == "channel"
-
-    @property
-    def product_sums(self) -> bool:
-        return self.normalised and self.narrow_sums
 
     @property
     def decays(self) -> bool:
@@ -164,6 +159,7 @@ def component_map(features: Expr, tensor: str) -> Expr | None:
 _MIXING = frozenset(("vsoftmax", "rmsnorm", "concat", "outer", "matmul", "roll", "rope"))
 
 
+@lru_cache(maxsize=256)
 def slope_of(mapped: Expr | None) -> Expr | None:
     """The derivative of a map of components; None for one."""
     return None if mapped is None else derivative(mapped, COMPONENT)

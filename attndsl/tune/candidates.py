@@ -110,6 +110,7 @@ def _specialised(rows: Sequence[int], columns: Sequence[int], facts: Facts, gpu:
         config = Config(r, c, 4, n, specialize=True)
         if r >= 64 and c >= 64 and fits("forward", config, facts, gpu):
             yield config
+            yield replace(config, mixed=True)
 
 
 def _decode(facts: Facts, gpu: Gpu, default: Config) -> Iterator[Config]:

@@ -11,6 +11,7 @@ import torch
 
 import attndsl
 from attndsl.bench.flex import functions
+from attndsl.bench.peers import block_mask
 from attndsl.bench.workloads import workloads
 from attndsl.cli.inputs import make_inputs
 from attndsl.cli.main import main
@@ -147,3 +148,27 @@ def test_wrong_calls(arguments: list[object], says: str, capsys: pytest.CaptureF
     printed = capsys.readouterr()
     assert says in printed.err
     assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda b, h, i, j: (i >= j) & (i - j < 200),
+        lambda b, h, i, j: i // 128 != j // 128,
+        lambda b, h, i, j: i < 0,
+    ],
+    ids=["window", "other blocks", "nothing"],
+)
+@pytest.mark.parametrize(("rows", "keys"), [(1000, 1300), (512, 512), (7, 129)])
+def test_block_masks_are_torchs(mask: Any, rows: int, keys: int) -> None:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    found, right = block_mask(mask, rows, keys, "cpu"), create_block_mask(mask, None, None, rows, keys, device="cpu")
+    assert found.seq_lengths == right.seq_lengths and found.BLOCK_SIZE == right.BLOCK_SIZE
+    for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+        assert torch.equal(getattr(found, name), getattr(right, name)), name
+    for name in ("kv", "full_kv", "q", "full_q"):
+        counts = getattr(right, f"{name}_num_blocks").flatten()
+        ours, theirs = (getattr(m, f"{name}_indices").flatten(0, 2) for m in (found, right))
+        for i, n in enumerate(counts.tolist()):
+            assert torch.equal(ours[i, :n], theirs[i, :n]), name

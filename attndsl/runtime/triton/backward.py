@@ -82,9 +82,7 @@ class Backward:
             self._modules[key] = make(self.attention, backward)
         return self._modules[key]
 
-    def launches(
-        self, call: Call, plan: Plan, config: Config, *, turned: bool
-    ) -> tuple[Plan, tuple[OnDevice, ...]]:
+    def launches(self, call: Call, plan: Plan, config: Config, *, turned: bool) -> tuple[Plan, tuple[OnDevice, ...]]:
         """The plan of a sweep, in boxes of its configuration, and its tables."""
         sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
         tiling = Tiling(*sizes, config.q_box, config.k_box)

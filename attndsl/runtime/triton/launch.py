@@ -141,8 +141,8 @@ class Launch:
     @property
     def section(self) -> int:
         """Heads that run side by side: as many as share the cache, whole groups of those with the same keys. In a
-        turned form heads of keys, and what they share are queries. All of them where tiles are skewed: the longest of all
-        heads begin first."""
+        turned form heads of keys, and what they share are queries. All of them where tiles are skewed: the longest of
+        all heads begin first."""
         call = self.call
         B, H, Hkv = (call.sizes[n] for n in ("B", "H", "Hkv"))
         group = H // max(Hkv, 1)

@@ -137,7 +137,8 @@ def lower_backward(
     dkdv: Config | None = None,
 ) -> tuple[Lowered, ...]:
     """The launches of the backward pass to q, k and v, in order: `prepare` and `dq` over rows, `dkdv` over keys, which
-    unless `dkdv` says so does not compute dq along. `plan` is that of the forward pass. ValueError names a feature that the backend does not have."""
+    computes dq along only where the given configuration says so. `plan` is that of the forward pass. ValueError names a
+    feature that the backend does not have."""
     D, Dv = problem.sizes["D"], problem.sizes["Dv"]
     on_grid = attention.q_space is not None and not problem.moved
     element = 4 if dtype == "fp32" else 2
@@ -151,7 +152,9 @@ def lower_backward(
             config = given or apart(choose(step, dtype, D, Dv, capability), dtype, D, Dv, capability)
             sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
             own = plan.tiled(Tiling(*sizes, config.q_box, config.k_box))
-            for tables in launches(own, q_segments(problem, on_grid, turned), config.rows, on_grid, turned=turned, spans=True):
+            for tables in launches(
+                own, q_segments(problem, on_grid, turned), config.rows, on_grid, turned=turned, spans=True
+            ):
                 pieces = tuple(p.form for p in tables.pieces)
                 tma = aligned and capability >= 90 and bool(pieces) and not any(p.side.any_split for p in pieces)
                 form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=tma, aligned=aligned, turned=turned,

@@ -15,11 +15,20 @@ from torch import Tensor
 from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_form import Dtype
 from attndsl.codegen.triton_scan import ScanModule, Walk, generate_scan
-from attndsl.runtime.triton.compiled import compiling
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.modules import load_module
-from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut
+from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut, hazard
+from attndsl.runtime.triton.scan_launch import Memo, Ready, launching
 
+_READ = ("size", "input stride", "input size")
+CARRY = tuple(
+    Argument(n, "", r, (n,))
+    for n, r in (
+        *((n, "tensor") for n in ("local", "initial", "decays")),
+        *((n, "number") for n in ("segments", "size", "inner", "blocks")),
+        *((n, "constexpr") for n in ("START", "BLOCK")),
+    )
+)
 DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
@@ -74,13 +83,14 @@ def scan_module(walk: Walk, title: tuple[str, ...] = ("linear attention",)) -> S
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """One scan on its operands, ready to run."""
+    """One scan on its operands, ready to run. `memo` holds what is prepared for operands alike."""
 
     walk: Walk
     operands: Operands
     B: int
     H: int
     config: ScanConfig
+    memo: Memo = field(default_factory=dict[Any, Any])
 
     @property
     def rows(self) -> int:
@@ -119,19 +129,24 @@ class Scan:
         segments, length = self.cut()
         shape = (self.B, self.H, segments, self.walk.k.size, self.walk.v.size)
         local = torch.empty(shape, dtype=torch.float32, device=self.operands.q.device)
-        self._launch("states", segments, length, {"local": local}, {"parts": segments, "first": 0}, {})
+        with launching(local.device):
+            self._launch("states", segments, length, {"local": local}, {"parts": segments, "first": 0}, {})
         return local.sum(2)
 
     def _carry(self, segments: int, local: Tensor, decays: Tensor | None, initial: Tensor | None, inner: int) -> None:
-        size = local[0, 0, 0].numel()
-        block = 256 if size <= 1 << 14 else 1024
-        blocks = -(-size // block)
-        kernel = load_module(self.module.source).carry
-        run_kernel(
-            kernel, (blocks * self.B * self.H,), local.device,
-            (local, local if initial is None else initial, local if decays is None else decays, segments, size, inner,
-             blocks, initial is not None, block), 4, 3,
-        )  # fmt: skip
+        key = "carry", segments, inner, initial is None
+        ready = self.memo.get(key)
+        if ready is None:
+            size = local[0, 0, 0].numel()
+            block = 256 if size <= 1 << 14 else 1024
+            blocks = -(-size // block)
+            known = {
+                "segments": segments, "size": size, "inner": inner, "blocks": blocks, "START": initial is not None,
+                "BLOCK": block,
+            }  # fmt: skip
+            kernel = load_module(self.module.source).carry
+            ready = self.memo[key] = Ready.of(kernel, CARRY, known, blocks * self.B * self.H, 4, 3)
+        ready.run(local.device, {"local": local, "initial": initial, "decays": decays}, local)
 
     def outputs(
         self,
@@ -167,8 +182,7 @@ class Scan:
         q, chunk = self.operands.q, self.config.chunk
         made = torch.empty((self.B, self.H, self.rows, chunk), dtype=q.dtype, device=q.device)
         chunks = -(-self.rows // chunk)
-        known = self._known(1, self.rows, {"weights": made}, {"chunks": chunks, "parts": 1}, {})
-        self._start("pairs", known, self.B * self.H * chunks, 2, 1)
+        self._launch("pairs", 1, self.rows, {"weights": made}, {"chunks": chunks, "parts": 1}, {})
         return made
 
     @cached_property
@@ -184,45 +198,60 @@ class Scan:
         numbers: Mapping[str, int],
         constants: Mapping[str, bool],
     ) -> None:
-        known = self._known(segments, length, given, numbers, constants)
-        programs = self.B * self.H * self.slices * known["parts"]
-        self._start(name, known, programs, self.config.warps, self.config.stages)
+        key = name, segments, length, *numbers.values(), *constants.values()
+        ready = self.memo.get(key)
+        if ready is None:
+            ready = self.memo[key] = self._prepared(name, segments, length, numbers, constants)
+        o = self.operands
+        values: dict[str, Any] = {
+            "q": o.q, "k": o.k, "v": o.v, "x": o.x, "gamma": o.gamma, "g": o.g, "docs": o.docs, "u": o.u, **given,
+        }  # fmt: skip
+        if o.inputs or o.scalars:
+            for a in self.module.arguments[name]:
+                if a.role in ("input", "scalar"):
+                    values[a.name] = self._value(a)
+        spare = given.get("local")
+        ready.run(o.q.device, values, o.q if spare is None else spare)
 
-    def _start(self, name: str, known: Mapping[str, Any], programs: int, warps: int, stages: int) -> None:
-        module = self.module
-        values = tuple(known[a.name] if a.name in known else self._value(a) for a in module.arguments[name])
-        kernel = getattr(load_module(module.source), name)
-        run_kernel(kernel, (programs,), self.operands.q.device, values, warps, stages)
+    def _prepared(
+        self, name: str, segments: int, length: int, numbers: Mapping[str, int], constants: Mapping[str, bool]
+    ) -> Ready:
+        known = self._known(segments, length, numbers, constants)
+        arguments = self.module.arguments[name]
+        known |= {a.name: self._value(a) for a in arguments if a.name not in known and a.role in _READ}
+        kernel = getattr(load_module(self.module.source), name)
+        columns, warps, stages = self.config.columns, self.config.warps, self.config.stages
+        if self.operands.q.device.type == "cuda" and (why := hazard(self.config, self.walk.dtype)) is not None:
+            raise ValueError(f"a scan in this configuration has no kernel: {why}")
+        if name == "pairs":
+            return Ready.of(kernel, arguments, known, self.B * self.H * numbers["chunks"], 2, 1)
+        if name == "states":
+            columns, warps, stages = self.config.of_states
+        slices = -(-self.walk.v.size // columns)
+        known |= {"slices": slices, "BV": columns}
+        return Ready.of(kernel, arguments, known, self.B * self.H * slices * known["parts"], warps, stages)
 
     def _known(
-        self,
-        segments: int,
-        length: int,
-        given: Mapping[str, Tensor | None],
-        numbers: Mapping[str, int],
-        constants: Mapping[str, bool],
+        self, segments: int, length: int, numbers: Mapping[str, int], constants: Mapping[str, bool]
     ) -> dict[str, Any]:
-        """What is passed for the arguments of these names."""
+        """Numbers that are passed for the arguments of these names."""
         o, config, unit = self.operands, self.config, self.walk.stride_unit
         H = self.H
         known: dict[str, Any] = {
-            "B": self.B, "H": H, "L": self.rows, "slices": self.slices, "segments": segments, "length": length,
-            "BT": config.chunk, "BV": config.columns, "group": o.sizes.get("group", 1), **numbers, **constants,
-            "u": o.u,
+            "B": self.B, "H": H, "L": self.rows, "segments": segments, "length": length,
+            "BT": config.chunk, "group": o.sizes.get("group", 1), **numbers, **constants,
         }  # fmt: skip
         for role, t in (("q", o.q), ("k", o.k), ("v", o.v), ("x", o.x)):
             if t is not None:
                 sb, sh, sl, _ = t.stride()
-                known[role], known[f"{role}_group"] = t, H // t.shape[1]
+                known[f"{role}_group"] = H // t.shape[1]
                 known[f"{role}_sb"], known[f"{role}_sh"], known[f"{role}_sl"] = sb // unit, sh // unit, sl // unit
         for name_of, t in (("gamma", o.gamma), ("g", o.g), ("docs", o.docs)):
             if t is not None:
                 unit = self.walk.gate_unit if name_of == "g" else 1
-                known[name_of], known[f"{name_of}_group"] = t, H // t.shape[1]
+                known[f"{name_of}_group"] = H // t.shape[1]
                 for axis, n, s in zip("bhl", t.shape, t.stride(), strict=False):
                     known[f"{name_of}_s{axis}"] = 0 if n == 1 else s // unit
-        spare = o.q if given.get("local") is None else given["local"]
-        known |= {n: spare if t is None else t for n, t in given.items()}
         return known
 
     def _value(self, a: Argument) -> Any:
@@ -239,32 +268,6 @@ class Scan:
                 return o.inputs[key].stride(int(a.key[1]))
             case _:
                 return o.inputs[key].shape[int(a.key[1])]
-
-
-def run_kernel(
-    kernel: Any, grid: tuple[int], device: torch.device, values: tuple[Any, ...], warps: int, stages: int
-) -> None:
-    """Run a kernel on the current stream, with one stage less where it does not fit."""
-    if device.type != "cuda":
-        kernel[grid](*values)
-        return
-    import triton
-    from triton.runtime.errors import OutOfResources
-
-    def scratch(size: int, alignment: int, stream: int | None) -> Tensor:
-        return torch.empty(size, dtype=torch.int8, device=device)
-
-    with torch.cuda.device(device):
-        # a context variable: other threads do not have it
-        triton.set_allocator(scratch)
-        for fewer in range(stages, 0, -1):
-            try:
-                options = {"num_warps": warps, "num_stages": fewer}
-                compiling(lambda options=options: kernel[grid](*values, **options), kernel.device_caches.clear)
-                return
-            except OutOfResources:
-                if fewer == 1:
-                    raise
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class ScanConfig:
     """Rows of a chunk, columns of the values that a program owns, warps and stages of `outputs`; programs that a
-    multiprocessor runs side by side; and how many segments the sequence is cut into (0: as many as fill the GPU)."""
+    multiprocessor runs side by side; and how many segments the sequence is cut into (0: as many as fill the GPU).
+    `states`, which only streams, has columns, warps and stages of its own (0: the same)."""
 
     chunk: int
     columns: int
@@ -19,6 +20,14 @@ class ScanConfig:
     stages: int
     resident: int = 1
     segments: int = 0
+    state_columns: int = 0
+    state_warps: int = 0
+    state_stages: int = 0
+
+    @property
+    def of_states(self) -> tuple[int, int, int]:
+        """Columns, warps and stages of `states`."""
+        return self.state_columns or self.columns, self.state_warps or self.warps, self.state_stages or self.stages
 
 
 _FORCED: ContextVar[ScanConfig | None] = ContextVar("attndsl_scan_config", default=None)
@@ -36,6 +45,11 @@ def scan_configured(config: ScanConfig | None) -> Generator[None]:
         _FORCED.reset(token)
 
 
+def forced_scan() -> ScanConfig | None:
+    """The configuration of `scan_configured`."""
+    return _FORCED.get()
+
+
 def choose_scan(dtype: str, keys: int, values: int, capability: int = 90, channel: bool = False) -> ScanConfig:
     """The configuration of a scan for an element type (`fp16`, `bf16`, `fp32`), components of keys and of values, and
     whether decays are per channel, which takes registers."""
@@ -44,12 +58,29 @@ def choose_scan(dtype: str, keys: int, values: int, capability: int = 90, channe
         return forced
     if dtype == "fp32":
         return ScanConfig(32, 32 if values > 16 else 16, 4, 1)
-    # narrower columns are miscompiled next to arithmetic on tiles (Triton 3.6, sm_90: illegal accesses at 16 and 32)
     if keys > 256:
         return ScanConfig(64, 64, 8, 1)
     if keys > 128 or channel:
         return ScanConfig(64, 64, 8, 2)
-    return ScanConfig(64, 64, 4, 2, 2)
+    # With two stages a chunk is asked for when the one before is done with: three, for its way from memory is about as
+    # long as the work on a chunk. Of heads of 64 two programs fit on a multiprocessor.
+    return ScanConfig(64, 64, 4, 3, 1 if keys > 64 else 2, state_stages=4)
+
+
+def hazard(config: ScanConfig, dtype: str) -> str | None:
+    """Why a configuration is never run on a GPU, in words; None if it may be.
+
+    Triton 3.6 compiles loops for sm_90 wrongly in which a product of 16-bit floats has a side below 64: results that
+    are wrong, or accesses to memory that is not there, of values in tiles of 16 and 32 columns. Products of tiles below
+    64 rows are of the older kind (mma.sync), and loads that are pipelined for both kinds are wrong as well.
+    """
+    if dtype == "fp32":
+        return None
+    sides = {"rows of a chunk": config.chunk, "columns": config.columns, "columns of `states`": config.of_states[0]}
+    for name, n in sides.items():
+        if n < 64:
+            return f"{n} {name} are fewer than 64, which Triton 3.6 miscompiles for 16-bit floats"
+    return None
 
 
 def cut(rows: int, chunk: int, programs: int, fill: int, segments: int = 0, most: int = 0) -> tuple[int, int]:

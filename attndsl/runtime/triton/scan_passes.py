@@ -25,11 +25,9 @@ from attndsl.codegen.triton_scan import DecayKind, Operand, Walk, slope_of
 from attndsl.ir.expr import Expr
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.scan import DTYPES, Carried, Operands, Scan, Segments, aligned, config_of, has_tma
-from attndsl.runtime.triton.scan_config import GATE_LENGTH
+from attndsl.runtime.triton.scan_config import GATE_LENGTH, ScanConfig, forced_scan
 from attndsl.runtime.triton.scan_features import apply_map
-
-NARROW_SUMS = ("bf16",)
-"""Where sums of keys stay in the range of the element type."""
+from attndsl.runtime.triton.scan_launch import Memo, launching, likeness, memo_of
 
 
 @dataclass(frozen=True)
@@ -88,6 +86,13 @@ class ScanCall:
         """Whether offsets within an input do not fit in 32 bits."""
         return any(_extent(t) >= 2**31 for t in self.inputs.values())
 
+    def memo(self, *more: Any) -> Memo:
+        """What calls share that differ in nothing but the numbers in their tensors."""
+        given = (self.q, self.k, self.v, self.gamma, self.g, self.docs)
+        inputs = tuple((n, likeness(t)) for n, t in self.inputs.items()) if self.inputs else ()
+        key = (self.maps, self.q.device, forced_scan(), *map(likeness, given), *self.sizes.items(), inputs)
+        return memo_of((*key, *more))
+
     @property
     def dtype(self) -> str:
         """The element type that kernels see."""
@@ -96,6 +101,8 @@ class ScanCall:
 
 def _scan(
     call: ScanCall,
+    memo: Memo,
+    name: str,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -104,21 +111,26 @@ def _scan(
     u: Tensor | None = None,
     **options: Any,
 ) -> Scan:
-    maps = call.maps
-    tensors = (q, k, v, x)
-    dtype: Any = call.dtype
-    tma = has_tma(*tensors)
-    walk = Walk(
-        dtype, Operand(q.shape[-1]), Operand(k.shape[-1]), Operand(v.shape[-1]), maps.decay, call.docs is not None,
-        strict=maps.strict, ranks=maps.ranks,
-        tma=tma, aligned=tma or aligned(*tensors), wide=call.wide, gate_unit=_gate_unit(call),
-        narrow_sums=dtype in NARROW_SUMS, **options,
-    )  # fmt: skip
+    """A scan of the call; the memo has what was decided for it under its name."""
     B, H, _ = call.shape
     operands = Operands(
         q, k, v, x, call.gamma, call.g, call.docs, u, call.inputs, call.scalars, {**call.sizes, "group": call.group}
     )  # fmt: skip
-    return Scan(walk, operands, B, H, config_of(call.q, k.shape[-1], v.shape[-1], walk.channel))
+    found: tuple[Walk, ScanConfig, Memo] | None = memo.get(name)
+    if found is None:
+        maps = call.maps
+        tensors = (q, k, v, x)
+        dtype: Any = call.dtype
+        tma = has_tma(*tensors)
+        walk = Walk(
+            dtype, Operand(q.shape[-1]), Operand(k.shape[-1]), Operand(v.shape[-1]), maps.decay, call.docs is not None,
+            strict=maps.strict, ranks=maps.ranks,
+            tma=tma, aligned=tma or aligned(*tensors), wide=call.wide, gate_unit=_gate_unit(call),
+            **options,
+        )  # fmt: skip
+        found = memo[name] = walk, config_of(call.q, k.shape[-1], v.shape[-1], walk.channel), {}
+    walk, config, prepared = found
+    return Scan(walk, operands, B, H, config, prepared)
 
 
 def _extent(t: Tensor) -> int:
@@ -131,23 +143,25 @@ def _gate_unit(call: ScanCall) -> int:
     return 16 // g.element_size() if call.maps.decay == "channel" and g is not None and aligned(g) else 1
 
 
-def _forward_scan(call: ScanCall, q: Tensor, k: Tensor) -> Scan:
+def _forward_scan(call: ScanCall, memo: Memo, q: Tensor, k: Tensor) -> Scan:
     """The scan of the output, from the features of queries and keys."""
     normalised = call.maps.normalised
-    return _scan(call, q, k, call.v, normalised=normalised, column="ones" if normalised else "")
+    return _scan(call, memo, "out", q, k, call.v, normalised=normalised, column="ones" if normalised else "")
 
 
-def _features(call: ScanCall) -> tuple[Tensor, Tensor]:
+def _features(call: ScanCall, memo: Memo) -> tuple[Tensor, Tensor]:
     """Features of queries and keys. Every slice of the values walks over them, so they are computed once."""
-    return _mapped(call, call.q, call.maps.query), _mapped(call, call.k, call.maps.key)
+    return _mapped(call, memo, "query", call.q, call.maps.query), _mapped(call, memo, "key", call.k, call.maps.key)
 
 
-def _mapped(call: ScanCall, x: Tensor, mapped: Expr | None, share: Tensor | None = None) -> Tensor:
+def _mapped(
+    call: ScanCall, memo: Memo, name: str, x: Tensor, mapped: Expr | None, share: Tensor | None = None
+) -> Tensor:
     """A map of x's components, times a number of each row."""
     if mapped is None and share is None:
         return x
     return apply_map(x, mapped, share, call.inputs, call.scalars, {**call.sizes, "group": call.group},
-                     call.maps.ranks, call.wide)  # fmt: skip
+                     call.maps.ranks, call.wide, memo, name)  # fmt: skip
 
 
 def _empty(call: ScanCall, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -159,9 +173,15 @@ def forward(
 ) -> tuple[Tensor, Tensor | None, Carried | None]:
     """Output [B, H, L, Dv] in q's dtype (`wide`: fp32); with a normaliser what rows are multiplied by, fp32 [B, H, L];
     the state after the last row if wanted."""
+    memo = call.memo("forward", wide)
+    with launching(call.q.device):
+        return _forward(call, memo, want_final, wide)
+
+
+def _forward(call: ScanCall, memo: Memo, want_final: bool, wide: bool) -> tuple[Tensor, Tensor | None, Carried | None]:
     B, H, L = call.shape
     F, Dv = call.k.shape[-1], call.v.shape[-1]
-    scan = _forward_scan(call, *_features(call))
+    scan = _forward_scan(call, memo, *_features(call, memo))
     normalised = call.maps.normalised
     out = _empty(call, B, H, L, Dv, dtype=torch.float32 if wide else call.q.dtype)
     shares = _empty(call, B, H, L) if normalised else None
@@ -195,21 +215,37 @@ def backward(
 ) -> Gradients:
     """Gradients for the names in `needs` (`q`, `k`, `v`, `log`, `initial`). `grad_final` is the gradient of the final
     state; `final`, that state, is needed beside it where `log` is."""
-    maps = call.maps
-    normalised = maps.normalised
     do = grad_out.to(call.q.dtype)
     if do.stride(-1) != 1 or not aligned(do):
         do = do.contiguous()
+    memo = call.memo("backward", likeness(do))
+    with launching(call.q.device):
+        return _backward(call, memo, out, shares, do, needs, grad_final, final)
+
+
+def _backward(
+    call: ScanCall,
+    memo: Memo,
+    out: Tensor,
+    shares: Tensor | None,
+    do: Tensor,
+    needs: frozenset[str],
+    grad_final: Carried | None,
+    final: Carried | None,
+) -> Gradients:
+    maps = call.maps
+    normalised = maps.normalised
     u = None if shares is None else -(do.float() * out.float()).sum(-1) * shares
     gated = "log" in needs
     if shares is not None:
-        do = _mapped(call, do, None, shares)
-    q, k = _features(call)
-    dq = _scan(call, do, call.v, k, call.q, feature="query" if normalised else "", slope=slope_of(maps.query),
-               gated=gated, mapped=maps.query, u=u)  # fmt: skip
-    dk = _scan(call, call.v, do, q, call.k, feature="key" if normalised else "", slope=slope_of(maps.key),
-               gated=gated, mapped=maps.key, reverse=True, u=u)  # fmt: skip
-    dv = _scan(call, k, q, do, reverse=True, column="vector" if normalised else "", u=u)
+        do = _mapped(call, memo, "share", do, None, shares)
+    q, k = _features(call, memo)
+    gates = " gated" if gated else ""
+    dq = _scan(call, memo, "q" + gates, do, call.v, k, call.q, feature="query" if normalised else "",
+               slope=slope_of(maps.query), gated=gated, mapped=maps.query, u=u)  # fmt: skip
+    dk = _scan(call, memo, "k" + gates, call.v, do, q, call.k, feature="key" if normalised else "",
+               slope=slope_of(maps.key), gated=gated, mapped=maps.key, reverse=True, u=u)  # fmt: skip
+    dv = _scan(call, memo, "v", k, q, do, reverse=True, column="vector" if normalised else "", u=u)
     scans = {
         "q": dq if gated or "q" in needs else None,
         "k": dk if gated or "k" in needs or (normalised and "initial" in needs) else None,
@@ -221,7 +257,7 @@ def backward(
     after: Segments | Carried | None = grad_final
     if segments > 1 or gated:
         if scans["q"] is not None:
-            before = _forward_scan(call, q, k).states(segments, length, call.initial)
+            before = _forward_scan(call, memo, q, k).states(segments, length, call.initial)
         if scans["k"] is not None or scans["v"] is not None:
             after = dv.states(segments, length, grad_final)
     B, H, L = call.shape

@@ -23,13 +23,20 @@ class Walked:
 
 
 def walked(attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int) -> Walked:
-    """Grant `config.specialize` where Triton is known to specialise the kernel's loop."""
+    """Grant `config.specialize` where Triton is known to specialise the kernel's loop, and `config.mixed` where there
+    are exponentials of two and units that compute them."""
+    form = replace(form, mixed=config.mixed and can_mix(form, capability))
     if not config.specialize:
         return Walked(form, config)
     reason = refusal(attention, form, tables, config, capability)
     if reason:
         return Walked(form, plain(config), reason)
     return Walked(replace(form, walk="specialized", bare=tables.bare), config)
+
+
+def can_mix(form: Form, capability: int) -> bool:
+    """Whether a kernel's exponentials can be mixed: of two, and not under the interpreter, which has no assembly."""
+    return capability >= 80 and form.low_precision and not form.interpreted
 
 
 def plain(config: Config) -> Config:

@@ -32,8 +32,6 @@ def main() -> int:
     warnings.filterwarnings("ignore", category=RuntimeWarning)
     group, groups = int(sys.argv[1]), int(sys.argv[2])
     scan_passes.GATE_LENGTH = 32  # pyright: ignore[reportPrivateImportUsage]
-    # what bf16 does, which cannot be interpreted
-    scan_passes.NARROW_SUMS = ("fp16",)  # type: ignore[assignment]  # pyright: ignore[reportPrivateImportUsage]
     wrong = 0
     chosen = cases()[group::groups]
     for case, config in chosen:

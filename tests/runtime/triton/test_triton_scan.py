@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 
@@ -15,7 +17,7 @@ from attndsl.codegen.triton_scan import COMPONENT, Operand, Walk, component_map,
 from attndsl.codegen.whitelist_triton import check_kernels
 from attndsl.ir.expr import Expr, Index, Load, number, op
 from attndsl.ir.types import INT, Kind, Type
-from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut
+from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut, hazard
 from tests.runtime.triton.scan_compiling import compile_scan
 
 
@@ -64,6 +66,37 @@ def test_small_heads_use_one_kind_of_product(size: int) -> None:
     found = compile_scan(Walk("bf16", Operand(size), Operand(size), Operand(size), tma=True), "outputs", config)
     assert "wgmma" in found.ptx
     assert "mma.sync" not in found.ptx
+
+
+SMALL = Operand(40)
+PRODUCTS = [
+    Walk("bf16", SMALL, SMALL, SMALL, "none", normalised=True, column="ones"),
+    Walk("fp16", SMALL, SMALL, SMALL, "head", True, normalised=True, column="ones", aligned=True),
+    Walk("bf16", Operand(16), Operand(16), Operand(16), "token", reverse=True, feature="key", gated=True),
+    GRADIENT,
+]
+
+
+@pytest.mark.parametrize("walk", PRODUCTS)
+def test_no_product_of_a_scan_has_a_side_below_64(walk: Walk) -> None:
+    config = choose_scan(walk.dtype, walk.k.size, walk.v.size)
+    for name in ("states", "outputs"):
+        code = compile_scan(walk, name, config).ttgir
+        products = [line for line in code.splitlines() if "warp_group_dot " in line or "tt.dot " in line]
+        assert products
+        for line in products:
+            a, b = re.findall(r"(?:memdesc|tensor)<(\d+)x(\d+)x(?:bf16|f16|f32)", line)[:2]
+            assert min(int(a[0]), int(b[1])) >= 64, line
+
+
+def test_what_may_be_chosen_is_not_known_to_be_miscompiled() -> None:
+    for dtype, keys, values, capability, channel in product(
+        ("fp16", "bf16", "fp32"), (1, 16, 40, 64, 128, 200, 256, 512), (1, 16, 128), (80, 90), (False, True)
+    ):
+        assert hazard(choose_scan(dtype, keys, values, capability, channel), dtype) is None
+    for config in (ScanConfig(64, 32, 4, 1), ScanConfig(32, 64, 4, 2), ScanConfig(64, 64, 4, 2, state_columns=16)):
+        assert "fewer than 64" in (hazard(config, "bf16") or "")
+        assert hazard(config, "fp32") is None
 
 
 def test_generated_scans_hold_nothing_unknown() -> None:

@@ -1,0 +1,103 @@
+"""Launches of scans, prepared once for calls that are alike."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attndsl.codegen.triton_arguments import Argument
+from attndsl.runtime.triton.compiled import compiling
+
+Memo = dict[Any, Any]
+"""What calls that are alike share: prepared launches, and what was decided for them."""
+_CHANGING = frozenset(("tensor", "input", "scalar"))
+
+
+@lru_cache(maxsize=512)
+def memo_of(key: tuple[Any, ...]) -> Memo:
+    """The memo of all calls with this key."""
+    return {}
+
+
+def likeness(t: Tensor | None) -> Any:
+    """What two tensors share for which the same launches are right, whatever they hold."""
+    return None if t is None else (t.shape, t.stride(), t.dtype, t.data_ptr() % 16 == 0)
+
+
+@contextmanager
+def launching(device: torch.device) -> Generator[None]:
+    """Kernels of scans run within this."""
+    if device.type != "cuda":
+        yield
+        return
+    import triton
+
+    def scratch(size: int, alignment: int, stream: int | None) -> Tensor:
+        return torch.empty(size, dtype=torch.int8, device=device)
+
+    with torch.cuda.device(device):
+        # a context variable: other threads do not have it
+        triton.set_allocator(scratch)
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A launch but for tensors and scalars: `changing` are their places and names. `compiled` are the kernels that ran,
+    by what Triton distinguishes of tensors: their types, and whether they are aligned to 16 bytes."""
+
+    kernel: Any
+    programs: int
+    values: tuple[Any, ...]
+    changing: tuple[tuple[int, str], ...]
+    warps: int
+    stages: int
+    compiled: dict[Any, Any] = field(default_factory=dict[Any, Any])
+
+    @staticmethod
+    def of(
+        kernel: Any, arguments: Sequence[Argument], known: Mapping[str, Any], programs: int, warps: int, stages: int
+    ) -> Ready:
+        """Prepare a launch from the values of arguments by their names. Of tensors and scalars only names are kept."""
+        changing = tuple((i, a.name) for i, a in enumerate(arguments) if a.role in _CHANGING)
+        values = tuple(None if a.role in _CHANGING else known[a.name] for a in arguments)
+        return Ready(kernel, programs, values, changing, warps, stages)
+
+    def run(self, device: torch.device, given: Mapping[str, Any], spare: Tensor) -> None:
+        """Launch on the current stream, within `launching`. `spare` stands for tensors that are not read."""
+        values = list(self.values)
+        for i, name in self.changing:
+            found = given.get(name)
+            values[i] = spare if found is None else found
+        if device.type != "cuda":
+            self.kernel[(self.programs,)](*values)
+            return
+        tensors = [values[i] for i, _ in self.changing]
+        key = tuple((t.dtype, t.data_ptr() % 16 == 0) for t in tensors if isinstance(t, Tensor))
+        compiled = self.compiled.get(key)
+        if compiled is None:
+            self.compiled[key] = self._first(values)
+        else:
+            compiled[self.programs, 1, 1](*values)
+
+    def _first(self, values: list[Any]) -> Any:
+        """Compile and launch, with one stage less where it does not fit."""
+        from triton.runtime.errors import OutOfResources
+
+        kernel = self.kernel[(self.programs,)]
+        for fewer in range(self.stages, 0, -1):
+            try:
+                options = {"num_warps": self.warps, "num_stages": fewer}
+                return compiling(lambda options=options: kernel(*values, **options), self.kernel.device_caches.clear)
+            except OutOfResources:
+                if fewer == 1:
+                    raise
+        return None

@@ -1,0 +1,82 @@
+"""Launches of scans that are prepared once: what they keep, and when another kernel is compiled."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+
+import torch
+
+from attndsl.codegen.triton_arguments import Argument
+from attndsl.runtime.triton.scan_config import ScanConfig, scan_configured
+from attndsl.runtime.triton.scan_launch import Ready
+from attndsl.runtime.triton.scan_passes import Maps, ScanCall
+
+ARGUMENTS = (
+    Argument("x", "*qkv", "tensor", ("x",)), Argument("absent", "*fp32", "tensor", ("absent",)),
+    Argument("c", "fp32", "scalar", ("c",)), Argument("L", "i32", "number", ("L",)),
+    Argument("BT", "constexpr", "constexpr", ("BT",)),
+)  # fmt: skip
+
+
+class Kernel:
+    """Stands for a kernel of Triton's: what was compiled and launched."""
+
+    def __init__(self) -> None:
+        self.compiled: list[tuple[Any, ...]] = []
+        self.launched: list[tuple[Any, ...]] = []
+        self.device_caches: dict[int, Any] = {}
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def run(*values: Any, **options: int) -> Any:
+            if options:
+                self.compiled.append((grid, options))
+                return self
+            self.launched.append((grid, values))
+            return None
+
+        return run
+
+
+def test_a_prepared_launch_compiles_once_and_passes_what_it_is_given() -> None:
+    kernel = Kernel()
+    ready = Ready.of(kernel, ARGUMENTS, {"L": 5, "BT": 64}, 7, 4, 3)
+    cuda = torch.device("cuda")
+    for c in (1.0, 2.0):
+        x = torch.zeros(4)
+        ready.run(cuda, {"x": x, "absent": None, "c": c}, x)
+    assert kernel.compiled == [((7,), {"num_warps": 4, "num_stages": 3})]
+    assert [(g, v[2:]) for g, v in kernel.launched] == [((7, 1, 1), (2.0, 5, 64))]
+    assert kernel.launched[0][1][1] is kernel.launched[0][1][0]
+
+
+def test_other_types_and_unaligned_tensors_compile_another_kernel() -> None:
+    kernel = Kernel()
+    ready = Ready.of(kernel, ARGUMENTS, {"L": 5, "BT": 64}, 7, 4, 3)
+    x = torch.zeros(8)
+    for t in (x, x[1:], x.half(), x, x[1:]):
+        ready.run(torch.device("cuda"), {"x": t, "c": 1.0}, t)
+    assert len(kernel.compiled) == 3
+    assert len(kernel.launched) == 2
+
+
+def test_calls_share_what_is_prepared_only_where_launches_are_the_same() -> None:
+    q, k, v = (torch.zeros(1, 2, 8, 16, dtype=torch.float16) for _ in range(3))
+
+    def memo(q: torch.Tensor, **options: Any) -> Any:
+        return ScanCall(Maps(), q, k, v, **options).memo("forward")
+
+    first = memo(q)
+    assert memo(torch.ones_like(q)) is first
+    others = [
+        memo(q.transpose(-1, -2).contiguous().transpose(-1, -2)), memo(q[:, :, 1:]), memo(q.float()),
+        memo(q, gamma=torch.zeros(1, 2)), memo(q, sizes={"M": 4}), memo(q, inputs={"W": torch.zeros(3)}),
+    ]  # fmt: skip
+    with scan_configured(ScanConfig(16, 16, 4, 1)):
+        others.append(memo(q))
+    assert all(o is not first for o in others)
+    assert len({id(o) for o in others}) == len(others)
