@@ -5,11 +5,10 @@
 
 Checks the gradients of every case of `benchmarks/cases.py` in bf16 and fp16 against the dense fp64 definition, then
 measures workloads with several tile configurations each, and FlexAttention's backward on the same tensors. dq and dkdv
-kernels are measured apart (`attndsl-dq`, `attndsl-dkdv`), kernels that find all three together (`attndsl-fused`), and
-the best of these ways (`attndsl-triton`). Worker
-processes compile ahead of what is measured; `--compile-only` fills the caches on disk and ends, and `--workers 0`
-measures with what they hold. Raw rows go to benchmarks/results/<gpu>/<date>-backward.json. Work that does not
-fit the budget of seconds is left out, and said so.
+kernels are measured apart (`attndsl-dq`, `attndsl-dkdv`), kernels that find all three gradients together as
+`attndsl-fused`, and the best of these ways is `attndsl-triton`. Worker processes compile ahead of what is measured;
+`--compile-only` fills the caches on disk and ends, and `--workers 0` measures with what they hold. Raw rows go to
+benchmarks/results/<gpu>/<date>-backward.json. Work that does not fit the budget of seconds is left out, and said so.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false, reportMissingImports=false, reportUnknownParameterType=false

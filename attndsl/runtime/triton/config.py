@@ -119,10 +119,10 @@ def _backward(step: Pass, dtype: str, head: int, capability: int) -> Config:
         return Config(32, 32, 4, 1)
     if capability < 90:
         return Config(64, 64, 4, 2) if head <= 64 else Config(64, 64, 8, 2) if head <= 128 else Config(64, 32, 8, 1)
-    if head <= 64:
-        return Config(128, 64, 8, 3)
     if head <= 128:
-        return Config(128, 64, 8, 2) if step == "dkdv" else Config(128, 64, 8, 3)
+        # two programs of four warps, which need not wait for each other, rather than one of eight
+        keys = Config(64, 64, 4, 3) if head <= 64 else Config(64, 64, 4, 2)
+        return keys if step == "dkdv" else Config(128, 64, 8, 3)
     return Config(64, 64, 8, 1) if step == "dq" else Config(64, 32, 8, 1)
 
 
