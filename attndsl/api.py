@@ -74,8 +74,8 @@ class AttentionFunction:
             from attndsl.runtime.given import Signature
 
             # the operator finds it by its text
-            _ = self._runner
-            self._signature = Signature.of(self.attention, self.simplified, self._spec)
+            deciding = self._runner.deciding
+            self._signature = Signature.of(self.attention, self.simplified, self._spec, deciding)
         return True
 
     # torch.compile runs it instead of tracing it (torch.compiler.assume_constant_result, without torch)

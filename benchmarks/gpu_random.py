@@ -2,8 +2,10 @@
 
     python benchmarks/gpu_random.py [--out FILE] [--seed N] [--workers 14] [--budget 60] [--device cuda]
 
-Hypothesis writes the programs, in every worker from a seed of its own, until the time is over. Those that the backend
-does not have are counted apart. What is wrong goes to benchmarks/results/<gpu>/<date>-random.json with its program.
+Hypothesis writes the programs, in every worker from a seed of its own, until the time is over; a worker that has not
+come back a little later, from a compiler say, is ended, and its last program counts as one that hangs. Those that the
+backend does not have are counted apart. What is wrong goes to benchmarks/results/<gpu>/<date>-random.json with its
+program.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportPrivateUsage=false
@@ -14,9 +16,9 @@ import argparse
 import datetime
 import json
 import sys
+import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,6 +31,8 @@ from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results"
 Results = dict[str, Tensor]
+PATIENCE = 20.0
+"""Seconds after the time is over, for what is under way and for the start of processes."""
 
 
 def ours(spec: Any, with_lse: bool, device: str) -> Results:
@@ -78,14 +82,18 @@ def check(spec: Any, device: str) -> str:
     return ""
 
 
-def work(seed_of_worker: int, seconds: float, device: str) -> tuple[dict[str, int], list[dict[str, str]]]:
-    """Draw and check programs until the time is over: counts, and what is wrong."""
+def work(seed_of_worker: int, seconds: float, device: str, log: Path) -> None:
+    """Draw and check programs until the time is over: a line of the log for each as it begins, and as it ends."""
     from hypothesis import HealthCheck, Phase, given, seed, settings
 
     from tests.random_specs import specs
 
     torch.set_num_threads(1)
-    end, count, wrong = time.time() + seconds, Counter[str](), list[dict[str, str]]()
+    end, broken = time.time() + seconds, False
+
+    def say(what: str, **more: str) -> None:
+        with log.open("a") as file:
+            file.write(json.dumps({"what": what, **more}) + "\n")
 
     @seed(seed_of_worker)
     @settings(
@@ -94,25 +102,42 @@ def work(seed_of_worker: int, seconds: float, device: str) -> tuple[dict[str, in
     )  # fmt: skip
     @given(specs())
     def run(spec: Any) -> None:
-        if time.time() > end or count["broken"]:
+        nonlocal broken
+        if time.time() > end or broken:
             return
         if spec.dtype == "f32":
             spec = replace(spec, dtype="bf16")
+        about = {"text": spec.text, "spec": repr(spec)}
+        say("begins", **about)
         try:
             said = check(spec, device)
         except Exception as error:
             if "backend 'triton' does not have" in str(error):
-                count["not there"] += 1
+                say("not there")
                 return
             said = f"{type(error).__name__}: {error}"[:600]
             # nothing runs in this process any more
-            count["broken"] += "CUDA error" in said
-        count["wrong" if said else "right"] += 1
-        if said:
-            wrong.append({"wrong": said, "text": spec.text, "spec": repr(spec)})
+            broken = "CUDA error" in said
+        say("wrong" if said else "right", **({"wrong": said, **about} if said else {}))
 
     run()
-    return dict(count), wrong
+
+
+def gathered(logs: list[Path]) -> tuple[Counter[str], list[dict[str, str]]]:
+    """Counts, and what is wrong, of the workers' logs."""
+    count, wrong = Counter[str](), list[dict[str, str]]()
+    for log in logs:
+        lines: list[dict[str, str]] = (
+            [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        )
+        for line in lines:
+            if line["what"] != "begins":
+                count[line.pop("what")] += 1
+                wrong += [line] if line else []
+        if lines and lines[-1].get("what") == "begins":
+            count["hangs"] += 1
+            wrong.append({"wrong": "hangs", "text": lines[-1]["text"], "spec": lines[-1]["spec"]})
+    return count, wrong
 
 
 def main() -> int:
@@ -130,13 +155,21 @@ def main() -> int:
     folder = gpu.replace("NVIDIA ", "").replace(" ", "-").lower()
     out: Path = given.out or RESULTS / folder / f"{datetime.date.today().isoformat()}-random.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    total, wrong = Counter[str](), list[dict[str, str]]()
-    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(work, given.seed * 1000 + i, given.budget, given.device) for i in range(given.workers)]
-        for job in jobs:
-            counts, found = job.result()
-            total.update(counts)
-            wrong += found
+    context = get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder_of_logs:
+        logs = [Path(folder_of_logs) / f"{i}.jsonl" for i in range(given.workers)]
+        workers = [
+            context.Process(target=work, args=(given.seed * 1000 + i, given.budget, given.device, log), daemon=True)
+            for i, log in enumerate(logs)
+        ]
+        for worker in workers:
+            worker.start()
+        end = time.time() + given.budget + PATIENCE
+        for worker in workers:
+            worker.join(max(0.0, end - time.time()))
+        for worker in workers:
+            worker.kill()
+        total, wrong = gathered(logs)
     record = {
         "gpu": gpu, "driver": ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "versions": versions(), "commit": given.commit or ask("git", "rev-parse", "HEAD"), "rows": [],

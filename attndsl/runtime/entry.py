@@ -10,6 +10,7 @@ from torch import Tensor
 from attndsl.runtime.dispatch import choose_backend
 from attndsl.runtime.given import Signature, given
 from attndsl.runtime.operator import attend
+from attndsl.runtime.quick import asked, remember, run
 from attndsl.runtime.scans import scanned, traced
 from attndsl.runtime.state import State
 
@@ -47,9 +48,20 @@ def enter(
         if found is not None:
             out, state = found
             return out if state is None else (out, state)
+    repeated = None
+    if not (checked or traced()):
+        repeated = asked(
+            signature, q, k, v, arguments, layout, bool(return_lse), scale, q_offset, grid, backend
+        )  # fmt: skip
+        results = None if repeated is None else run(signature, repeated, layout, bool(return_lse))
+        if results is not None:
+            out = results[0].transpose(1, 2) if layout == "bshd" else results[0]
+            return (out, results[1]) if return_lse else out
     call = given(
         signature, q, k, v, arguments, layout=layout, scale=scale, q_offset=q_offset, grid=grid, backend=backend
     )
     results = attend(call, bool(return_lse), bool(checked))
+    if repeated is not None:
+        remember(signature, repeated, call)
     out = results[0].transpose(1, 2) if layout == "bshd" else results[0]
     return (out, results[1]) if return_lse else out

@@ -7,8 +7,8 @@ values and devices are checked inside the operator.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -55,7 +55,8 @@ class Given(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class Signature:
     """What an attention takes, as plain as tracing needs it. Scalars have a name, whether they are floats, and a
-    default; `scans`: most of its calls run as a scan."""
+    default; `scans`: most of its calls run as a scan. `kinds`: their kinds too, and whether their values decide what a
+    call may be. `recent` are the calls that may repeat."""
 
     attention: Attention
     spec: str
@@ -65,16 +66,19 @@ class Signature:
     has_lse: bool
     extents: int
     scans: bool
+    kinds: tuple[tuple[str, Kind, bool | int | float | None, bool], ...] = ()
+    recent: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any])
 
     @staticmethod
-    def of(attention: Attention, simplified: Attention, spec: str) -> Signature:
+    def of(attention: Attention, simplified: Attention, spec: str, deciding: Collection[str] = ()) -> Signature:
         """The signature of an attention (consts bound) that prints as `spec`."""
         scalars = tuple((s.name, s.kind is Kind.FLOAT, s.default) for s in attention.scalars)
         inputs = tuple(i.name for i in attention.inputs)
         names = (*(s[0] for s in scalars), *inputs)
         lse = weight_form(attention).has_lse
         scans = scan_form(simplified).form is not None
-        return Signature(attention, spec, scalars, inputs, names, lse, slot_count(attention), scans)
+        kinds = tuple((s.name, s.kind, s.default, s.name in deciding) for s in attention.scalars)
+        return Signature(attention, spec, scalars, inputs, names, lse, slot_count(attention), scans, kinds)
 
 
 def given(

@@ -56,7 +56,7 @@ def attend(given: Given, need_lse: bool, checked: bool = False) -> list[Tensor]:
 
 def _run(*args: Any) -> tuple[list[Tensor], list[Tensor]]:
     given, (need_lse, checked, save) = Given(*args[:_FIELDS]), args[_FIELDS:]
-    with _alone(given.q.device.type):
+    with alone(given.q.device.type):
         bound = runner_of(given.spec).bound(given, checked=checked, differentiated=save)
         out, lse, saved = bound.forward(need_lse, save)
     # no tensor may be two results
@@ -142,7 +142,7 @@ class _Attend(torch.autograd.function._SingleLevelFunction):
 
 def _run_backward(*args: Any) -> list[Tensor]:
     given, (saved, grads, places, needs) = Given(*args[:_FIELDS]), args[_FIELDS:]
-    with _alone(given.q.device.type):
+    with alone(given.q.device.type):
         runner = runner_of(given.spec)
         bound = runner.bound(given, differentiated=True)
         by_place = {i: unit_stride(g) for i, g in zip(places, grads, strict=True)}
@@ -171,10 +171,10 @@ def _once_differentiable(keys: Any, *args: Any) -> list[Tensor]:
         return BACKWARD.redispatch(below, *again, more[: len(saved)], more[len(saved) :], places, needs)
 
     with _single_level():
-        return list(_apply(_Gradient, run, runner_of(given.spec).attention.name, *operands))
+        return list(_apply(Gradient, run, runner_of(given.spec).attention.name, *operands))
 
 
-class _Gradient(torch.autograd.function._SingleLevelFunction):
+class Gradient(torch.autograd.function._SingleLevelFunction):
     """The backward pass as an operation of its own, which has no derivative and says so."""
 
     @staticmethod
@@ -208,7 +208,7 @@ def _single_level() -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def _alone(device: str) -> Generator[None]:
+def alone(device: str) -> Generator[None]:
     """Gradient mode and autocast are off, and a kernel that turns gradient mode on within gets gradients, although a
     compiled graph calls operators below autograd."""
     lowered = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

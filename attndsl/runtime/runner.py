@@ -6,7 +6,7 @@ A call that repeats an earlier one (see `Runner.bound`) is neither checked nor p
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
@@ -37,7 +37,7 @@ CAPACITY = 64
 Scalars = dict[str, bool | int | float]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Bound:
     """A call that is checked, and who runs it: by a plan, or with `form` as a scan.
 
@@ -85,10 +85,11 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class _Binding:
+class Binding:
     """What repeated calls share. `call` has no tensors; `copied` are those of q, k and v that need a unit stride.
     `plan` is None where elements of tensors decide it, and with a `form`."""
 
+    backend: str
     kernel: Kernel
     call: Call
     copied: tuple[bool, bool, bool]
@@ -104,14 +105,16 @@ class Runner:
         self.attention = attention
         self.simplified = simplified
         self._plans = PlanCache(simplified)
-        self._kernels: dict[str, Kernel] = {}
-        self._bindings: OrderedDict[Hashable, _Binding] = OrderedDict()
+        self.kernels: dict[str, Kernel] = {}
+        """By backend."""
+        self._bindings: OrderedDict[Hashable, Binding] = OrderedDict()
         self._lock = Lock()
         self._masked = tuple(i.name for i in attention.inputs if i.name in tensors_read(simplified.mask))
         self._scans = scan_form(simplified).form is not None
         self._inputs = tuple(i.name for i in attention.inputs)
         deciding = decided_by(attention) | {n.name for n in walk(simplified.mask) if isinstance(n, ParamRef)}
-        self._deciding = tuple(s.name for s in attention.scalars if s.name in deciding)
+        self.deciding = tuple(s.name for s in attention.scalars if s.name in deciding)
+        """Scalars whose values decide what a call may be, or its plan."""
 
     @property
     def differentiable(self) -> tuple[str, ...]:
@@ -120,7 +123,7 @@ class Runner:
 
     def kernel(self, backend: str) -> Kernel:
         """The kernel of a backend, made once."""
-        found = self._kernels.get(backend)
+        found = self.kernels.get(backend)
         if found is None:
             found = kernel_of(self.simplified, backend)
             self.use(backend, found)
@@ -128,7 +131,7 @@ class Runner:
 
     def use(self, backend: str, kernel: Kernel) -> None:
         """Run calls of a backend with this kernel."""
-        self._kernels[backend] = kernel
+        self.kernels[backend] = kernel
 
     def kernel_for(self, given: Given) -> Kernel:
         """The kernel that runs a call. ValueError for a backend that does not run on q's device."""
@@ -147,21 +150,41 @@ class Runner:
         Calls of equal tensors' shapes, strides, element types, devices and alignments, of equal options and equal
         scalars where they decide something, share their binding, and their plan unless the mask reads a tensor.
         """
-        kernel = self.kernel_for(given)
         scalars = self._scalars(given)
         offset, scale = self._numbers(given)
-        key = (differentiated, *self._key(given, kernel, scalars, offset, scale))
+        key = self._key(given, scalars, offset, scale, differentiated)
         binding = self._bindings.get(key)
         if binding is None:
-            found = self._bind(given, kernel, scalars, offset, scale, key, differentiated)
+            found = self._bind(given, scalars, offset, scale, key, differentiated)
         else:
-            found = self._repeated(binding, given, scalars, offset)
+            found = self.repeated(binding, given.tensors, scalars, offset)
             with self._lock:
                 if key in self._bindings:
                     self._bindings.move_to_end(key)
         if checked:
             check_promises(self.attention, found.call)
         return found
+
+    def binding(self, given: Given, differentiated: bool) -> Binding | None:
+        """What calls that repeat this one share, once it was bound; None where nothing is kept of it."""
+        scalars = self._scalars(given)
+        offset, scale = self._numbers(given)
+        return self._bindings.get(self._key(given, scalars, offset, scale, differentiated))
+
+    def repeated(self, binding: Binding, tensors: Sequence[Tensor], scalars: Scalars, offset: int | Tensor) -> Bound:
+        """A call on q, k, v and inputs that repeats the one of a binding."""
+        first, second, third = binding.copied
+        q = tensors[0].contiguous() if first else tensors[0]
+        k = tensors[1].contiguous() if second else tensors[1]
+        v = tensors[2].contiguous() if third else tensors[2]
+        inputs = dict(zip(self._inputs, tensors[3:], strict=True))
+        if not isinstance(offset, int):
+            offset = offset.to(torch.int64)
+        call = binding.call.repeated(q, k, v, inputs, scalars, offset)
+        if binding.plan is not None or binding.form is not None:
+            return Bound(binding.kernel, call, binding.plan, binding.form, not self._scans)
+        call = call.replanned({n: host_table(inputs[n]) for n in self._masked})
+        return Bound(binding.kernel, call, self.plan(call, binding.tiling), None, not self._scans)
 
     def plan(self, call: Call, tiling: Tiling | None = None) -> Plan:
         """The plan of a call, from the recent ones if its problem is among them. ValueError for a `decay` whose mask
@@ -208,14 +231,20 @@ class Runner:
         return offset, scale
 
     def _key(
-        self, given: Given, kernel: Kernel, scalars: Scalars, offset: int | Tensor, scale: float | Tensor | None
+        self,
+        given: Given,
+        scalars: Scalars,
+        offset: int | Tensor,
+        scale: float | Tensor | None,
+        differentiated: bool,
     ) -> tuple[Hashable, ...]:
+        kernel = self.kernel_for(given)
         parts: list[Hashable] = [
-            kernel, kernel.settings(), scale, None if given.grid is None else tuple(given.grid),
+            differentiated, kernel, kernel.settings(), scale, None if given.grid is None else tuple(given.grid),
             offset if isinstance(offset, int) else (offset.shape, offset.dtype, offset.device),
         ]  # fmt: skip
         # -0.0 is not 0.0, and nan is nan
-        parts += [repr(scalars[n]) for n in self._deciding]
+        parts += [repr(scalars[n]) for n in self.deciding]
         for t in given.tensors:
             parts += (t.shape, t.stride(), t.dtype, t.device, t.data_ptr() & 15)
         return tuple(parts)
@@ -223,13 +252,13 @@ class Runner:
     def _bind(
         self,
         given: Given,
-        kernel: Kernel,
         scalars: Scalars,
         offset: int | Tensor,
         scale: Any,
         key: Hashable,
         differentiated: bool,
     ) -> Bound:
+        kernel = self.kernel_for(given)
         arguments: dict[str, object] = {**scalars, **dict(zip(self._inputs, given.inputs, strict=True))}
         call = bind_call(
             self.attention, self.simplified, given.q, given.k, given.v, arguments,
@@ -247,8 +276,9 @@ class Runner:
             fixed = isinstance(offset, int) and not self._masked
             template = call.repeated(empty, empty, empty, {}, {}, offset if isinstance(offset, int) else 0)
             template = template if fixed else template.replanned({})
-            binding = _Binding(
-                kernel, template, (copied[0], copied[1], copied[2]), plan if fixed else None, tiling, form
+            backend = choose_backend(self.attention.name, given.backend, given.q.device.type)
+            binding = Binding(
+                backend, kernel, template, (copied[0], copied[1], copied[2]), plan if fixed else None, tiling, form
             )
             with self._lock:
                 self._bindings[key] = binding
@@ -262,19 +292,6 @@ class Runner:
             return None
         form = legalise(self.simplified, call.problem).form
         return None if form is None or kernel.scan_gap(call, form) is not None else form
-
-    def _repeated(self, binding: _Binding, given: Given, scalars: Scalars, offset: int | Tensor) -> Bound:
-        q, k, v = (
-            t.contiguous() if copy else t for t, copy in zip((given.q, given.k, given.v), binding.copied, strict=True)
-        )
-        inputs = dict(zip(self._inputs, given.inputs, strict=True))
-        if not isinstance(offset, int):
-            offset = offset.to(torch.int64)
-        call = binding.call.repeated(q, k, v, inputs, scalars, offset)
-        if binding.plan is not None or binding.form is not None:
-            return Bound(binding.kernel, call, binding.plan, binding.form, not self._scans)
-        call = call.replanned({n: host_table(inputs[n]) for n in self._masked})
-        return Bound(binding.kernel, call, self.plan(call, binding.tiling), None, not self._scans)
 
 
 def _whole(number: Tensor) -> Any:

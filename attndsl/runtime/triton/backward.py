@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.collect import Collected, deterministic
 from attndsl.runtime.triton.config import Config, Pass
-from attndsl.runtime.triton.launch import Launch, launch
+from attndsl.runtime.triton.launch import Launch, Prepared, launch
 from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, exact, form_of
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
@@ -34,6 +35,7 @@ class Backward:
         self.attention, self.config = attention, config
         self._modules: dict[tuple[str, BackwardForm], TritonModule | None] = {}
         self._sweeps = Sweeps(attention)
+        self._summed: dict[tuple[frozenset[str], tuple[Level, ...]], bool] = {}
 
     @cached_property
     def rule(self) -> Rule:
@@ -82,12 +84,27 @@ class Backward:
 
     def launches(self, call: Call, plan: Plan, step: str) -> tuple[Plan, tuple[OnDevice, ...]]:
         """The plan of a sweep, in boxes of its configuration, and its tables."""
+        known: tuple[Plan, tuple[OnDevice, ...]] | None = call.memo.get(("sweeps", step))
+        if known is not None:
+            return known
         turned = step == "dkdv"
         config = self.config("dkdv" if turned else "dq", call)
         sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
         tiling = Tiling(*sizes, config.q_box, config.k_box)
         own = plan.tiled(tiling)
-        return own, self._sweeps.of(call, own, config.rows, turned=turned, spans=True)
+        found = own, self._sweeps.of(call, own, config.rows, turned=turned, spans=True)
+        call.memo["sweeps", step] = found
+        return found
+
+    def summed(self, wanted: frozenset[str], levels: tuple[Level, ...]) -> bool:
+        """Whether a sweep sums gradients of reads of `wanted` inputs whose indices vary like this."""
+        key = wanted, levels
+        found = self._summed.get(key)
+        if found is None:
+            slots = Slots(wanted, input_ranks(self.attention), False)
+            found = bool(slots.of([t.value for t in terms(self.attention, self.rule)], levels))
+            self._summed[key] = found
+        return found
 
 
 class _Run:
@@ -106,18 +123,18 @@ class _Run:
         self.backward, self.call, self.plan, self.needs = backward, call, plan, needs
         rule = backward.rule
         shape = (*call.q.shape[:3], call.v.shape[-1])
-        rest = list(saved)
-        self.given = {"raw": rest.pop(0).to(call.q.dtype)}
+        rest = [_aligned(t) for t in saved]
+        self.given = {"q": call.q, "k": call.k, "v": call.v, "raw": rest.pop(0).to(call.q.dtype)}
+        if isinstance(call.q_offset, Tensor):
+            self.given["offsets"] = call.q_offset.to(torch.int32)
         if rule.logit is not None:
             self.given["lse"] = rest.pop(0)
         if rule.over == "row":
             self.given["sums"] = rest.pop(0)
-        grad = call.q.new_zeros(shape) if grad_out is None else grad_out.to(call.q.dtype).contiguous()
-        # a view may begin anywhere
-        self.given["grad"] = grad if grad.data_ptr() % 16 == 0 else grad.clone()
-        self.given["do"] = self.given["grad"]
+        grad = call.q.new_zeros(shape) if grad_out is None else _aligned(grad_out.to(call.q.dtype).contiguous())
+        self.given["grad"] = self.given["do"] = grad
         if grad_lse is not None:
-            self.given["grad_lse"] = grad_lse.to(torch.float32).contiguous()
+            self.given["grad_lse"] = _aligned(grad_lse.to(torch.float32).contiguous())
         self.grad_lse = grad_lse is not None
         stats = stats_of(rule, self.grad_lse)
         if stats:
@@ -155,10 +172,7 @@ class _Run:
         return results | self.collected.result()
 
     def _summed(self, *levels: Level) -> bool:
-        """Whether a sweep sums gradients of reads whose indices vary like this."""
-        attention = self.backward.attention
-        slots = Slots(self.wanted, input_ranks(attention), False)
-        return bool(slots.of([t.value for t in terms(attention, self.backward.rule)], levels))
+        return bool(self.wanted) and self.backward.summed(self.wanted, levels)
 
     def _output(self, like: Tensor, found: tuple[OnDevice, ...]) -> Tensor:
         """Where a gradient goes: zeros where a segment has no launch."""
@@ -166,6 +180,18 @@ class _Run:
         return (torch.empty if whole else torch.zeros)(like.shape, dtype=like.dtype, device=like.device)
 
     def _launch(self, step: str, found: OnDevice) -> None:
+        key = "backward", step, id(found), self.wanted, self.grad_lse, self.collected.deterministic
+        known: tuple[Prepared, TritonModule, OnDevice] | Literal["nothing"] | None = self.call.memo.get(key)
+        if known is None:
+            self.call.memo[key] = self._first(step, found)
+        elif known != "nothing":
+            ready, module, _ = known
+            given = {**self.given, **self.collected.targets(module.slots, found.tables.tiles)}
+            ready.run(self.call, given)
+            self.collected.take(module.slots, given)
+
+    def _first(self, step: str, found: OnDevice) -> tuple[Prepared, TritonModule, OnDevice] | Literal["nothing"]:
+        """Run a kernel for the first time. Returns what the next time needs."""
         call, turned = self.call, step == "dkdv"
         config = self.backward.config("dkdv" if turned else "dq", call)
         others = (
@@ -180,7 +206,13 @@ class _Run:
             step, BackwardForm(form, self.wanted, self.grad_lse, self.collected.deterministic)
         )  # fmt: skip
         if module is None:
-            return
+            return "nothing"
         given = {**self.given, **self.collected.targets(module.slots, found.tables.tiles)}
-        launch(Launch(call, form, module, found.tables, found.views, config, given, {}))
+        ready, _ = launch(Launch(call, form, module, found.tables, found.views, config, given, {}))
         self.collected.take(module.slots, given)
+        return ready, module, found
+
+
+def _aligned(t: Tensor) -> Tensor:
+    """A contiguous tensor that begins at a multiple of 16 bytes: a view may begin anywhere."""
+    return t if t.data_ptr() % 16 == 0 else t.clone()

@@ -28,7 +28,7 @@ from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.config import Config, choose, decode_asked
-from attndsl.runtime.triton.decode_launch import Prepared, Ready, prepared_key
+from attndsl.runtime.triton.decode_launch import Placed, Prepared, prepared_key
 from attndsl.runtime.triton.decode_tables import decode_tables, joined
 from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
 from attndsl.runtime.triton.reach import far, wide
@@ -102,7 +102,7 @@ class Decode:
         self.attention = attention
         self._chosen = chosen
         self._modules: dict[Form, DecodeModule] = {}
-        self._ready: dict[tuple[int, torch.device], Ready | None] = {}
+        self._ready: dict[tuple[int, torch.device], Placed | None] = {}
         self._lock = Lock()
 
     # Choices
@@ -156,7 +156,7 @@ class Decode:
         prepared.run(call, out, lse)
         return True
 
-    def _found(self, call: Call, dtype: Dtype, ready: Ready, need_lse: bool) -> Prepared:
+    def _found(self, call: Call, dtype: Dtype, ready: Placed, need_lse: bool) -> Prepared:
         config, is_wide = self.config(call, dtype), wide(call.inputs)
         key = prepared_key(call, config, is_wide, need_lse)
         found = ready.prepared.get(key)
@@ -170,7 +170,7 @@ class Decode:
             found = ready.prepared[key] = self._prepared(call, form, ready, config, need_lse)
         return found
 
-    def _prepared(self, call: Call, form: Form, ready: Ready, config: Config, need_lse: bool) -> Prepared:
+    def _prepared(self, call: Call, form: Form, ready: Placed, config: Config, need_lse: bool) -> Prepared:
         device, tables = device_of(call.q.device), ready.tables
         groups = call.sizes["B"] * call.sizes["Hkv"] * tables.tiles
         shares = config.splits or share_count(groups, tables.most_boxes, _slots(config, form, device))
@@ -185,7 +185,7 @@ class Decode:
                 raise unsupported(self.attention, error) from error
         return self._modules[form]
 
-    def _tables(self, call: Call, plan: Plan) -> Ready | None:
+    def _tables(self, call: Call, plan: Plan) -> Placed | None:
         key = id(plan), call.q.device
         with self._lock:
             if key in self._ready:
@@ -198,12 +198,12 @@ class Decode:
         weakref.finalize(plan, self._ready.pop, key, None)
         return found
 
-    def _made(self, call: Call, launch: LaunchTables) -> Ready:
+    def _made(self, call: Call, launch: LaunchTables) -> Placed:
         B, H, Hkv = (call.sizes[n] for n in ("B", "H", "Hkv"))
         tables = decode_tables(launch, B, H, H // Hkv, sure_keys(launch, call.sizes["Lk"]))
         whole, places = joined(tables)
         on_device = torch.from_numpy(whole).to(call.q.device)
-        return Ready(tables, {name: on_device[a:b] for name, (a, b) in places.items()})
+        return Placed(tables, {name: on_device[a:b] for name, (a, b) in places.items()})
 
 
 def sure_keys(launch: LaunchTables, Lk: int) -> int:

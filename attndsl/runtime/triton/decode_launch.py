@@ -21,13 +21,14 @@ from attndsl.runtime.triton.decode_tables import DecodeTables
 from attndsl.runtime.triton.failures import Attempt, reported, run_time_attempt, words_of
 from attndsl.runtime.triton.launch import SHARED_MEMORY, Launch, interpreting
 from attndsl.runtime.triton.modules import load_module
+from attndsl.runtime.triton.submit import Ready, raw_stream
 
 _OWN = frozenset(("size", "extent", "scalar", "input", "input stride", "input size"))
 """Roles of arguments that an attention's expressions read."""
 
 
 @dataclass(frozen=True)
-class Ready:
+class Placed:
     """Tables, their copy on a device, and the launches that were prepared for them."""
 
     tables: DecodeTables
@@ -53,7 +54,7 @@ class Prepared:
         call: Call,
         form: Form,
         module: DecodeModule,
-        ready: Ready,
+        ready: Placed,
         config: Config,
         shares: int,
         need_lse: bool,
@@ -106,10 +107,21 @@ class Prepared:
             self._run(call, values)
 
     def _run(self, call: Call, values: list[Any]) -> None:
-        self.decode(call, values)
-        if self.shares > 1:
-            values[self.rows_at] = 1
-            self.merge(call, values)
+        both = self.shares > 1
+        if call.q.device.type != "cuda" or not self.decode.known or (both and not self.merge.known):
+            self.decode.first(call, values)
+            if both:
+                values[self.rows_at] = 1
+                self.merge.first(call, values)
+            return
+        # addresses cost less than tensors, whose kind Triton asks the driver for
+        bare = [v.data_ptr() if isinstance(v, Tensor) else v for v in values]
+        device: int = call.q.device.index
+        stream = raw_stream(device)
+        self.decode.again(bare, device, stream)
+        if both:
+            bare[self.rows_at] = 1
+            self.merge.again(bare, device, stream)
 
 
 class Step:
@@ -119,21 +131,35 @@ class Step:
     def __init__(self, owner: Prepared, name: str, programs: int, warps: int, stages: int) -> None:
         self.form, self.module, self.tile, self.capability = owner.form, owner.module, owner.tile, owner.capability
         self.name, self.programs, self.warps, self.stages = name, programs, warps, stages
-        self.compiled: Any = None
+        self._kernel: Any = None
+        self._ready: Ready | None = None
 
-    def __call__(self, call: Call, values: list[Any]) -> None:
-        if self.compiled is None:
-            self.compiled = self.first(call, values)
-        else:
-            self.compiled(*values)
+    @property
+    def known(self) -> bool:
+        """Whether it was compiled."""
+        return self._ready is not None
 
-    def first(self, call: Call, values: list[Any]) -> Any:
-        """Compile, with fewer stages where so many do not fit, and run; what runs it again."""
-        functions = load_module(self.module.source)
-        kernel = getattr(functions, self.name)[self.programs,]
+    def again(self, values: list[Any], device: int, stream: int) -> None:
+        """Launch what was compiled, on a stream of the current device. Pointers are tensors or addresses."""
+        assert self._ready is not None
+        self._ready.run(values, device, stream)
+
+    def first(self, call: Call, values: list[Any]) -> None:
+        """Run, and if it was not before compile, with fewer stages where so many do not fit."""
+        if self._ready is not None:
+            index: int = call.q.device.index
+            self.again(values, index, raw_stream(index))
+            return
+        if self._kernel is None:
+            functions = load_module(self.module.source)
+            self._kernel = getattr(functions, self.name)[self.programs,]
         if interpreting():
-            kernel(*values)
-            return kernel
+            self._kernel(*values)
+            return
+        self._ready = Ready(self._compiled(call, values, self._kernel), self.programs)
+
+    def _compiled(self, call: Call, values: list[Any], kernel: Any) -> Any:
+        functions = load_module(self.module.source)
         from triton.runtime.errors import OutOfResources
 
         def forget() -> None:
@@ -144,8 +170,7 @@ class Step:
             with reported(lambda fewer=fewer: self._attempt(call, values, fewer)):
                 try:
                     options = {"num_warps": self.warps, "num_stages": fewer}
-                    built = compiling(lambda options=options: kernel(*values, **options), forget)
-                    return built[self.programs, 1, 1]
+                    return compiling(lambda options=options: kernel(*values, **options), forget)
                 except OutOfResources:
                     if fewer == 1:
                         raise
@@ -159,7 +184,7 @@ class Step:
         )  # fmt: skip
 
 
-def _fixed(call: Call, form: Form, ready: Ready, width: int, shares: int) -> dict[str, Any]:
+def _fixed(call: Call, form: Form, ready: Placed, width: int, shares: int) -> dict[str, Any]:
     """Values of arguments that equal keys share, by name."""
     tables, unit = ready.tables, form.stride_unit
     batches, heads = tables.class_of.shape

@@ -20,7 +20,7 @@ from attndsl.runtime.triton.backward import Backward
 from attndsl.runtime.triton.choices import Choices, Facts
 from attndsl.runtime.triton.config import Config, Pass, all_forced
 from attndsl.runtime.triton.decode import Decode
-from attndsl.runtime.triton.launch import Launch, interpreting, launch
+from attndsl.runtime.triton.launch import Launch, Prepared, interpreting, launch, no_numbers
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.scan_kernel import LinearKernel
 from attndsl.runtime.triton.sweeps import (
@@ -94,23 +94,33 @@ class TritonKernel(LinearKernel):
         denominator where there are any."""
         dtype = call.q.dtype
         call = exact(call)
+        place = "forward", need_lse, save
+        again: tuple[Prepared, ...] | None = call.memo.get(place)
         B, H, Lq, _ = call.q.shape
-        out = torch.empty((B, H, Lq, call.v.shape[-1]), dtype=call.q.dtype, device=call.q.device)
-        lse = torch.empty((B, H, Lq), dtype=torch.float32, device=call.q.device)
+        out = call.q.new_empty((B, H, Lq, call.v.shape[-1]))
+        with_lse = need_lse or save
+        lse = call.q.new_empty((B, H, Lq), dtype=torch.float32) if with_lse else no_numbers(call.q.device)
         # few rows that are differentiated have a plan for the kernels of many
-        # few rows that are differentiated have a plan for the kernels of many
-        if not save and self._decode.forward(call, plan, out, lse, need_lse):
+        if again is None and not save and self._decode.forward(call, plan, out, lse, need_lse):
             return out.to(dtype), lse if need_lse else None, ()
-        given = {"out": out, "lse": lse}
+        given = {"q": call.q, "k": call.k, "v": call.v, "out": out, "lse": lse}
+        if isinstance(call.q_offset, Tensor):
+            given["offsets"] = call.q_offset.to(torch.int32)
         if save:
             given |= self._backward.kept(call, out)
         else:
-            given |= dict.fromkeys(("raw", "sums"), out)
-        flags = {"LSE": need_lse or save, "SAVE": save}
-        if out.numel() or lse.numel():
-            for found in self._sweeps.of(call, plan, self.config("forward", call).rows, spans=True):
-                self._launch(call, found, given, flags)
-        result = out.to(dtype)
+            given["raw"] = given["sums"] = out
+        if again is not None:
+            for ready in again:
+                ready.run(call, given)
+        elif out.numel():
+            flags = {"LSE": with_lse, "SAVE": save}
+            sweeps = self._sweeps.of(call, plan, self.config("forward", call).rows, spans=True)
+            made = [self._launch(call, found, given, flags) for found in sweeps]
+            settled = tuple(m for m in made if m is not None)
+            if len(settled) == len(made):
+                call.memo[place] = settled
+        result = out if out.dtype is dtype else out.to(dtype)
         if not save:
             return result, lse if need_lse else None, ()
         raw = given.get("raw", result)
@@ -132,28 +142,34 @@ class TritonKernel(LinearKernel):
         except UnsupportedError as error:
             raise unsupported(self.attention, error) from error
 
-    def _launch(self, call: Call, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]) -> None:
+    def _launch(
+        self, call: Call, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]
+    ) -> Prepared | None:
+        """Run a launch. Returns what runs it again, None where another kernel is to run the next time."""
         wished = self.config("forward", call)
         place = "walked", id(found), wished
         known: tuple[Walked, OnDevice] | None = call.memo.get(place)
         it = self._settle(call, found, wished) if known is None else known[0]
         call.memo[place] = it, found
 
-        def run(it: Walked) -> Any:
+        def run(it: Walked) -> tuple[Prepared, Any]:
             module = self.module(it.form)
+            if it.form.gathered:
+                found.gather(call.q_extents[found.tables.q.segment])
             return launch(Launch(call, it.form, module, found.tables, found.views, it.config, given, flags))
 
         try:
-            compiled = run(it)
+            ready, compiled = run(it)
         except KernelError as error:
             if it.form.walk != "specialized":
                 raise
             it = self._settle(call, found, wished, f"Triton does not compile them: {error.words}")
             call.memo[place] = it, found
-            run(it)
-            return
+            return run(it)[0]
         if it.form.walk == "specialized" and compiled is not None and not specialized(compiled):
             call.memo[place] = self._settle(call, found, wished, "Triton compiled the loop without them"), found
+            return None
+        return ready
 
     def _settle(self, call: Call, found: OnDevice, wished: Config, reason: str = "") -> Walked:
         """Which loops a launch has; with a `reason` against specialised warps, without them from now on."""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
@@ -22,7 +22,9 @@ from attndsl.runtime.call import Call
 from attndsl.runtime.triton.compiled import compiling
 from attndsl.runtime.triton.config import Config, stages_that_fit
 from attndsl.runtime.triton.failures import Attempt, reported, run_time_attempt, words_of
+from attndsl.runtime.triton.gather import GATHER, gathered
 from attndsl.runtime.triton.modules import load_module
+from attndsl.runtime.triton.submit import Ready, allocate_on, raw_stream
 from attndsl.runtime.triton.tables import LaunchTables
 
 SHARED_SECTION = 24 << 20
@@ -52,7 +54,9 @@ class Launch:
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         found = {"q": self.call.q, "k": self.call.k, "v": self.call.v, **self.given}
-        if isinstance(self.call.q_offset, Tensor):
+        if self.form.gathered:
+            found["q"] = gathered(found["q"], self.views[GATHER])
+        if isinstance(self.call.q_offset, Tensor) and "offsets" not in found:
             found["offsets"] = self.call.q_offset.to(torch.int32)
         return found
 
@@ -64,16 +68,10 @@ class Launch:
     def input(self, name: str) -> Tensor:
         """An input or const array as its kernel reads it."""
         if name in self.call.inputs:
-            tensor = self.call.inputs[name]
-        else:
-            const = self.call.attention.param(name)
-            assert isinstance(const, Const)
-            tensor = _table(const, self.call.q.device)
-        if tensor.dtype is torch.bool:
-            return tensor.view(torch.uint8)
-        if tensor.dtype is torch.float64 or (interpreting() and tensor.dtype is torch.bfloat16):
-            return tensor.float()
-        return tensor
+            return readable(self.call.inputs[name])
+        const = self.call.attention.param(name)
+        assert isinstance(const, Const)
+        return readable(_table(const, self.call.q.device))
 
     def value(self, a: Argument) -> Any:
         """What is passed for an argument."""
@@ -169,115 +167,152 @@ def constants(form: Form, tables: LaunchTables) -> dict[str, Any]:
     return found
 
 
-@dataclass(frozen=True)
+_CHANGING = frozenset(("tensor", "input", "scalar", "sums", "gradient", "gradient rest"))
+
+
 class Prepared:
-    """What repeated launches share: the kernel, and its arguments but for tensors and scalars (`changing`, by place).
+    """What repeated launches share: the kernel, and its arguments but for tensors and scalars.
 
-    `streams` are those on which the tables are known to be used, `compiled` the kernels that ran, by `alike`."""
+    `tables` and `module` are kept because memos name them by place. `streams` are those on which the tables are known
+    to be used."""
 
-    kernel: Any
-    grid: tuple[int, ...]
-    values: tuple[Any, ...]
-    changing: tuple[tuple[int, Argument], ...]
-    stages: int
-    tile: tuple[int, int]
-    streams: set[int]
-    compiled: dict[tuple[bool, ...], Any]
-
-    @staticmethod
-    def of(it: Launch) -> Prepared:
-        """Prepare a launch."""
-        kernel = getattr(load_module(it.module.source), it.module.name)
-        arguments = it.module.arguments
-        changing = tuple((i, a) for i, a in enumerate(arguments) if a.role in _CHANGING)
-        places = {i for i, _ in changing}
-        values = tuple(None if i in places else it.value(a) for i, a in enumerate(arguments))
-        rows = prod(it.tables.box)
-        columns = max((prod(p.box) for p in it.tables.pieces), default=16)
-        stages, q = 1, it.call.q
+    def __init__(self, it: Launch) -> None:
+        self.tables, self.module = it.views, it.module
+        self.kernel: Any = getattr(load_module(it.module.source), it.module.name)
+        self.programs = it.programs
+        self.places = it.views[GATHER] if it.form.gathered else None
+        self.values: list[Any] = []
+        self._given: list[tuple[int, str]] = []
+        self._inputs: list[tuple[int, str]] = []
+        self._scalars: list[tuple[int, str, bool]] = []
+        for i, a in enumerate(it.module.arguments):
+            key = str(a.key[0]) if a.key else ""
+            match a.role:
+                case "input" if key in it.call.inputs:
+                    self._inputs.append((i, key))
+                case "scalar":
+                    self._scalars.append((i, key, a.type == "fp32"))
+                case "tensor" | "sums" | "gradient" | "gradient rest":
+                    self._given.append((i, key if a.role == "tensor" else a.name))
+                case _:
+                    self.values.append(it.value(a))
+                    continue
+            self.values.append(None)
+        self.tile = prod(it.tables.box), max((prod(p.box) for p in it.tables.pieces), default=16)
+        self.stages, q = 1, it.call.q
         if q.device.type == "cuda":
             limit = SHARED_MEMORY.get(torch.cuda.get_device_capability(q.device)[0], 99 << 10)
-            stages = stages_that_fit(
-                it.config, q.element_size(), q.shape[-1], it.call.v.shape[-1], rows, columns, limit,
+            self.stages = stages_that_fit(
+                it.config, q.element_size(), q.shape[-1], it.call.v.shape[-1], *self.tile, limit,
                 backward=it.module.name != "forward",
             )  # fmt: skip
-        return Prepared(kernel, (it.programs,), values, changing, stages, (rows, columns), set(), {})
+        self.streams: set[int] = set()
+        self.ready: Ready | None = None
+        self._bare: list[Any] | None = None
 
-    def arguments(self, it: Launch) -> list[Any]:
-        """The values of all arguments for a launch like the one that was prepared."""
-        values = list(self.values)
-        for i, a in self.changing:
-            match a.role:
-                case "input":
-                    values[i] = it.input(str(a.key[0]))
-                case "scalar":
-                    values[i] = it.value(a)
-                case _:
-                    values[i] = it.tensors[str(a.key[0]) if a.role == "tensor" else a.name]
+    def arguments(self, call: Call, given: Mapping[str, Tensor]) -> list[Any]:
+        """The values of all arguments for a launch like the one that was prepared, whose rows are gathered."""
+        values = self.values.copy()
+        for i, name in self._given:
+            values[i] = given[name]
+        for i, name in self._inputs:
+            values[i] = readable(call.inputs[name])
+        self._fill_scalars(call, values)
         return values
 
-    def run(self, values: Sequence[Any], first: Callable[[], Any]) -> Any:
-        """Launch the compiled kernel that such values had before; where there was none, what `first` launches."""
-        pointers = alike(values)
-        compiled = self.compiled.get(pointers)
-        if compiled is None:
-            compiled = self.compiled[pointers] = first()
+    def _fill_scalars(self, call: Call, values: list[Any]) -> None:
+        for i, name, is_float in self._scalars:
+            value = call.scalars[name]
+            values[i] = float(value) if is_float else int(value)
+
+    def run(self, call: Call, given: Mapping[str, Tensor]) -> None:
+        """Launch again, on the current stream of the call's device."""
+        device = call.q.device
+        if self.places is not None:
+            given = {**given, "q": gathered(given["q"], self.places)}
+        if device.type != "cuda":
+            self.kernel[self.programs,](*self.arguments(call, given))
+        elif device.index == torch.cuda.current_device():
+            self._run(call, given, device.index)
         else:
-            compiled[self.grid[0], 1, 1](*values)
-        return compiled
+            with torch.cuda.device(device):
+                self._run(call, given, device.index)
+
+    def _run(self, call: Call, given: Mapping[str, Tensor], device: int) -> None:
+        assert self.ready is not None
+        if self._bare is None:
+            self._bare = [v.data_ptr() if isinstance(v, Tensor) else v for v in self.values]
+        # addresses cost less than tensors, whose kind Triton asks the driver for
+        values = self._bare.copy()
+        for i, name in self._given:
+            values[i] = given[name].data_ptr()
+        held: list[Tensor] = []
+        for i, name in self._inputs:
+            tensor = readable(call.inputs[name])
+            held.append(tensor)
+            values[i] = tensor.data_ptr()
+        self._fill_scalars(call, values)
+        stream = raw_stream(device)
+        keep_tables(self.tables, self.streams, stream)
+        self.ready.run(values, device, stream)
+
+    def first(self, it: Launch) -> Any:
+        """Compile for a launch and run it. Returns the compiled kernel, None where it is interpreted."""
+        q = it.call.q
+        values = self.arguments(it.call, it.tensors)
+        if q.device.type != "cuda":
+            self.kernel[self.programs,](*values)
+            return None
+        with torch.cuda.device(q.device):
+            index = torch.cuda.current_device()
+            keep_tables(self.tables, self.streams, raw_stream(index))
+            allocate_on(index)
+            compiled = _run(it, self.kernel[self.programs,], values, self.stages, self.tile)
+            self.ready = Ready(compiled, self.programs)
+            return compiled
 
 
-_CHANGING = frozenset(("tensor", "input", "scalar", "sums", "gradient", "gradient rest"))
 _held: dict[int, Mapping[tuple[str, int], Tensor]] = {}
 """Tables that captured graphs read: a graph may outlive the plan."""
 
 
-def launch(it: Launch) -> Any:
-    """Run the kernel on the current stream of the call's device. Returns the compiled kernel, None where it is
-    interpreted."""
-    import triton
-
-    # tables live as long as their plan, and repeated calls have one plan
+def launch(it: Launch) -> tuple[Prepared, Any]:
+    """Run the kernel on the current stream of the call's device. Returns what runs it again, and the compiled kernel
+    (None where it is interpreted)."""
     key = it.module.name, id(it.views), id(it.module), it.config, tuple(it.flags.items())
     found: tuple[Prepared, Any] | None = it.call.memo.get(key)
     if found is None:
-        # what the key names by place is kept
-        found = it.call.memo[key] = Prepared.of(it), (it.views, it.module)
-    ready = found[0]
-    values = ready.arguments(it)
-    q = it.call.q
-    if q.device.type != "cuda":
-        ready.kernel[ready.grid](*values)
-        return None
-
-    def scratch(size: int, alignment: int, stream: int | None) -> Tensor:
-        return torch.empty(size, dtype=torch.int8, device=q.device)
-
-    with torch.cuda.device(q.device):
-        _keep_tables(it, ready)
-        # a context variable: other threads do not have it
-        triton.set_allocator(scratch)
-        return ready.run(values, lambda: _run(it, ready.kernel[ready.grid], values, ready.stages, ready.tile))
+        made = Prepared(it)
+        found = it.call.memo[key] = made, made.first(it)
+    else:
+        found[0].run(it.call, it.tensors)
+    return found
 
 
-def alike(values: Sequence[Any]) -> tuple[bool, ...]:
-    """What decides which compiled kernel a repeated launch runs: whether each pointer is aligned to 16 bytes. Types and
-    constants are those of the prepared launch, and numbers are not specialised. Triton finds the same out about all
-    arguments of every launch, which takes longer than the launch."""
-    return tuple(v.data_ptr() % 16 == 0 for v in values if isinstance(v, Tensor))
-
-
-def _keep_tables(it: Launch, ready: Prepared) -> None:
+def keep_tables(tables: Mapping[tuple[str, int], Tensor], streams: set[int], stream: int) -> None:
     """Tables are not freed while a kernel on another stream, or a captured graph, reads them."""
     if torch.cuda.is_current_stream_capturing():
-        _held[id(it.views)] = it.views
-        return
-    stream = torch.cuda.current_stream()
-    if stream.cuda_stream not in ready.streams:
+        _held[id(tables)] = tables
+    elif stream not in streams:
         # all tables of a launch are parts of one tensor
-        for view in list(it.views.values())[:1]:
-            view.record_stream(stream)
-        ready.streams.add(stream.cuda_stream)
+        for view in list(tables.values())[:1]:
+            view.record_stream(torch.cuda.current_stream())
+        streams.add(stream)
+
+
+def readable(tensor: Tensor) -> Tensor:
+    """An input as kernels read it."""
+    if tensor.dtype is torch.bool:
+        return tensor.view(torch.uint8)
+    if tensor.dtype is torch.float64 or (tensor.dtype is torch.bfloat16 and interpreting()):
+        return tensor.float()
+    return tensor
+
+
+@lru_cache(maxsize=64)
+def no_numbers(device: torch.device) -> Tensor:
+    """What a kernel is given for fp32 numbers that it does not touch."""
+    return torch.empty(1, dtype=torch.float32, device=device)
 
 
 @lru_cache(maxsize=256)

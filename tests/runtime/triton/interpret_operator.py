@@ -64,7 +64,23 @@ def check(text: str, inputs: dict[str, Tensor]) -> None:
     close(list(each), gradients(plain, operands)[1:])
 
 
+def growing() -> None:
+    """Calls of one row that see one key more each time: beyond a multiple of the step the plan is another."""
+    f = attndsl.load("attention near(scalar w: int) { mask k <= q and q - k < w }")
+    made = torch.Generator().manual_seed(0)
+    k, v = (torch.randn((2, 2, 140, 16), generator=made) for _ in range(2))
+    before = [rows for rows in (1, 2) for _ in range(2)]
+    for rows, keys in zip(before * 6, (62, 63, 64, 65, 66, 67, 100, 127, 128, 129, 130, 140) * 2, strict=True):
+        q = torch.randn((2, 4, rows, 16), generator=made)
+        for w, offset in ((7, "end"), (999, "end"), (50, keys - 40)):
+            options: dict[str, Any] = {"w": w, "q_offset": offset, "return_lse": True}
+            found = f(q, k[:, :, :keys], v[:, :, :keys], backend="triton", **options)
+            wanted = f(q, k[:, :, :keys], v[:, :, :keys], backend="cpu", **options)
+            close(list(found), list(wanted))
+
+
 def main() -> int:
+    growing()
     for text, inputs in SPECS:
         check(text, inputs)
     print(f"{len(SPECS)} cases right")

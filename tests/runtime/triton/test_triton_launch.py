@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,14 +15,14 @@ from attndsl.ir.attention import Const
 from attndsl.ir.types import Kind
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton import backward as backward_module
-from attndsl.runtime.triton import kernel as kernel_module
 from attndsl.runtime.triton import launch as launch_module
+from attndsl.runtime.triton import submit as submit_module
 from attndsl.runtime.triton import sweeps as sweeps_module
 from attndsl.runtime.triton.config import Config, configured
 from attndsl.runtime.triton.kernel import TritonKernel
-from attndsl.runtime.triton.launch import Launch
+from attndsl.runtime.triton.launch import Launch, Prepared
 from attndsl.runtime.triton.modules import load_module
+from attndsl.runtime.triton.submit import Ready
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
 
@@ -53,14 +54,18 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     counts: list[int] = []
 
-    def warm(it: Launch) -> None:
+    def warm(self: Prepared, it: Launch) -> None:
         kernel = getattr(load_module(it.module.source), it.module.name)
         values = [it.value(a) for a in it.module.arguments]
         kernel.warmup(*values, grid=(1,), num_warps=it.config.warps, num_stages=2)
         counts.append(len(kernel.device_caches[0][0]))
 
-    monkeypatch.setattr(kernel_module, "launch", warm)
-    monkeypatch.setattr(backward_module, "launch", warm)
+    def again(self: Prepared, call: Call, given: Any) -> None:
+        self.arguments(call, given)
+        counts.append(len(self.kernel.device_caches[0][0]))
+
+    monkeypatch.setattr(Prepared, "first", warm)
+    monkeypatch.setattr(Prepared, "run", again)
     monkeypatch.setattr(driver, "_active", NoGpu())
     yield counts
 
@@ -126,22 +131,46 @@ def test_tables_are_uploaded_once(compiled: list[int], monkeypatch: pytest.Monke
     assert len(compiled) == 2
 
 
-def test_a_repeated_launch_runs_what_was_compiled_for_such_pointers() -> None:
-    ran: list[str] = []
+class Compiled:
+    """A compiled kernel that writes down what it is launched with."""
 
-    class Compiled:
-        def __init__(self, name: str) -> None:
-            self.name = name
+    function, packed_metadata = "function", "metadata"
 
-        def __getitem__(self, grid: tuple[int, int, int]) -> Any:
-            return lambda *values: ran.append(f"{self.name} {grid} {values[1:]}")
+    def __init__(self, ran: list[Any], scratch: int = 0) -> None:
+        self.ran = ran
+        self.metadata = SimpleNamespace(global_scratch_size=scratch)
 
-    ready = launch_module.Prepared(None, (7,), (), (), 1, (16, 16), set(), {})
-    room = torch.zeros(64, dtype=torch.bfloat16)
-    for i, start in enumerate((0, 8, 1, 0, 3)):
-        values = [room[start:], i]
-        ready.run(values, lambda i=i: Compiled(f"kernel {i}"))
-    assert ran == ["kernel 0 (7, 1, 1) (1,)", "kernel 0 (7, 1, 1) (3,)", "kernel 2 (7, 1, 1) (4,)"]
+    def __getitem__(self, grid: tuple[int, int, int]) -> Any:
+        return lambda *values: self.ran.append(("by Triton", grid, values))
+
+    def run(self, *values: Any) -> None:
+        self.ran.append(values)
+
+
+def test_a_compiled_kernel_is_launched_without_hooks_unless_there_are_some() -> None:
+    from triton import knobs
+
+    ran: list[Any] = []
+    ready = Ready(Compiled(ran), 7)
+    ready.run([16, 1.5], 0, 123)
+    assert ran.pop() == (7, 1, 1, 123, "function", "metadata", None, None, None, 16, 1.5)
+
+    def hook(_: Any) -> None: ...
+
+    knobs.runtime.launch_enter_hook.add(hook)
+    try:
+        ready.run([16, 1.5], 0, 123)
+    finally:
+        knobs.runtime.launch_enter_hook.remove(hook)
+    assert ran.pop() == ("by Triton", (7, 1, 1), (16, 1.5))
+
+
+def test_kernels_that_ask_for_memory_get_it_on_the_device_of_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(submit_module, "allocate_on", asked.append)
+    Ready(Compiled([], scratch=128), 7).run([], 3, 0)
+    Ready(Compiled([]), 7).run([], 4, 0)
+    assert asked == [3]
 
 
 @pytest.mark.parametrize(
@@ -194,14 +223,14 @@ def test_repeated_calls_prepare_their_arguments_once(monkeypatch: pytest.MonkeyP
         return Module
 
     prepared: list[Launch] = []
-    make = launch_module.Prepared.of
+    make = launch_module.Prepared.__init__
 
-    def counted(it: Launch) -> Any:
+    def counted(self: Prepared, it: Launch) -> None:
         prepared.append(it)
-        return make(it)
+        make(self, it)
 
     monkeypatch.setattr(launch_module, "load_module", load)
-    monkeypatch.setattr(launch_module.Prepared, "of", counted)
+    monkeypatch.setattr(Prepared, "__init__", counted)
     f = attndsl.load(SPEC)
     runner = f._runner  # pyright: ignore[reportPrivateUsage]
     runner.use("cpu", TritonKernel(f.simplified))
