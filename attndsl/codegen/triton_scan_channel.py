@@ -58,7 +58,7 @@ def generate_channel(c: Channel, title: list[str]) -> ScanModule:
             made = [map_code(slope, f"raw_{name}{p.index}", f"d{name}{p.index}_", reads) for p in keys]
         sides.append(_Side(name, f"{name}_raw", made))
     raw = [s.raw for s in sides if s.slope]
-    roles = {"gates": list(GATES), "finish": [*FINISH, *raw]}
+    roles: dict[str, list[str]] = {"gates": list(GATES), "finish": [*FINISH, *raw]}
     arguments = {name: tuple(_arguments(c, name, roles[name], reads)) for name in roles}
     units = dict(c.units)
     text = render(
