@@ -7,6 +7,7 @@ the same list of allowed code as for text that was just written.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attndsl.codegen.expr_triton import Level
@@ -55,17 +56,19 @@ def decode_module(attention: Attention, form: Form) -> DecodeModule:
 
 
 def backward_module(step: str, attention: Attention, backward: BackwardForm) -> TritonModule | None:
-    """As `codegen.triton_prepare.generate_prepare` for step `prepare`, else `codegen.triton_backward.generate_sweep`.
-    None where there is nothing to do."""
+    """As the generators of a backward pass: `prepare`, `finish`, else `codegen.triton_backward.generate_sweep`. None
+    where there is nothing to do."""
 
     def make() -> TritonModule | None:
         from attndsl.codegen.triton_backward import generate_sweep
+        from attndsl.codegen.triton_finish import generate_finish
         from attndsl.codegen.triton_prepare import generate_prepare
 
-        return (generate_prepare if step == "prepare" else generate_sweep)(attention, backward)
+        found = {"prepare": generate_prepare, "finish": generate_finish}.get(step, generate_sweep)
+        return found(attention, backward)
 
     # a set prints in any order
-    form = backward.form, sorted(backward.wanted), backward.grad_lse, backward.deterministic
+    form = [sorted(backward.wanted) if f.name == "wanted" else getattr(backward, f.name) for f in fields(backward)]
     return _kept(step, TritonModule, attention, form, make)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attndsl.ir.attention import Attention
+from attndsl.ir.expr import SCORE
 from attndsl.runtime.triton.config import Visits
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import row_tile_count
@@ -20,7 +21,8 @@ def visits_of(attention: Attention, problem: Problem) -> Visits:
     plan = build(attention, _head(problem), (BOX, BOX))
     tiles = sum(row_tile_count(p, s) for p in plan.forward.pieces for s in p.sources)
     ragged = any(problem.sizes[n] % BOX for n in ("Lq", "Lk"))
-    return Visits(plan.visited * BOX / max(tiles, 1), plan.visited == plan.full and not ragged)
+    plain = attention.score == SCORE and attention.weight is None
+    return Visits(plan.visited * BOX / max(tiles, 1), plan.visited == plan.full and not ragged, plain)
 
 
 def _head(problem: Problem) -> Problem:
