@@ -33,6 +33,8 @@ MOST = 8
 LIMIT = 120.0
 """Seconds that a job may take."""
 CRASHED = "the compiler crashed"
+_BESIDE = frozenset(("prepare", "finish", "merge"))
+"""Kernels that have no loop over boxes to keep stages of."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def compile_job(job: Job) -> Compiled:
     return Compiled(
         max((b.registers for b in built), default=0), max((b.spills for b in built), default=0),
         max((b.shared for b in built), default=0),
-        min((one.stages for one in launches if one.step != "prepare"), default=job.config.stages),
+        min((one.stages for one in launches if one.module.name not in _BESIDE), default=job.config.stages),
     )  # fmt: skip
 
 
