@@ -132,7 +132,8 @@ def rows(length: int, with_flex: bool) -> list[Row]:
             "ours": lambda: softcap(q, k, v), "ours, torch alone": without_c(lambda: softcap(q, k, v)),
             "sdpa": lambda: sdpa()(q, k, v)}),
         Row("dense softcap, backward", "", {
-            "ours": backward_of(softcap, (q, k, v), g), "ours, torch alone": without_c(backward_of(softcap, (q, k, v), g)),
+            "ours": backward_of(softcap, (q, k, v), g),
+            "ours, torch alone": without_c(backward_of(softcap, (q, k, v), g)),
             "sdpa": backward_of(sdpa(), (q, k, v), g)}),
         Row("causal softcap, forward", "", {
             "ours": lambda: capped(q, k, v), "ours, torch alone": without_c(lambda: capped(q, k, v)),
