@@ -114,7 +114,7 @@ def _calls(file: str, given: Any, name: str | None, dtype: str, target: str | No
     from attndsl.cli.setup import prepare
     from attndsl.cli.specs import pick
     from attndsl.ir.simplify import simplify
-    from attndsl.runtime.triton.choices import Facts, decide
+    from attndsl.runtime.triton.choices import decide, facts_of
     from attndsl.runtime.triton.labels import label
 
     if dtype not in ("bf16", "fp16", "fp32"):
@@ -129,7 +129,7 @@ def _calls(file: str, given: Any, name: str | None, dtype: str, target: str | No
     if machine is None:
         return found
     attention = simplify(setup.attention)
-    facts = Facts(machine, dtype, setup.sizes, setup.q_extents, setup.k_extents)
+    facts = facts_of(attention, setup.problem({}), dtype, machine)
     steps: tuple[Pass, ...] = ("forward", "dq", "dkdv", "decode")
     for step in steps:
         choice = decide(attention, step, facts)
