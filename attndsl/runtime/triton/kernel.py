@@ -154,8 +154,6 @@ class TritonKernel(LinearKernel):
 
         def run(it: Walked) -> tuple[Prepared, Any]:
             module = self.module(it.form)
-            if it.form.gathered:
-                found.gather(call.q_extents[found.tables.q.segment])
             return launch(Launch(call, it.form, module, found.tables, found.views, it.config, given, flags))
 
         try:
