@@ -24,7 +24,9 @@ class Config:
     `splits`, for `decode`: over how many programs the keys of a row are split; 0 leaves it to the shape. `registers` is
     the most that a thread may have, so that several programs fit a multiprocessor; 0 leaves it to the compiler.
     `mixed`: in the forward pass one of four exponentials is a polynomial, as the unit of exponentials is what tiles of
-    small heads wait for (the trick is FlashAttention-4's)."""
+    small heads wait for (the trick is FlashAttention-4's). `fused`, for `dkdv`: dq is computed along with dk and dv,
+    five products instead of seven, in sums that programs add to in no order, whole `boxes` at a time or `elements`;
+    calls that must be deterministic, or want gradients that only `dq` finds, run both passes."""
 
     rows: int
     columns: int
@@ -36,6 +38,7 @@ class Config:
     splits: int = 0
     registers: int = 0
     mixed: bool = False
+    fused: Lit["", "boxes", "elements"] = ""
 
     def options(self, stages: int) -> dict[str, int]:
         """What Triton's compiler is told, with as many stages as fit."""
@@ -105,16 +108,21 @@ def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Con
     return Config(128, 64, 8, 2)
 
 
+def apart(config: Config, dtype: str, D: int, Dv: int, capability: int = 90) -> Config:
+    """The configuration of `dkdv` where dq is not computed along: this one, or the default beside a fused one."""
+    return _backward("dkdv", dtype, max(D, Dv), capability) if config.fused else config
+
+
 def _backward(step: Pass, dtype: str, head: int, capability: int) -> Config:
     """Two accumulators of keys, or one of queries, and two tiles of pairs live in registers."""
     if dtype == "fp32":
         return Config(32, 32, 4, 1)
     if capability < 90:
         return Config(64, 64, 4, 2) if head <= 64 else Config(64, 64, 8, 2) if head <= 128 else Config(64, 32, 8, 1)
-    if head <= 64:
-        return Config(128, 64, 8, 3)
     if head <= 128:
-        return Config(128, 64, 8, 2) if step == "dkdv" else Config(128, 64, 8, 3)
+        # two programs of four warps, which need not wait for each other, rather than one of eight
+        keys = Config(64, 64, 4, 3) if head <= 64 else Config(64, 64, 4, 2)
+        return keys if step == "dkdv" else Config(128, 64, 8, 3)
     return Config(64, 64, 8, 1) if step == "dq" else Config(64, 32, 8, 1)
 
 
@@ -124,5 +132,8 @@ def stages_that_fit(
     """At most the configuration's stages: as many as shared memory of `limit` bytes holds. A forward tile keeps its
     queries there, a backward one two tensors of its rows."""
     fixed = rows * (D + Dv if backward else D) * element
+    if config.fused:
+        # gradients of scores, and sums on their way to memory
+        fixed += rows * columns * element + (columns * D * 4 if config.fused == "boxes" else 0)
     each = columns * (D + Dv) * element
     return max(1, min(config.stages, (limit - fixed) // max(each, 1)))

@@ -27,7 +27,7 @@ from attndsl.codegen.triton_decode import DecodeModule, generate_decode
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.config import Config, choose, decode_asked
+from attndsl.runtime.triton.config import Config, all_forced, choose, decode_asked
 from attndsl.runtime.triton.decode_launch import Placed, Prepared, prepared_key
 from attndsl.runtime.triton.decode_tables import decode_tables, joined
 from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
@@ -145,14 +145,17 @@ class Decode:
 
     def forward(self, call: Call, plan: Plan, out: Tensor, lse: Tensor, need_lse: bool) -> bool:
         """Fill `out` and, if asked for, `lse`; False where this is not the kernel to run, or no key is visible."""
-        memo = "few rows", need_lse
-        prepared: Prepared | None = call.memo.get(memo)
+        # a trial of tuning runs one call with many plans and settings
+        memo = "few rows", need_lse, id(plan), all_forced()
+        prepared: Prepared | None
+        _, prepared = call.memo.get(memo, (plan, None))
         if prepared is None:
             ready = self._tables(call, plan) if self.wanted(call) else None
             if ready is None:
                 return False
             dtype = dtype_of(self.attention, call)
-            prepared = call.memo[memo] = self._found(call, dtype, ready, need_lse)
+            prepared = self._found(call, dtype, ready, need_lse)
+            call.memo[memo] = plan, prepared
         prepared.run(call, out, lse)
         return True
 

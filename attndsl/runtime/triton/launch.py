@@ -136,11 +136,14 @@ class Launch:
     @property
     def section(self) -> int:
         """Heads that run side by side: as many as share the cache, whole groups of those with the same keys. In a
-        turned form heads of keys, and what they share are queries."""
+        turned form heads of keys, and what they share are queries. All of them where tiles are skewed: the longest of
+        all heads begin first."""
         call = self.call
         B, H, Hkv = (call.sizes[n] for n in ("B", "H", "Hkv"))
         group = H // max(Hkv, 1)
         length = call.sizes["Lq"] * group if self.form.turned else call.sizes["Lk"]
+        if self.tables.skewed:
+            return max(1, B * (Hkv if self.form.turned else H))
         each = length * (call.sizes["D"] + call.sizes["Dv"]) * call.k.element_size()
         groups = max(1, SHARED_SECTION // max(each, 1))
         if self.form.turned:

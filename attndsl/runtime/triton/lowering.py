@@ -17,7 +17,7 @@ from attndsl.codegen.triton_backward import BackwardForm, generate_sweep
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.codegen.triton_prepare import generate_prepare
 from attndsl.ir.attention import Attention, Const, Input
-from attndsl.runtime.triton.config import Config, Pass, choose, stages_that_fit
+from attndsl.runtime.triton.config import Config, Pass, apart, choose, stages_that_fit
 from attndsl.runtime.triton.cross import Compiled, cross_compile, signature_of
 from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
 from attndsl.runtime.triton.launch import constants
@@ -136,8 +136,9 @@ def lower_backward(
     dq: Config | None = None,
     dkdv: Config | None = None,
 ) -> tuple[Lowered, ...]:
-    """The launches of the backward pass to q, k and v, in order: `prepare` and `dq` over rows, `dkdv` over keys. `plan`
-    is that of the forward pass. ValueError names a feature that the backend does not have."""
+    """The launches of the backward pass to q, k and v, in order: `prepare` and `dq` over rows, `dkdv` over keys, which
+    computes dq along only where the given configuration says so. `plan` is that of the forward pass. ValueError names a
+    feature that the backend does not have."""
     D, Dv = problem.sizes["D"], problem.sizes["Dv"]
     on_grid = attention.q_space is not None and not problem.moved
     element = 4 if dtype == "fp32" else 2
@@ -148,14 +149,17 @@ def lower_backward(
     try:
         for step, given in steps:
             turned = step == "dkdv"
-            config = given or choose(step, dtype, D, Dv, capability)
+            config = given or apart(choose(step, dtype, D, Dv, capability), dtype, D, Dv, capability)
             sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
             own = plan.tiled(Tiling(*sizes, config.q_box, config.k_box))
-            for tables in launches(own, q_segments(problem, on_grid, turned), config.rows, on_grid, turned=turned):
+            for tables in launches(
+                own, q_segments(problem, on_grid, turned), config.rows, on_grid, turned=turned, spans=True
+            ):
                 pieces = tuple(p.form for p in tables.pieces)
                 tma = aligned and capability >= 90 and bool(pieces) and not any(p.side.any_split for p in pieces)
                 form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=tma, aligned=aligned, turned=turned,
-                            batch_offset=not isinstance(problem.q_offset, int))  # fmt: skip
+                            batch_offset=not isinstance(problem.q_offset, int),
+                            boxed_stats=turned and tma and tables.begin_even(problem.q_extents))  # fmt: skip
                 columns = max((prod(p.box) for p in tables.pieces), default=16)
                 limit = shared_memory(capability)
                 stages = stages_that_fit(config, element, D, Dv, prod(tables.box), columns, limit, backward=True)
@@ -168,7 +172,10 @@ def lower_backward(
                             Lowered(attention, "prepare", bare, module, tables, values, config, 1, capability)
                         )
                 if pieces:
-                    module = generate_sweep(attention, BackwardForm(form, frozenset()))
+                    backward = BackwardForm(
+                        form, frozenset(), fused=bool(config.fused), boxed_sums=config.fused == "boxes"
+                    )  # fmt: skip
+                    module = generate_sweep(attention, backward)
                     swept.append(Lowered(attention, step, form, module, tables, values, config, stages, capability))
     except UnsupportedError as error:
         raise unsupported(attention, error) from error

@@ -107,7 +107,7 @@ def form_of(attention: Attention, call: Call, tables: LaunchTables, *others: Ten
         on_grid=tables.on_grid, tma=tma, aligned=aligned, wide=wide(call.inputs),
         batch_offset=isinstance(call.q_offset, Tensor), negative=call.scale < 0, interpreted=interpreting(),
         far=far_tiles(tables, call, turned=turned), turned=turned,
-        searched=bool(tables.searches and pieces),
+        searched=bool(tables.searches and pieces), boxed_stats=turned and tma and tables.begin_even(call.q_extents),
     )  # fmt: skip
 
 

@@ -130,6 +130,16 @@ def test_what_cannot_be_specialized_has_two_loops() -> None:
         assert not it.config.specialize
 
 
+def test_boxes_of_grids_are_not_loaded_by_warps_of_their_own() -> None:
+    """Triton 3.6 would release such a box before the product has read it. Where all are FULL there is one loop."""
+    f = attndsl.load(GNA, window=(4, 8, 8), stride=(2, 8, 8))
+    made = f.problem(grid=(16, 32, 32), D=128, Dv=128)
+    _, (it,) = lower(f.simplified, made, "bf16", config=Config(128, 128, 4, 2, specialize=True, q_box=(2, 8, 8)))
+    assert it.form.walk == "two loops" and not it.config.specialize
+    assert it.form.bare == it.tables.bare
+    assert it.module.source.count("tl.dot(") == (2 if it.form.bare else 4)
+
+
 def test_lists_of_boxes_keep_the_pipeline_full() -> None:
     """Boxes of a grid are read one ahead: with the address of a box still under way the pipeline has a stage less."""
     how: dict[str, Any] = {"D": 128, "grid": (16, 32, 32), "consts": {"window": (5, 9, 9)}}
