@@ -36,6 +36,7 @@ from torch import Tensor
 
 from attndsl.runtime.triton.config import Config, configured
 from attndsl.runtime.triton.labels import label
+from attndsl.tune.oracle import Oracle, Subject
 
 RESULTS = Path(__file__).parent / "results"
 START = time.time()
@@ -164,8 +165,9 @@ class Ours:
         g = torch.Generator(self.out.device).manual_seed(3)
         self.grad = torch.randn(self.out.shape, device=self.out.device, dtype=self.out.dtype, generator=g)
 
-    def run(self, needs: str) -> Mapping[str, Tensor]:
-        return self.kernel.backward(self.call, self.plan, self.saved, self.grad, None, frozenset(needs))
+    def run(self, needs: str, grad: Tensor | None = None) -> Mapping[str, Tensor]:
+        grad = self.grad if grad is None else grad
+        return self.kernel.backward(self.call, self.plan, self.saved, grad, None, frozenset(needs))
 
 
 def configurations(w: Any, quick: bool) -> dict[str, list[Config]]:
@@ -262,6 +264,8 @@ def _measure(w: Any, keep: Keep, quick: bool) -> None:
             del flex
         except Exception as error:
             _row(keep, w, "flex", None, "ERR " + repr(error)[:200].replace("\n", " "))
+    # what no peer computed in the same order is compared with the definition, on some rows
+    oracle = None if exact is not None else Oracle(Subject(ours.f.attention, ours.call, w.grid, ours.grad), "dq")
     for kind, configs in configurations(w, quick).items():
         needs = NEEDS[kind]
         for config in configs:
@@ -277,6 +281,9 @@ def _measure(w: Any, keep: Keep, quick: bool) -> None:
                         notes += f" {n} {error:.1e}"
                         if not error < LIMIT:
                             notes += " WRONG"
+                    if oracle is not None and oracle.rows:
+                        wrong = oracle.wrong(ours.run(needs, oracle.grad()))
+                        notes += f" WRONG {wrong}" if wrong else " as defined"
                     ms = _bench(lambda needs=needs: ours.run(needs))
                 except Exception as failure:
                     _row(keep, w, f"attndsl-{kind}", None, f"ERR {shown} " + repr(failure)[:200].replace("\n", " "))

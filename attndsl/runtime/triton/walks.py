@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from attndsl.codegen.triton import generate
 from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.generated import forward_module
 from attndsl.runtime.triton.tables import LaunchTables
 
 
@@ -47,7 +47,8 @@ def plain(config: Config) -> Config:
 
 def specialized(compiled: Any) -> bool:
     """Whether a compiled kernel has specialised warps."""
-    return "ttg.warp_specialize" in compiled.asm["ttgir"]
+    text = compiled.asm["ttgir"] if hasattr(compiled, "asm") else compiled.ttgir
+    return "ttg.warp_specialize" in text
 
 
 def refusal(attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int) -> str:
@@ -71,6 +72,6 @@ def refusal(attention: Attention, form: Form, tables: LaunchTables, config: Conf
         return "Triton 3.6 lets boxes of several axes be overwritten before products have read them"
     if not (piece.spans or piece.flat):
         return "tiles with many runs of boxes take nested loops"
-    if generate(attention, replace(form, walk="specialized", bare=tables.bare)).reads_vectors:
+    if forward_module(attention, replace(form, walk="specialized", bare=tables.bare)).reads_vectors:
         return "vectors of inputs are loaded by pointers"
     return ""

@@ -23,7 +23,7 @@ FEW = (
     "polynomial", "dilated", "blocks", "gna dilated", "grid terms", "joint", "blind segment", "one row",
 )  # fmt: skip
 """Those that every run of the tests checks; `all` after the groups names every case."""
-FUSED = ("dense 40", "window 7, negative scale", "dead rows", "sink and gate", "gna dilated", "joint")
+FUSED = ("dense 40", "window 7, negative scale", "dead rows", "sink and gate", "gna, even lines", "joint")
 """Those of fused kernels."""
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Grads = dict[str, torch.Tensor]
