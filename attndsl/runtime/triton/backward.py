@@ -13,16 +13,15 @@ from torch import Tensor
 
 from attndsl.codegen.expr_triton import Level, UnsupportedError
 from attndsl.codegen.triton import TritonModule, input_ranks, unsupported
-from attndsl.codegen.triton_backward import BackwardForm, generate_sweep, stats_of
-from attndsl.codegen.triton_finish import generate_finish
+from attndsl.codegen.triton_backward import BackwardForm, stats_of
 from attndsl.codegen.triton_gradient import terms
-from attndsl.codegen.triton_prepare import generate_prepare
 from attndsl.codegen.triton_slots import Slots
 from attndsl.codegen.triton_weight import Rule, rule_of, vector_free
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.collect import Collected, deterministic
 from attndsl.runtime.triton.config import Config, Pass, apart
+from attndsl.runtime.triton.generated import backward_module
 from attndsl.runtime.triton.launch import Launch, Prepared, launch
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, dtype_of, exact, form_of
@@ -80,8 +79,7 @@ class Backward:
         """The generated code of a kernel, made once; None where there is nothing to do."""
         key = step, backward
         if key not in self._modules:
-            make = {"prepare": generate_prepare, "finish": generate_finish}.get(step, generate_sweep)
-            self._modules[key] = make(self.attention, backward)
+            self._modules[key] = backward_module(step, self.attention, backward)
         return self._modules[key]
 
     def launches(self, call: Call, plan: Plan, config: Config, *, turned: bool) -> tuple[Plan, tuple[OnDevice, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -81,9 +81,36 @@ def forced(step: Pass) -> Config | None:
     return _FORCED.get().get(step)
 
 
-def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Config:
+@dataclass(frozen=True)
+class Visits:
+    """What tiles of a forward pass visit: keys of a tile on average, whether all their boxes are FULL, and whether what
+    is done with a pair is `plain`: softmax of its score as it is, which takes few registers."""
+
+    keys: float
+    bare: bool
+    plain: bool
+
+
+SHORT = 6144
+"""Keys of a tile up to which starting and ending it costs more than what it computes could gain."""
+
+
+def choose(
+    step: Pass, dtype: str, D: int, Dv: int, capability: int = 90, visits: Callable[[], Visits] | None = None
+) -> Config:
     """The configuration of a pass for an element type (`fp16`, `bf16`, `fp32`), head sizes and compute capability
-    (times ten)."""
+    (times ten), where nothing was tuned.
+
+    `visits`, of calls on a line, tells what a forward pass visits. On compute capability 9 and with heads of 64 or 128
+    components it decides, by what was measured on H100 and H200 (`benchmarks/results`):
+
+    - 128, short ranges (windows, documents) of plain softmax: two programs on a multiprocessor, one computes while the
+      other begins or ends;
+    - 128, long ranges: warps of their own for loads, in one loop over all boxes;
+    - 64: such warps where no box has a mask; with masks their one loop computes too much.
+
+    A launch that cannot have such warps (`walks.refusal`), or whose compiled code shows none, runs two loops.
+    """
     asked = forced(step)
     if asked is not None:
         return asked
@@ -101,6 +128,12 @@ def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Con
         return Config(16, 32 if head <= 128 else 16, 8, 1)
     if capability < 90:
         return Config(128, 64, 4, 2) if head <= 64 else Config(128, 64, 8, 2) if head <= 128 else Config(64, 32, 4, 2)
+    if visits is not None and capability // 10 == 9 and Dv == D and D in (64, 128):
+        seen = visits()
+        if seen.bare or (D == 128 and seen.keys > SHORT):
+            return Config(128, 128, 4, 2, specialize=True)
+        if D == 128 and seen.plain:
+            return Config(128, 64, 8, 2, registers=128)
     if head <= 64:
         return Config(128, 64, 4, 3)
     if head <= 128:

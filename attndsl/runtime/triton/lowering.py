@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from multiprocessing import get_context
 from typing import Any
@@ -22,6 +23,7 @@ from attndsl.runtime.triton.cross import Compiled, cross_compile, signature_of
 from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
 from attndsl.runtime.triton.launch import constants
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
+from attndsl.runtime.triton.visits import visits_of
 from attndsl.runtime.triton.walks import walked
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
@@ -102,11 +104,13 @@ def lower(
             f"{attention.name}: backend 'triton' has heads of at most {LARGEST_HEAD} components; "
             "backend 'cpu' has no limit"
         )
-    config = config or choose("forward", dtype, D, Dv, capability)
+    on_grid = attention.q_space is not None and not problem.moved
+    if config is None:
+        visits = None if on_grid else partial(visits_of, attention, problem)
+        config = choose("forward", dtype, D, Dv, capability, visits)
     plan = build(
         attention, problem, Tiling(config.rows, config.columns, config.q_box, config.k_box).tile(attention, problem)
     )
-    on_grid = attention.q_space is not None and not problem.moved
     found: list[Lowered] = []
     element = 4 if dtype == "fp32" else 2
     try:
@@ -171,7 +175,7 @@ def lower_backward(
                     module = generate_prepare(attention, BackwardForm(bare, frozenset()))
                     if module is not None:
                         prepared.append(
-                            Lowered(attention, "prepare", bare, module, tables, values, config, 1, capability)
+                            Lowered(attention, "prepare", bare, module, tables, values, config, stages, capability)
                         )
                 if pieces:
                     backward = BackwardForm(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from attndsl.codegen.triton import generate
 from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.generated import forward_module
 from attndsl.runtime.triton.tables import LaunchTables
 
 
@@ -51,7 +51,8 @@ def plain(config: Config) -> Config:
 
 def specialized(compiled: Any) -> bool:
     """Whether a compiled kernel has specialised warps."""
-    return "ttg.warp_specialize" in compiled.asm["ttgir"]
+    text = compiled.asm["ttgir"] if hasattr(compiled, "asm") else compiled.ttgir
+    return "ttg.warp_specialize" in text
 
 
 def _specialized(form: Form, tables: LaunchTables) -> Form:
@@ -60,7 +61,7 @@ def _specialized(form: Form, tables: LaunchTables) -> Form:
 
 
 def refusal(
-    attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int, *, gathers: bool
+    attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int, *, gathers: bool = True
 ) -> str:
     """Why a kernel cannot have specialised warps; empty if it can."""
     if capability // 10 != 9:
@@ -82,6 +83,6 @@ def refusal(
     piece = form.pieces[0]
     if not (piece.spans or piece.flat):
         return "tiles with many runs of boxes take nested loops"
-    if generate(attention, _specialized(form, tables)).reads_vectors:
+    if forward_module(attention, _specialized(form, tables)).reads_vectors:
         return "vectors of inputs are loaded by pointers"
     return ""

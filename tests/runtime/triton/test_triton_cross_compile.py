@@ -34,7 +34,7 @@ VARIANTS = [
     ("causal 96", CAUSAL, {"D": 96}, 0),
     ("causal 80, values of 48", CAUSAL, {"D": 80, "Dv": 48}, 0),
     ("causal fp16", CAUSAL, {"D": 128, "dtype": "fp16"}, 0),
-    ("causal by pointers", CAUSAL, {"D": 128, "tma": False}, 16),
+    ("causal by pointers", CAUSAL, {"D": 128, "tma": False}, 96),
     ("window, boxes one by one", WINDOW, {"D": 128}, 0),
     ("alibi", ALIBI, {"D": 128, "inputs": {"slope": "fp32"}}, 0),
     ("softcap", SOFTCAP, {"D": 128}, 0),
