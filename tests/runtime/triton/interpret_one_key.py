@@ -18,7 +18,7 @@ CASES = (
     ("attention window { mask k <= q and q - k < 2 }", 40, 40),
     ("attention softcap { score 3 * tanh(s / 3) mask k <= q and q - k < 2 }", 40, 40),
 )
-DRAWS = 4
+DRAWS = 2
 
 
 def worst(text: str, Lq: int, Lk: int, needs: str) -> dict[str, tuple[float, float]]:
