@@ -52,8 +52,8 @@ class SlotCode:
 
 @dataclass
 class LoopCode:
-    """The statements of one loop's body and the values it needs. `pull` is what a pair's gradient takes from delta, `kept`
-    the exponent VALUE of visible pairs, -inf of others, where one comparison tells them apart."""
+    """The statements of one loop's body and the values it needs. `pull` is what a pair's gradient takes from delta,
+    `kept` the exponent VALUE of visible pairs, -inf of others, where one comparison tells them apart."""
 
     mask_lines: list[str] = field(default_factory=list[str])
     visible: str = ""
