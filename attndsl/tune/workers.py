@@ -6,13 +6,14 @@ parent would run the user's script again. Jobs and answers are pickles between p
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from queue import SimpleQueue
 from threading import Event, Lock, Timer
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -32,6 +33,8 @@ MOST = 8
 LIMIT = 120.0
 """Seconds that a job may take."""
 CRASHED = "the compiler crashed"
+_BESIDE = frozenset(("prepare", "finish", "merge"))
+"""Kernels that have no loop over boxes to keep stages of."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def compile_job(job: Job) -> Compiled:
     return Compiled(
         max((b.registers for b in built), default=0), max((b.spills for b in built), default=0),
         max((b.shared for b in built), default=0),
-        min((one.stages for one in launches if one.step != "prepare"), default=job.config.stages),
+        min((one.stages for one in launches if one.module.name not in _BESIDE), default=job.config.stages),
     )  # fmt: skip
 
 
@@ -178,7 +181,7 @@ class Workers:
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         self._every: list[subprocess.Popen[bytes]] = []
         self._lock = Lock()
-        self._asked: dict[bytes, Future[Any]] = {}
+        self._asked: dict[Hashable, Future[Any]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
 
@@ -194,8 +197,7 @@ class Workers:
     def ask(self, job: Task) -> Future[Any]:
         """The answer to come: of a `Job` what it takes, of a `Ranking` its configurations. A job whose process died or
         hung is answered by what says so."""
-        # tables of problems are arrays, which have no hash
-        key = pickle.dumps(job)
+        key = _key(job)
         with self._lock:
             known = self._asked.get(key)
             if known is not None and not (known.done() and _lost(known)):
@@ -254,6 +256,16 @@ class Workers:
             worker.kill()
         for worker in every:
             worker.wait()
+
+
+def _key(job: Task) -> Hashable:
+    """Equal for jobs that are the same, whatever the order of names in their problems."""
+    p = job.problem
+    offset = p.q_offset if isinstance(p.q_offset, int) else p.q_offset.tobytes()
+    tables = [(n, t.dtype.str, t.shape, hashlib.sha256(t.tobytes()).digest()) for n, t in p.tables.items()]
+    named = (p.sizes, p.scalars, p.q_extents, p.k_extents)
+    problem = (offset, tuple(sorted(tables)), *(tuple(sorted(m.items())) for m in named))
+    return type(job), problem, tuple(getattr(job, f.name) for f in fields(job) if f.name != "problem")
 
 
 def _lost(answer: Future[Any]) -> bool:
