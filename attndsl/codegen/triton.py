@@ -165,7 +165,6 @@ class Generator:
             "far": form.far,
             "walk": form.walk,
             "bare": form.bare,
-            "gathered": form.gathered,
             "aligned": form.stride_unit if form.stride_unit > 1 else 0,
             "negative": form.negative,
             "batch_offset": form.batch_offset,
@@ -180,8 +179,10 @@ class Generator:
         leaves = {**self.rows.leaves, **code.leaves, SCORE: "s", SCALE: "scale"}
         if self.form.walk == "two loops":
             code.full = self._loop(local, leaves, code, masked=False)
-            code.partial = self._loop(local, leaves, code, masked=True)
-            code.loops = (("full", code.full, False), ("partial", code.partial, True))
+            code.loops = (("full", code.full, False),)
+            if not self.form.bare:
+                code.partial = self._loop(local, leaves, code, masked=True)
+                code.loops = (*code.loops, ("partial", code.partial, True))
         else:
             masked = not self.form.bare
             code.loops = (("all", self._loop(local, leaves, code, masked=masked), masked),)
