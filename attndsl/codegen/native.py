@@ -21,8 +21,6 @@ from attndsl.ir.free import column_only, depends, row_only
 from attndsl.ir.types import Kind
 
 Span = Lit["row", "column", "pair"]
-CHUNK = 8
-"""Rows that one thread takes at once."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,6 @@ class NativeModule:
         return render(
             "cpu/native.c.j2",
             whole="int64_t" if wide else "int32_t",
-            chunk=CHUNK,
             leaves=[x for x in self.leaves if x is not self.sink],
             sink=self.sink,
             score=(score.lines, score_text),
