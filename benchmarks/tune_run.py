@@ -196,7 +196,7 @@ def measure_all(given: argparse.Namespace, record: Record, deadline: float) -> i
     try:
         while (waiting or coming) and time.time() < deadline - 3:
             # this process is alive
-            os.utime(record.path)
+            record.path.touch()
             for item in coming[:AT_ONCE]:
                 ahead.add(item, most_of(given, item))
             waiting, coming = [*waiting, *coming[:AT_ONCE]], coming[AT_ONCE:]

@@ -97,13 +97,17 @@ def candidates(step: Pass, facts: Facts, gpu: Gpu, default: Config) -> tuple[Con
 
 def spread(ranked: Sequence[Config], most: int) -> list[Config]:
     """The first of a ranking, and of the rest at most so many in all that differ in more than their stages, splits and
-    registers before those that do not: a model that is wrong about a tile is wrong about all of its variants."""
+    registers before those that do not: a model that is wrong about a tile is wrong about all of its variants. At most
+    half of them have specialised warps, which the compiler may not make."""
     default, *rest = ranked
     kinds = {_kind(default)}
     first: list[Config] = []
     for config in rest:
-        if _kind(config) not in kinds:
-            kinds.add(_kind(config))
+        # the default with other exponentials is a kind of its own
+        kind = ("default",) if config == replace(default, mixed=not default.mixed) else _kind(config)
+        crowded = config.specialize and 2 * sum(c.specialize for c in first) >= most - 1
+        if kind not in kinds and not crowded:
+            kinds.add(kind)
             first.append(config)
     chosen = set(first[: most - 1])
     chosen |= set([c for c in rest if c not in chosen][: most - 1 - len(chosen)])
@@ -111,7 +115,7 @@ def spread(ranked: Sequence[Config], most: int) -> list[Config]:
 
 
 def _kind(config: Config) -> tuple[object, ...]:
-    return config.rows, config.columns, config.warps, config.specialize, config.mixed, config.q_box, config.k_box
+    return config.rows, config.columns, config.warps, config.specialize, config.q_box, config.k_box
 
 
 def _crowded(step: Pass, configs: Sequence[Config], facts: Facts) -> Iterator[Config]:

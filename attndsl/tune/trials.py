@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 SHORT = 1.0
 """Milliseconds of a call, below which what the host does may take longer than the kernels."""
-SPILLS = 128
-"""Bytes of spilled registers a thread may have and still be measured."""
+SPILLS: dict[Pass, int] = {"forward": 128, "decode": 128, "dq": 256, "dkdv": 320}
+"""Bytes of spilled registers a thread may have and still be measured: of two accumulators and two tiles of pairs the
+fastest kernels spill some."""
 
 
 class CostModel:
@@ -88,7 +89,7 @@ class Predictions(CostModel):
             return f"shared memory holds {built.stages} stages"
         if built.shared > self.gpu.machine.shared_memory:
             return f"takes {built.shared >> 10} KiB of shared memory, {self.gpu.machine.shared_memory >> 10} are there"
-        return f"spills {built.spills} bytes" if built.spills > SPILLS else ""
+        return f"spills {built.spills} bytes" if built.spills > SPILLS[self.step] else ""
 
 
 class CallTrials(Predictions):

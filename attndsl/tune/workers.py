@@ -6,18 +6,18 @@ parent would run the user's script again. Jobs and answers are pickles between p
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from queue import SimpleQueue
 from threading import Event, Lock, Timer
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from attndsl.codegen.triton import TritonModule
 from attndsl.ir.attention import Attention
 from attndsl.ir.printer import print_attention
 from attndsl.runtime.triton.config import Config, Pass
@@ -32,6 +32,8 @@ MOST = 8
 LIMIT = 120.0
 """Seconds that a job may take."""
 CRASHED = "the compiler crashed"
+_BESIDE = frozenset(("prepare", "finish", "merge"))
+"""Kernels that have no loop over boxes to keep stages of."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def compile_job(job: Job) -> Compiled:
 
     try:
         launches = _lowered(job)
-        built = [compile_lowered(replace(one, module=_as_called(one.module))) for one in launches]
+        built = [compile_lowered(one) for one in launches]
         if job.config.specialize:
             reason = _not_specialized(job, launches, built)
             if reason:
@@ -90,7 +92,7 @@ def compile_job(job: Job) -> Compiled:
     return Compiled(
         max((b.registers for b in built), default=0), max((b.spills for b in built), default=0),
         max((b.shared for b in built), default=0),
-        min((one.stages for one in launches if one.step != "prepare"), default=job.config.stages),
+        min((one.stages for one in launches if one.module.name not in _BESIDE), default=job.config.stages),
     )  # fmt: skip
 
 
@@ -144,13 +146,6 @@ def rank(job: Ranking) -> list[Config]:
     return spread(ranked(attention, job.problem, facts, job.step, job.gpu), job.most)
 
 
-def _as_called(module: TritonModule) -> TritonModule:
-    """With strides as Triton takes those of a call: 32 bits hold them, in units of 16 bytes. What is compiled here is
-    then what the call finds in the cache."""
-    arguments = [replace(a, type="i32") if a.role in ("stride", "input stride") else a for a in module.arguments]
-    return replace(module, arguments=tuple(arguments))
-
-
 def job_of(attention: Attention, problem: Problem, dtype: str, gpu: Gpu, step: Pass, config: Config) -> Job:
     """The job of a candidate of an attention (consts bound, simplified)."""
     machine = gpu.machine
@@ -178,7 +173,7 @@ class Workers:
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         self._every: list[subprocess.Popen[bytes]] = []
         self._lock = Lock()
-        self._asked: dict[bytes, Future[Any]] = {}
+        self._asked: dict[Hashable, Future[Any]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
 
@@ -194,8 +189,7 @@ class Workers:
     def ask(self, job: Task) -> Future[Any]:
         """The answer to come: of a `Job` what it takes, of a `Ranking` its configurations. A job whose process died or
         hung is answered by what says so."""
-        # tables of problems are arrays, which have no hash
-        key = pickle.dumps(job)
+        key = _key(job)
         with self._lock:
             known = self._asked.get(key)
             if known is not None and not (known.done() and _lost(known)):
@@ -254,6 +248,16 @@ class Workers:
             worker.kill()
         for worker in every:
             worker.wait()
+
+
+def _key(job: Task) -> Hashable:
+    """Equal for jobs that are the same, whatever the order of names in their problems."""
+    p = job.problem
+    offset = p.q_offset if isinstance(p.q_offset, int) else p.q_offset.tobytes()
+    tables = [(n, t.dtype.str, t.shape, hashlib.sha256(t.tobytes()).digest()) for n, t in p.tables.items()]
+    named = (p.sizes, p.scalars, p.q_extents, p.k_extents)
+    problem = (offset, tuple(sorted(tables)), *(tuple(sorted(m.items())) for m in named))
+    return type(job), problem, tuple(getattr(job, f.name) for f in fields(job) if f.name != "problem")
 
 
 def _lost(answer: Future[Any]) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import attndsl
@@ -82,6 +83,18 @@ def test_a_compiler_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
         made.close()
     with pytest.raises(RuntimeError):
         made.compile([job(Config(16, 16, 1, 4))])
+
+
+def test_jobs_are_the_same_whatever_the_order_of_their_sizes(workers: Workers) -> None:
+    one = job(Config(16, 16, 1, 1))
+    tables = {"t": np.arange(3)}
+    problem = replace(one.problem, sizes=dict(reversed(one.problem.sizes.items())))
+    assert workers.ask(one) is workers.ask(replace(one, problem=problem))
+    asked = [workers.ask(replace(one, problem=replace(problem, tables=t))) for t in (tables, {"t": np.arange(3)}, {})]
+    assert asked[0] is asked[1]
+    assert asked[0] is not asked[2]
+    assert workers.ask(replace(one, problem=replace(problem, tables={"t": np.ones(3)}))) is not asked[0]
+    assert workers.ask(replace(one, config=Config(16, 16, 1, 2))) is not asked[2]
 
 
 def test_answers_that_come_ahead(workers: Workers) -> None:

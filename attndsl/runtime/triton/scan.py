@@ -18,9 +18,8 @@ from attndsl.codegen.triton_scan import ScanModule, Walk, generate_scan
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut, hazard
-from attndsl.runtime.triton.scan_launch import Memo, Ready, launching
+from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready, launching
 
-_READ = ("size", "input stride", "input size")
 CARRY = tuple(
     Argument(n, "", r, (n,))
     for n, r in (
@@ -64,9 +63,7 @@ class Operands:
     u: Tensor | None = None
     factors: Tensor | None = None
     weights: Tensor | None = None
-    inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    scalars: Mapping[str, float] = field(default_factory=dict[str, float])
-    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+    reading: Reading = field(default_factory=lambda: Reading({}, {}, {}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,10 +199,7 @@ class Scan:
             "q": o.q, "k": o.k, "v": o.v, "x": o.x, "gamma": o.gamma, "g": o.g, "docs": o.docs, "u": o.u,
             "factors": o.factors, "weights": o.weights, **given,
         }  # fmt: skip
-        if o.inputs or o.scalars:
-            for a in self.module.arguments[name]:
-                if a.role in ("input", "scalar"):
-                    values[a.name] = self._value(a)
+        values |= o.reading.values(self.module.arguments[name])
         spare = given.get("local")
         ready.run(o.q.device, values, o.q if spare is None else spare)
 
@@ -214,7 +208,7 @@ class Scan:
     ) -> Ready:
         known = self._known(segments, length, numbers, constants)
         arguments = self.module.arguments[name]
-        known |= {a.name: self._value(a) for a in arguments if a.name not in known and a.role in _READ}
+        known |= self.operands.reading.numbers(arguments)
         kernel = getattr(load_module(self.module.source), name)
         columns, warps, stages = self.config.columns, self.config.warps, self.config.stages
         if self.operands.q.device.type == "cuda" and (why := hazard(self.config, self.walk.dtype)) is not None:
@@ -233,7 +227,7 @@ class Scan:
         H = self.H
         known: dict[str, Any] = {
             "B": self.B, "H": H, "L": self.rows, "segments": segments, "length": length,
-            "chunks_all": -(-self.rows // config.chunk), "BT": config.chunk, "group": o.sizes.get("group", 1),
+            "chunks_all": -(-self.rows // config.chunk), "BT": config.chunk, "group": o.reading.sizes.get("group", 1),
             **numbers, **constants,
         }  # fmt: skip
         for role, t in (("q", o.q), ("k", o.k), ("v", o.v), ("x", o.x)):
@@ -247,21 +241,6 @@ class Scan:
                 for axis, n, s in zip("bhl", t.shape, t.stride(), strict=False):
                     known[f"{name_of}_s{axis}"] = 0 if n == 1 else s
         return known
-
-    def _value(self, a: Argument) -> Any:
-        """What maps read of sizes, scalars and inputs."""
-        o, key = self.operands, str(a.key[0])
-        match a.role:
-            case "size":
-                return o.sizes[key]
-            case "scalar":
-                return float(o.scalars[key]) if a.type == "fp32" else int(o.scalars[key])
-            case "input":
-                return o.inputs[key]
-            case "input stride":
-                return o.inputs[key].stride(int(a.key[1]))
-            case _:
-                return o.inputs[key].shape[int(a.key[1])]
 
 
 @lru_cache(maxsize=16)
@@ -290,12 +269,12 @@ def aligned(*tensors: Tensor | None) -> bool:
     return True
 
 
-def has_tma(*tensors: Tensor | None) -> bool:
-    """Whether tensor descriptors can load these on their device."""
-    first = next(t for t in tensors if t is not None)
-    if _capability(first.device) < 90:
+def has_tma(*tensors: Tensor | None, columns: Tensor) -> bool:
+    """Whether tensor descriptors can load these on their device, and store rows as wide as those of `columns`, which
+    lie side by side."""
+    if _capability(columns.device) < 90:
         return False
-    return aligned(*tensors) and all(t.shape[-1] * t.element_size() % 16 == 0 for t in tensors if t is not None)
+    return aligned(*tensors) and columns.shape[-1] * columns.element_size() % 16 == 0
 
 
 def config_of(q: Tensor, keys: int, values: int) -> ScanConfig:

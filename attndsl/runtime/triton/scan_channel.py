@@ -16,7 +16,7 @@ from attndsl.codegen.triton_scan_channel import Channel, generate_channel
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import aligned
 from attndsl.runtime.triton.scan_config import ScanConfig
-from attndsl.runtime.triton.scan_launch import Memo, Ready
+from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready
 
 FINISH_WARPS = 4
 
@@ -39,7 +39,7 @@ class Gated:
 
 @dataclass(frozen=True, eq=False)
 class Channels:
-    """The kernels of a call: `inputs`, `scalars` and `sizes` are what maps read. Runs within `launching`; what is
+    """The kernels of a call: `reading` is what maps read. Runs within `launching`; what is
     prepared is kept in `memo`."""
 
     channel: Channel
@@ -47,9 +47,7 @@ class Channels:
     config: ScanConfig
     H: int
     memo: Memo
-    inputs: Mapping[str, Tensor]
-    scalars: Mapping[str, float]
-    sizes: Mapping[str, int]
+    reading: Reading
 
     def gated(self, q: Tensor, k: Tensor) -> Gated:
         """What scans take for features of queries and keys."""
@@ -88,14 +86,7 @@ class Channels:
         module = _module(self.channel)
         if ready is None:
             ready = self.memo[name] = self._prepared(name, module, given, numbers)
-        values: dict[str, Any] = dict(given)
-        if self.inputs or self.scalars:
-            for a in module.arguments[name]:
-                key = str(a.key[0])
-                if a.role == "scalar":
-                    values[a.name] = float(self.scalars[key]) if a.type == "fp32" else int(self.scalars[key])
-                elif a.role == "input":
-                    values[a.name] = self.inputs[key]
+        values: dict[str, Any] = {**given, **self.reading.values(module.arguments[name])}
         ready.run(spare.device, values, spare)
 
     def _prepared(
@@ -106,7 +97,8 @@ class Channels:
         B, H, L = q.shape[:3]
         chunks = -(-L // self.config.chunk)
         known: dict[str, Any] = {
-            "H": H, "L": L, "chunks": chunks, "BT": self.config.chunk, "group": self.sizes.get("group", 1), **numbers,
+            "H": H, "L": L, "chunks": chunks, "BT": self.config.chunk, "group": self.reading.sizes.get("group", 1),
+            **numbers,
         }  # fmt: skip
         units = dict(self.channel.units)
         for role, t in given.items():
@@ -114,14 +106,7 @@ class Channels:
                 known[f"{role}_group"] = H // max(t.shape[1], 1)
                 for i, axis in enumerate("bhl"):
                     known[f"{role}_s{axis}"] = t.stride(i) // units.get(role, 1) if i < t.ndim else 0
-        for a in module.arguments[name]:
-            key = str(a.key[0])
-            if a.role == "size":
-                known[a.name] = self.sizes[key]
-            elif a.role == "input stride":
-                known[a.name] = self.inputs[key].stride(int(a.key[1]))
-            elif a.role == "input size":
-                known[a.name] = self.inputs[key].shape[int(a.key[1])]
+        known |= self.reading.numbers(module.arguments[name])
         kernel = getattr(load_module(module.source), name)
         warps = self.config.gate_warps if name == "gates" else FINISH_WARPS
         return Ready.of(kernel, module.arguments[name], known, B * H * chunks, warps, 1)

@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.triton_arguments import Argument
+from attndsl.codegen.triton_expansion import WIDEST, Expansion, check_expansion, generate_expansion, length
 from attndsl.codegen.triton_scan import FeatureMapping, generate_features
 from attndsl.ir.expr import Expr
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import aligned
-from attndsl.runtime.triton.scan_launch import Memo, Ready
+from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready, launching, likeness, memo_of
 
 
 @lru_cache(maxsize=256)
@@ -28,9 +29,7 @@ def apply_map(
     x: Tensor,
     mapped: Expr | None,
     share: Tensor | None,
-    inputs: Mapping[str, Tensor],
-    scalars: Mapping[str, float],
-    sizes: Mapping[str, int],
+    reading: Reading,
     ranks: tuple[tuple[str, int], ...] = (),
     wide: bool = False,
     memo: Memo | None = None,
@@ -44,38 +43,61 @@ def apply_map(
     if found is None:
         unit = 16 // x.element_size() if aligned(x) else 1
         mapping = FeatureMapping(x.shape[-1], mapped, share is not None, unit, ranks, wide)
-        found = memo[name] = _prepared(x, mapping, inputs, sizes)
-    ready, read = found
-    given: dict[str, Any] = {"x": x, "out": out, "share": share}
-    for a in read:
-        key = str(a.key[0])
-        if a.role == "scalar":
-            given[a.name] = float(scalars[key]) if a.type == "fp32" else int(scalars[key])
-        else:
-            given[a.name] = inputs[key]
-    ready.run(x.device, given, x)
+        found = memo[name] = _prepared(x, mapping, reading)
+    ready, arguments = found
+    ready.run(x.device, {"x": x, "out": out, "share": share, **reading.values(arguments)}, x)
     return out
 
 
-def _prepared(
-    x: Tensor, mapping: FeatureMapping, inputs: Mapping[str, Tensor], sizes: Mapping[str, int]
-) -> tuple[Ready, tuple[Argument, ...]]:
-    """The launch, and what it reads of inputs and scalars."""
+@lru_cache(maxsize=256)
+def expands(features: Expr, tensor: str) -> bool:
+    """Whether `expand` computes these features."""
+    try:
+        check_expansion(features, tensor)
+        length(features, 1)
+    except UnsupportedError:
+        return False
+    return True
+
+
+def expand(x: Tensor, features: Expr, tensor: str, reading: Reading) -> Tensor:
+    """Features of every row of x [B, H, L, D] that are made of single components, in x's dtype [B, H, L, F]. Rows start
+    at multiples of 16 bytes."""
+    B, H, L, D = x.shape
+    many = length(features, D)
+    each = 16 // x.element_size()
+    made = torch.empty((B, H, L, -(-many // each) * each), dtype=x.dtype, device=x.device)
+    out = made[..., :many]
+    if not out.numel():
+        return out
+    memo = memo_of(("expand", features, tensor, x.device, likeness(x), *reading.sizes.items()))
+    found: tuple[Ready, tuple[Argument, ...]] | None = memo.get("expand")
+    if found is None:
+        unit = each if aligned(x) else 1
+        module = generate_expansion(Expansion(features, tensor, D, made.shape[-1], unit), ["features"])
+        arguments = module.arguments["expand"]
+        rows = max(16, 4096 // min(WIDEST, 1 << (many - 1).bit_length())) if x.device.type == "cuda" else 64
+        tiles = -(-L // rows)
+        known: dict[str, Any] = {"H": H, "L": L, "tiles": tiles, "BT": rows, **reading.numbers(arguments)}
+        known |= {f"x_s{axis}": x.stride(i) // unit for i, axis in enumerate("bhl")}
+        kernel = load_module(module.source).expand
+        found = memo["expand"] = Ready.of(kernel, arguments, known, tiles * B * H, 4, 1), arguments
+    ready, arguments = found
+    with launching(x.device):
+        ready.run(x.device, {"x": x, "out": made, **reading.values(arguments)}, x)
+    return out
+
+
+def _prepared(x: Tensor, mapping: FeatureMapping, reading: Reading) -> tuple[Ready, tuple[Argument, ...]]:
+    """The launch, and its arguments."""
     B, H, L, D = x.shape
     kernel, arguments = _module(mapping)
     rows = max(1, 4096 // D) if x.device.type == "cuda" else 64
     rows = 1 << (rows.bit_length() - 1)
     tiles = -(-L // rows)
+    sizes = reading.sizes
     known: dict[str, Any] = {"H": H, "L": L, "tiles": tiles, "BT": rows}
     known |= {f"x_s{axis}": x.stride(i) // mapping.unit for i, axis in enumerate("bhl")}
     known["group"] = sizes.get("group", 1) if sizes.get("Hkv", H) != H else 1
-    for a in arguments:
-        key = str(a.key[0])
-        if a.role == "size":
-            known[a.name] = sizes[key]
-        elif a.role == "input stride":
-            known[a.name] = inputs[key].stride(int(a.key[1]))
-        elif a.role == "input size":
-            known[a.name] = inputs[key].shape[int(a.key[1])]
-    read = tuple(a for a in arguments if a.role in ("scalar", "input"))
-    return Ready.of(kernel, arguments, known, tiles * B * H, 4, 1), read
+    known |= reading.numbers(arguments)
+    return Ready.of(kernel, arguments, known, tiles * B * H, 4, 1), arguments

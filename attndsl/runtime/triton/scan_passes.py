@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from attndsl.codegen.triton_scan import DecayKind, Operand, Walk, slope_of
 from attndsl.codegen.triton_scan_channel import Channel
+from attndsl.codegen.triton_scan_step import Step
 from attndsl.ir.expr import Expr
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.scan import DTYPES, Carried, Operands, Scan, Segments, aligned, config_of, has_tma
@@ -30,7 +32,8 @@ from attndsl.runtime.triton.scan_channel import Channels, Gated, units_of
 from attndsl.runtime.triton.scan_config import GATE_LENGTH, ScanConfig, forced_scan
 from attndsl.runtime.triton.scan_features import apply_map
 from attndsl.runtime.triton.scan_gates import log_gradient
-from attndsl.runtime.triton.scan_launch import Memo, launching, likeness, memo_of
+from attndsl.runtime.triton.scan_launch import Memo, Reading, launching, likeness, memo_of
+from attndsl.runtime.triton.scan_step import run_step
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,11 @@ class ScanCall:
         """Query heads of a key head."""
         return self.q.shape[1] // max(self.k.shape[1], 1)
 
+    @cached_property
+    def reading(self) -> Reading:
+        """What maps read."""
+        return Reading(self.inputs, self.scalars, {**self.sizes, "group": self.group})
+
     @property
     def wide(self) -> bool:
         """Whether offsets within an input do not fit in 32 bits."""
@@ -121,14 +129,14 @@ def _scan(
     operands = Operands(
         q, k, v, x, call.gamma, None if pairs is not None else call.g, call.docs, u,
         None if pairs is None else pairs.factors, None if pairs is None else pairs.weights,
-        call.inputs, call.scalars, {**call.sizes, "group": call.group},
+        call.reading,
     )  # fmt: skip
     found: tuple[Walk, ScanConfig, Memo] | None = memo.get(name)
     if found is None:
         maps = call.maps
         tensors = (q, k, v, x)
         dtype: Any = call.dtype
-        tma = has_tma(*tensors)
+        tma = has_tma(*tensors, columns=v)
         walk = Walk(
             dtype, Operand(q.shape[-1]), Operand(k.shape[-1]), Operand(v.shape[-1]), maps.decay, call.docs is not None,
             strict=maps.strict, ranks=maps.ranks,
@@ -165,8 +173,7 @@ def _channels(call: ScanCall, memo: Memo, do: Tensor | None = None) -> Channels 
         channel = Channel(dtype, F, Dv, maps.strict, maps.normalised, *slopes, units_of(tensors), maps.ranks, call.wide)
         found = memo["channels"] = channel, config_of(call.q, F, Dv), {}
     channel, config, prepared = found
-    sizes = {**call.sizes, "group": call.group}
-    return Channels(channel, call.g, config, call.shape[1], prepared, call.inputs, call.scalars, sizes)
+    return Channels(channel, call.g, config, call.shape[1], prepared, call.reading)
 
 
 def _forward_scan(call: ScanCall, memo: Memo, q: Tensor, k: Tensor, gated: Gated | None) -> Scan:
@@ -188,8 +195,7 @@ def _mapped(
     """A map of x's components, times a number of each row."""
     if mapped is None and share is None:
         return x
-    return apply_map(x, mapped, share, call.inputs, call.scalars, {**call.sizes, "group": call.group},
-                     call.maps.ranks, call.wide, memo, name)  # fmt: skip
+    return apply_map(x, mapped, share, call.reading, call.maps.ranks, call.wide, memo, name)
 
 
 def _empty(call: ScanCall, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -209,13 +215,20 @@ def forward(
 def _forward(call: ScanCall, memo: Memo, want_final: bool, wide: bool) -> tuple[Tensor, Tensor | None, Carried | None]:
     B, H, L = call.shape
     F, Dv = call.k.shape[-1], call.v.shape[-1]
-    q, k = _features(call, memo)
-    channels = _channels(call, memo)
-    scan = _forward_scan(call, memo, q, k, None if channels is None else channels.gated(q, k))
     normalised = call.maps.normalised
     out = _empty(call, B, H, L, Dv, dtype=torch.float32 if wide else call.q.dtype)
     shares = _empty(call, B, H, L) if normalised else None
     final = Carried(_empty(call, B, H, F, Dv), _empty(call, B, H, F) if normalised else None) if want_final else None
+    if L == 1:
+        maps = call.maps
+        step = Step(F, Dv, maps.decay, maps.strict, normalised, maps.query, maps.key, maps.ranks, call.wide)
+        run_step(step, call.reading, {
+            "q": call.q, "k": call.k, "v": call.v, "out": out, "gamma": call.gamma, "g": call.g, "shares": shares,
+        }, call.initial, final, memo)  # fmt: skip
+        return out, shares, final
+    q, k = _features(call, memo)
+    channels = _channels(call, memo)
+    scan = _forward_scan(call, memo, q, k, None if channels is None else channels.gated(q, k))
     segments, length = scan.cut()
     entering = scan.states(segments, length, call.initial) if segments > 1 else call.initial
     scan.outputs(out, length, segments, entering, final=final, shares=shares)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from threading import Lock
@@ -18,7 +19,6 @@ from attndsl.codegen.triton_bands import searches_of
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.gather import GATHER, places
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.reach import far_tiles, wide
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches, looked_up
@@ -33,13 +33,7 @@ class OnDevice:
     """A launch's tables and their copy on a device."""
 
     tables: LaunchTables
-    views: dict[tuple[str, int], Tensor]
-
-    def gather(self, extents: tuple[int, ...]) -> None:
-        """Make the places of the tiles' rows a table too, once; `extents` are those of the rows' segment."""
-        if GATHER not in self.views:
-            made: Any = torch.from_numpy(places(self.tables, extents))
-            self.views[GATHER] = made.to(self.views["rows", -1].device)
+    views: Mapping[tuple[str, int], Tensor]
 
 
 class Sweeps:

@@ -57,8 +57,8 @@ def compile_step(
 
 HOPPER = [
     (CAUSAL, "dq", {}, 0),
-    (CAUSAL, "dkdv", {}, 160),
-    (CAUSAL, "dkdv", {"config": Config(128, 64, 8, 2, fused="boxes")}, 480),
+    (CAUSAL, "dkdv", {}, 32),
+    (CAUSAL, "dkdv", {"config": Config(128, 64, 8, 2, fused="boxes")}, 128),
     (CAUSAL, "dkdv", {"config": Config(64, 32, 4, 3, fused="boxes")}, 64),
     (CAUSAL, "dkdv", {"D": 64, "config": Config(128, 64, 8, 2, fused="boxes")}, 0),
     (CAUSAL, "dkdv", {"D": 64, "config": Config(64, 64, 4, 2, fused="elements")}, 64),
@@ -89,12 +89,26 @@ def test_other_generations(step: str, capability: int, spills: int) -> None:
     assert built.shared <= SHARED_MEMORY[capability // 10]
 
 
+@pytest.mark.parametrize(("step", "D"), [("dq", 128), ("dkdv", 128), ("dkdv", 64)])
+def test_fp32_stays_in_registers(step: str, D: int) -> None:
+    assert compile_step(CAUSAL, step, D=D, dtype="fp32").spills == 0
+
+
+def test_delta_of_fp32_is_the_sum_that_it_cancels() -> None:
+    attention = attndsl.load(SOFTCAP).simplified
+    form = typical_forms(attention)[0]
+    assert "pull" not in generate_sweep(attention, BackwardForm(form)).source
+    source = generate_sweep(attention, BackwardForm(replace(form, dtype="fp32"))).source
+    assert source.count("pull0 = tl.dot(pull, k0, pull0") == 2
+    assert "dq0 = (dq0 + error[:, None] * pull0) * whole[:, None]" in source
+
+
 def test_full_boxes_have_no_mask_code() -> None:
     attention = attndsl.load(CAUSAL).simplified
     for turned in (False, True):
         form = replace(typical_forms(attention)[0], turned=turned)
         source = generate_sweep(attention, BackwardForm(form)).source
-        full, partial = source.split("tl.range(begin, middle)")[1].split("tl.range(middle, end)")
+        full, partial = source.split("tl.range(begin, middle")[1].split("tl.range(middle, end")
         assert "between" not in full
         assert "between" in partial
 

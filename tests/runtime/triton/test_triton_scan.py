@@ -13,13 +13,14 @@ import pytest
 
 pytest.importorskip("triton")
 
-from attndsl.codegen.triton_scan import COMPONENT, Operand, Walk, component_map, generate_scan, slope_of
+from attndsl.codegen.triton_scan import COMPONENT, DecayKind, Operand, Walk, component_map, generate_scan, slope_of
 from attndsl.codegen.triton_scan_channel import Channel, generate_channel
+from attndsl.codegen.triton_scan_step import Step
 from attndsl.codegen.whitelist_triton import check_kernels
 from attndsl.ir.expr import Expr, Index, Load, number, op
 from attndsl.ir.types import INT, Kind, Type
 from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut, hazard
-from tests.runtime.triton.scan_compiling import compile_channel, compile_scan
+from tests.runtime.triton.scan_compiling import compile_channel, compile_scan, compile_step
 
 
 @pytest.mark.parametrize("cases", ["interpret_scan", "interpret_linear"])
@@ -67,6 +68,14 @@ def test_small_heads_use_one_kind_of_product(size: int) -> None:
     found = compile_scan(Walk("bf16", Operand(size), Operand(size), Operand(size), tma=True), "outputs", config)
     assert "wgmma" in found.ptx
     assert "mma.sync" not in found.ptx
+
+
+@pytest.mark.parametrize("decay", ["none", "log", "channel"])
+def test_a_step_reads_and_writes_its_state_in_wide_words(decay: DecayKind) -> None:
+    found = compile_step(Step(128, 128, decay, normalised=True, query=ELU1, key=ELU1))
+    assert found.spills == 0
+    assert "ld.global.v4" in found.ptx
+    assert "st.global.v4" in found.ptx
 
 
 def test_decays_per_channel_compile_without_spilling() -> None:
