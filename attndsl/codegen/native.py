@@ -1,6 +1,6 @@
-"""Code for the CPU that is compiled: what lies between the two matrix products of softmax attention, as C.
+"""Code for the CPU that is compiled: softmax attention over any score, as C.
 
-Products of queries and keys come in, weights go out, in place; for the backward also the gradients of the products.
+Products of queries and keys become weights in place, row by row; for the backward also the gradients of the products.
 What a row or a key alone decides, and what C code is not written for, is computed by the torch functions of the module
 (`Leaf`); what is left of score and mask, for each pair, is one loop over the keys of a row.
 """
