@@ -22,7 +22,8 @@ from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.collect import Collected, deterministic
 from attndsl.runtime.triton.config import Config, Pass
-from attndsl.runtime.triton.launch import Launch, Prepared, launch
+from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, launch
+from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, exact, form_of
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
@@ -31,8 +32,11 @@ from attndsl.schedule.tiling import Tiling
 class Backward:
     """The backward pass of an attention (consts bound, simplified)."""
 
-    def __init__(self, attention: Attention, config: Callable[[Pass, Call], Config]) -> None:
+    def __init__(
+        self, attention: Attention, config: Callable[[Pass, Call], Config], locator: Locator | None = None
+    ) -> None:
         self.attention, self.config = attention, config
+        self._locator = locator or Locator(attention)
         self._modules: dict[tuple[str, BackwardForm], TritonModule | None] = {}
         self._sweeps = Sweeps(attention)
         self._summed: dict[tuple[frozenset[str], tuple[Level, ...]], bool] = {}
@@ -59,7 +63,7 @@ class Backward:
     def run(
         self,
         call: Call,
-        plan: Plan,
+        plan: Plan | None,
         saved: tuple[Tensor, ...],
         grad_out: Tensor | None,
         grad_lse: Tensor | None,
@@ -82,17 +86,21 @@ class Backward:
             self._modules[key] = make(self.attention, backward)
         return self._modules[key]
 
-    def launches(self, call: Call, plan: Plan, step: str) -> tuple[Plan, tuple[OnDevice, ...]]:
+    def launches(self, call: Call, plan: Plan | None, step: str) -> tuple[Plan | None, tuple[OnDevice, ...]]:
         """The plan of a sweep, in boxes of its configuration, and its tables."""
-        known: tuple[Plan, tuple[OnDevice, ...]] | None = call.memo.get(("sweeps", step))
+        known: tuple[Plan | None, tuple[OnDevice, ...]] | None = call.memo.get(("sweeps", step))
         if known is not None:
             return known
         turned = step == "dkdv"
         config = self.config("dkdv" if turned else "dq", call)
         sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
         tiling = Tiling(*sizes, config.q_box, config.k_box)
-        own = plan.tiled(tiling)
-        found = own, self._sweeps.of(call, own, config.rows, turned=turned, spans=True)
+        if plan is None:
+            located = self._locator.sweep(call, config.rows, config.columns, turned=turned)
+            found = None, (OnDevice.of(located),)
+        else:
+            own = plan.tiled(tiling)
+            found = own, self._sweeps.of(call, own, config.rows, turned=turned, spans=True)
         call.memo["sweeps", step] = found
         return found
 
@@ -114,7 +122,7 @@ class _Run:
         self,
         backward: Backward,
         call: Call,
-        plan: Plan,
+        plan: Plan | None,
         saved: tuple[Tensor, ...],
         grad_out: Tensor | None,
         grad_lse: Tensor | None,
@@ -148,6 +156,7 @@ class _Run:
         """All gradients."""
         call, needs = self.call, self.needs
         _, rows = self.backward.launches(call, self.plan, "dq")
+        self._fill(rows)
         if self.backward.attention.output is not None:
             self.given["do"] = torch.empty_like(self.given["grad"])
         for found in rows:
@@ -161,6 +170,7 @@ class _Run:
                     self._launch("dq", found)
         if {"k", "v"} & needs or self._summed(Level.COLUMN):
             _, columns = self.backward.launches(call, self.plan, "dkdv")
+            self._fill(columns)
             results["k"], results["v"] = self._output(call.k, columns), self._output(call.v, columns)
             self.given |= {"dk": results["k"], "dv": results["v"]}
             for found in columns:
@@ -170,6 +180,12 @@ class _Run:
             # kernels have a tiny one in its place
             results |= {n: torch.zeros_like(results[n]) for n in ("q", "k") if n in results}
         return results | self.collected.result()
+
+    def _fill(self, found: tuple[OnDevice, ...]) -> None:
+        """Have the tables of a sweep made where every call makes its own."""
+        for one in found:
+            if one.located is not None:
+                self.given[TABLES] = one.located.fill(self.call)
 
     def _summed(self, *levels: Level) -> bool:
         return bool(self.wanted) and self.backward.summed(self.wanted, levels)
@@ -208,7 +224,8 @@ class _Run:
         if module is None:
             return "nothing"
         given = {**self.given, **self.collected.targets(module.slots, found.tables.tiles)}
-        ready, _ = launch(Launch(call, form, module, found.tables, found.views, config, given, {}))
+        it = Launch(call, form, module, found.tables, found.views, config, given, {}, found.places)
+        ready, _ = launch(it)
         self.collected.take(module.slots, given)
         return ready, module, found
 
