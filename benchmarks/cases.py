@@ -136,6 +136,7 @@ CASES = (
     Case("blocks", "attention blocks { mask (q // 32 * 7 + k // 32 * 5) % 3 == 0 }", Lq=389),
     Case("powers of two", "attention power { mask k <= q and (ispow2(q - k) or q == k) score s - bitlen(q - k) }"),
     Case("gna", GNA, Lq=270, grid=(5, 6, 9), consts={"window": (3, 4, 5), "stride": (1, 2, 2)}),
+    Case("gna, even lines", GNA, Lq=384, grid=(4, 6, 16), consts={"window": (3, 4, 8), "stride": (1, 2, 8)}),
     Case("gna dilated", GNA, Lq=270, grid=(5, 6, 9), consts={"window": (3, 3, 3), "dilation": (1, 2, 2)}),
     Case("gna causal", GNA, Lq=270, grid=(5, 6, 9), consts={"window": (3, 3, 3), "causal": (True, False, False)}),
     Case("na2d", NA2D, Lq=23 * 17, grid=(23, 17), consts={"window": (7, 7)}),

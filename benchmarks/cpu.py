@@ -1,6 +1,6 @@
 """The CPU backend beside torch's own: dense SDPA with a mask, and FlexAttention compiled. One run, alternating.
 
-    python benchmarks/cpu.py [--rounds 7] [--length 4096] [--no-flex] [--cpu-time] [--out FILE]
+    python benchmarks/cpu.py [--rounds 7] [--length 4096] [--no-flex] [--select TEXT] [--cpu-time] [--out FILE]
 
 Every row measures all its competitors in turn, round by round, and reports medians; the ratios are medians over the
 rounds of ours to theirs, so that a machine that others use distorts them less. `--cpu-time` runs one thread and counts
@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import attndsl
+from attndsl.runtime.native.choice import forced
 
 RESULTS = Path(__file__).parent / "results" / "cpu"
 Run = Callable[[], Any]
@@ -63,6 +64,7 @@ class Row:
         return {
             "name": self.name,
             "target": self.target,
+            "least_ms": {n: round(min(t), 3) for n, t in self.times.items()},
             "median_ms": {n: round(median(t), 3) for n, t in self.times.items()},
             "ours_is_faster_by": {n: round(self.ratio(n), 3) for n in others},
             "rounds_ms": {n: [round(x, 3) for x in t] for n, t in self.times.items()},
@@ -74,6 +76,16 @@ def backward_of(make: Callable[..., Tensor], tensors: tuple[Tensor, ...], grad: 
     live = [t.detach().requires_grad_() for t in tensors]
     out = make(*live)
     return lambda: torch.autograd.grad(out, live, grad, retain_graph=True)
+
+
+def without_c(run: Run) -> Run:
+    """The same on torch operations alone."""
+
+    def alone() -> Any:
+        with forced("never"):
+            return run()
+
+    return alone
 
 
 def rows(length: int, with_flex: bool) -> list[Row]:
@@ -90,6 +102,7 @@ def rows(length: int, with_flex: bool) -> list[Row]:
     causal = attndsl.load("attention causal { mask k <= q }")
     alibi = attndsl.load("attention alibi(input slope: f32[H]) { score s - slope[h] * (q - k) }")
     softcap = attndsl.load("attention softcap(scalar cap: float = 20) { score tanh(s / cap) * cap }")
+    capped = attndsl.load("attention capped(scalar cap: float = 20) { score tanh(s / cap) * cap mask k <= q }")
 
     def sdpa(mask: Tensor | None = None, is_causal: bool = False) -> Callable[..., Tensor]:
         return lambda q, k, v: scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
@@ -108,10 +121,23 @@ def rows(length: int, with_flex: bool) -> list[Row]:
         Row("causal, forward", "", {
             "ours": lambda: causal(q, k, v), "sdpa is_causal": lambda: sdpa(is_causal=True)(q, k, v)}),
         Row("dense alibi, forward", "1/1.1 sdpa", {
-            "ours": lambda: alibi(q, k, v, slope=slope), "sdpa with the bias": lambda: sdpa(bias)(q, k, v),
-            "sdpa": lambda: sdpa()(q, k, v)}),
+            "ours": lambda: alibi(q, k, v, slope=slope),
+            "ours, torch alone": without_c(lambda: alibi(q, k, v, slope=slope)),
+            "sdpa with the bias": lambda: sdpa(bias)(q, k, v), "sdpa": lambda: sdpa()(q, k, v)}),
+        Row("dense alibi, backward", "", {
+            "ours": backward_of(lambda q, k, v: alibi(q, k, v, slope=slope), (q, k, v), g),
+            "ours, torch alone": without_c(backward_of(lambda q, k, v: alibi(q, k, v, slope=slope), (q, k, v), g)),
+            "sdpa": backward_of(sdpa(), (q, k, v), g)}),
         Row("dense softcap, forward", "1/1.5 sdpa", {
-            "ours": lambda: softcap(q, k, v), "sdpa": lambda: sdpa()(q, k, v)}),
+            "ours": lambda: softcap(q, k, v), "ours, torch alone": without_c(lambda: softcap(q, k, v)),
+            "sdpa": lambda: sdpa()(q, k, v)}),
+        Row("dense softcap, backward", "", {
+            "ours": backward_of(softcap, (q, k, v), g),
+            "ours, torch alone": without_c(backward_of(softcap, (q, k, v), g)),
+            "sdpa": backward_of(sdpa(), (q, k, v), g)}),
+        Row("causal softcap, forward", "", {
+            "ours": lambda: capped(q, k, v), "ours, torch alone": without_c(lambda: capped(q, k, v)),
+            "sdpa is_causal": lambda: sdpa(is_causal=True)(q, k, v)}),
     ]  # fmt: skip
 
 
@@ -158,6 +184,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--no-flex", action="store_true")
+    parser.add_argument("--select", default="", help="rows whose name has this in it")
     parser.add_argument("--cpu-time", action="store_true", help="one thread, its processor time")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
@@ -167,6 +194,8 @@ def main() -> None:
         torch.set_num_threads(1)
     facts = machine()
     for row in rows(options.length, not options.no_flex):
+        if options.select not in row.name:
+            continue
         row.measure(options.rounds, clock)
         report = row.report()
         found.append(report)

@@ -23,12 +23,12 @@ import numpy.typing as npt
 from attndsl.runtime.triton.config import Pass
 from attndsl.runtime.triton.labels import label
 from attndsl.tune.machines import gpu_of
-from attndsl.tune.model import FILE, TERMS, terms, work_of
+from attndsl.tune.model import DECODE_USUAL, FILE, terms, terms_of, work_of
 from benchmarks.measured import Measured, files, plan_of, problem_of, read
 
 USUAL = {
-    "tensor": 1.2, "narrow": 1.0, "exponentials": 0.5, "masks": 2.0, "loads": 0.2, "memory": 0.2, "alone": 0.1,
-    "starts": 0.3, "tiles": 5.0, "stages": 0.4, "last wave": 0.5,
+    "tensor": 1.1, "narrow": 1.0, "exponentials": 0.5, "masks": 2.0, "switched": 0.3, "loads": 0.2, "memory": 0.2,
+    "alone": 0.1, "serial": 0.1, "starts": 0.3, "tiles": 5.0, "stages": 0.4, "last wave": 0.5,
 }  # fmt: skip
 """Weights where measurements say nothing."""
 PULL, FLOOR = 0.05, 0.05
@@ -76,7 +76,9 @@ class Data:
         machine = gpu_of(gpu)
         self.ms = np.array([r.ms for r in self.rows])
         self.names = [r.workload.name for r in self.rows]
-        self.terms = np.zeros((len(self.rows), len(TERMS)))
+        self.names_of_terms = terms_of(step)
+        self.usual = np.array([(DECODE_USUAL if step == "decode" else USUAL)[t] for t in self.names_of_terms])
+        self.terms = np.zeros((len(self.rows), len(self.names_of_terms)))
         for i, r in enumerate(self.rows):
             _, problem = problem_of(r.workload.name)
             work = work_of(plan_of(r.workload.name, step, r.config), problem, step)
@@ -93,10 +95,9 @@ class Data:
                 # errors that a common factor would explain say nothing of the order
                 parts.append(a[mine] - a[mine].mean(axis=0))
                 wanted.append(b[mine] - b[mine].mean())
-        usual = np.array([USUAL[t] for t in TERMS])
         pull = PULL * np.sqrt(len(b)) * np.maximum(a.mean(axis=0), FLOOR)
         parts.append(np.diag(pull))
-        wanted.append(pull * usual)
+        wanted.append(pull * self.usual)
         return non_negative(np.concatenate(parts), np.concatenate(wanted))
 
     def held_out(self) -> list[dict[str, Any]]:
@@ -130,14 +131,14 @@ def main() -> int:
     rows = read(files(folder))
     weights: dict[str, Any] = {}
     judged: dict[str, Any] = {}
-    steps: tuple[Pass, ...] = ("forward", "dq", "dkdv")
+    steps: tuple[Pass, ...] = ("forward", "dq", "dkdv", "decode")
     for step in steps:
         data = Data(rows, step, given.gpu)
         if len(set(data.names)) < FEWEST_WORKLOADS:
             # a model of one shape says nothing of others
             continue
         every = data.fit(np.ones(len(data.rows), np.bool_))
-        weights[step] = {t: round(float(w), 6) for t, w in zip(TERMS, every, strict=True) if w > 0}
+        weights[step] = {t: round(float(w), 6) for t, w in zip(data.names_of_terms, every, strict=True) if w > 0}
         out = data.held_out()
         over = [r["over best"] for r in out]
         judged[step] = {

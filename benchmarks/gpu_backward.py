@@ -5,10 +5,10 @@
 
 Checks the gradients of every case of `benchmarks/cases.py` in bf16 and fp16 against the dense fp64 definition, then
 measures workloads with several tile configurations each, and FlexAttention's backward on the same tensors. dq and dkdv
-kernels are measured apart (`attndsl-dq`, `attndsl-dkdv`) and the best of each together (`attndsl-triton`). Worker
-processes compile ahead of what is measured; `--compile-only` fills the caches on disk and ends, and `--workers 0`
-measures with what they hold. Raw rows go to benchmarks/results/<gpu>/<date>-backward.json. Work that does not
-fit the budget of seconds is left out, and said so.
+kernels are measured apart (`attndsl-dq`, `attndsl-dkdv`), kernels that find all three gradients together as
+`attndsl-fused`, and the best of these ways is `attndsl-triton`. Worker processes compile ahead of what is measured;
+`--compile-only` fills the caches on disk and ends, and `--workers 0` measures with what they hold. Raw rows go to
+benchmarks/results/<gpu>/<date>-backward.json. Work that does not fit the budget of seconds is left out, and said so.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false, reportMissingImports=false, reportUnknownParameterType=false
@@ -35,6 +35,8 @@ import torch
 from torch import Tensor
 
 from attndsl.runtime.triton.config import Config, configured
+from attndsl.runtime.triton.labels import label
+from attndsl.tune.oracle import Oracle, Subject
 
 RESULTS = Path(__file__).parent / "results"
 START = time.time()
@@ -43,15 +45,25 @@ LIMIT = 2e-2
 Keep = Callable[[dict[str, Any]], None]
 
 DQ = {
-    128: [Config(128, 64, 8, 3), Config(128, 128, 8, 2), Config(64, 64, 4, 3)],
-    64: [Config(128, 64, 8, 3), Config(128, 128, 8, 3), Config(128, 64, 4, 3)],
+    128: [Config(128, 64, 8, 3), Config(64, 64, 4, 2)],
+    64: [Config(128, 64, 8, 3), Config(64, 64, 4, 3)],
 }
 DKDV = {
-    128: [Config(128, 64, 8, 2), Config(128, 32, 8, 3), Config(64, 64, 4, 2)],
-    64: [Config(128, 64, 8, 3), Config(128, 64, 8, 2), Config(64, 64, 4, 3)],
+    128: [Config(64, 64, 4, 2), Config(128, 64, 8, 3)],
+    64: [Config(64, 64, 4, 3), Config(128, 128, 8, 2)],
 }
-GRID_DQ = [Config(128, 64, 8, 3), Config(128, 128, 8, 2)]
-GRID_DKDV = [Config(128, 64, 8, 2), Config(64, 64, 4, 2)]
+FUSED = {
+    128: [
+        Config(128, 64, 8, 2, fused="boxes"), Config(64, 32, 4, 3, fused="boxes"),
+        Config(64, 64, 4, 2, fused="elements"),
+    ],
+    64: [
+        Config(128, 128, 8, 2, fused="boxes"), Config(64, 64, 4, 3, fused="boxes"),
+        Config(128, 64, 8, 2, fused="boxes"),
+    ],
+}  # fmt: skip
+NEEDS = {"dq": "q", "dkdv": "kv", "fused": "qkv"}
+"""What is asked for, by kind of kernel."""
 
 
 def check_case(number: int, dtype_name: str, deterministic: bool = False) -> tuple[str, str]:
@@ -153,15 +165,21 @@ class Ours:
         g = torch.Generator(self.out.device).manual_seed(3)
         self.grad = torch.randn(self.out.shape, device=self.out.device, dtype=self.out.dtype, generator=g)
 
-    def run(self, needs: str) -> Mapping[str, Tensor]:
-        return self.kernel.backward(self.call, self.plan, self.saved, self.grad, None, frozenset(needs))
+    def run(self, needs: str, grad: Tensor | None = None) -> Mapping[str, Tensor]:
+        grad = self.grad if grad is None else grad
+        return self.kernel.backward(self.call, self.plan, self.saved, grad, None, frozenset(needs))
 
 
-def configurations(w: Any, quick: bool) -> tuple[list[Config], list[Config]]:
-    """Those of dq and dkdv for a workload, the likeliest first."""
-    dq, dkdv = (GRID_DQ, GRID_DKDV) if w.grid is not None else (DQ[w.D], DKDV[w.D])
+def configurations(w: Any, quick: bool) -> dict[str, list[Config]]:
+    """Those of every kind of kernel for a workload, the likeliest first."""
+    found = {"dq": DQ[w.D], "dkdv": DKDV[w.D], "fused": FUSED[w.D]}
     short = quick or "S4096" in w.name
-    return (dq[:1], dkdv[:1]) if short else (dq, dkdv)
+    return {kind: configs[:1] for kind, configs in found.items()} if short else found
+
+
+def asked(kind: str, config: Config) -> Any:
+    """A context in which a kind of kernel has a configuration."""
+    return configured(**{"dq" if kind == "dq" else "dkdv": config})
 
 
 def workloads() -> list[Any]:
@@ -181,10 +199,9 @@ def warm(number: int, what: str, quick: bool) -> str:
             _flex_backward(w)
         else:
             ours = Ours(w)
-            dq, dkdv = configurations(w, quick)
-            for config in dq if what == "dq" else dkdv:
-                with configured(**{what: config}):
-                    ours.run("q" if what == "dq" else "kv")
+            for config in configurations(w, quick)[what]:
+                with asked(what, config):
+                    ours.run(NEEDS[what])
         torch.cuda.synchronize()
     except Exception as error:
         return f"{type(error).__name__}: {error}"[:300]
@@ -196,7 +213,7 @@ def measure(keep: Keep, deadline: float, *, quick: bool, workers: int, select: s
     from benchmarks.gpu_compile import Compiling
 
     found = workloads()
-    kinds = ("dq", "dkdv") if quick else ("dq", "dkdv", "flex")
+    kinds = tuple(NEEDS) if quick else (*NEEDS, "flex")
     chosen = [i for i, w in enumerate(found) if re.search(select, w.name)]
     jobs = [(i, what, quick) for i in chosen for what in kinds]
     compiling = Compiling(warm, jobs if workers else (), max(workers, 1))
@@ -224,7 +241,7 @@ def compile_all(deadline: float, *, quick: bool, workers: int, select: str = "")
 
     found = workloads()
     chosen = [i for i, w in enumerate(found) if re.search(select, w.name)]
-    jobs = [(i, what, quick) for i in chosen for what in ("dq", "dkdv", "flex")]
+    jobs = [(i, what, quick) for i in chosen for what in (*NEEDS, "flex")]
     compiling = Compiling(warm, jobs, workers)
     for i, what, _ in jobs:
         if said := compiling.problem((i, what, quick), deadline):
@@ -247,10 +264,13 @@ def _measure(w: Any, keep: Keep, quick: bool) -> None:
             del flex
         except Exception as error:
             _row(keep, w, "flex", None, "ERR " + repr(error)[:200].replace("\n", " "))
-    for step, needs, configs in zip(("dq", "dkdv"), ("q", "kv"), configurations(w, quick), strict=True):
+    # what no peer computed in the same order is compared with the definition, on some rows
+    oracle = None if exact is not None else Oracle(Subject(ours.f.attention, ours.call, w.grid, ours.grad), "dq")
+    for kind, configs in configurations(w, quick).items():
+        needs = NEEDS[kind]
         for config in configs:
-            shown = f"{config.rows}x{config.columns} w{config.warps} s{config.stages}"
-            with configured(**{step: config}):
+            shown = label(config)
+            with asked(kind, config):
                 try:
                     found = ours.run(needs)
                     torch.cuda.synchronize()
@@ -261,17 +281,25 @@ def _measure(w: Any, keep: Keep, quick: bool) -> None:
                         notes += f" {n} {error:.1e}"
                         if not error < LIMIT:
                             notes += " WRONG"
+                    if oracle is not None and oracle.rows:
+                        wrong = oracle.wrong(ours.run(needs, oracle.grad()))
+                        notes += f" WRONG {wrong}" if wrong else " as defined"
                     ms = _bench(lambda needs=needs: ours.run(needs))
                 except Exception as failure:
-                    _row(keep, w, f"attndsl-{step}", None, f"ERR {shown} " + repr(failure)[:200].replace("\n", " "))
+                    _row(keep, w, f"attndsl-{kind}", None, f"ERR {shown} " + repr(failure)[:200].replace("\n", " "))
                     continue
-            _row(keep, w, f"attndsl-{step}", ms, notes)
-            if "WRONG" not in notes and (step not in best or ms < best[step][0]):
-                best[step] = ms, config, notes
-    if len(best) == 2:
+            _row(keep, w, f"attndsl-{kind}", ms, notes)
+            if "WRONG" not in notes and (kind not in best or ms < best[kind][0]):
+                best[kind] = ms, config, notes
+    together: list[tuple[float, str]] = []
+    if "dq" in best and "dkdv" in best:
         with configured(dq=best["dq"][1], dkdv=best["dkdv"][1]):
             ms = _bench(lambda: ours.run("qkv"))
-        _row(keep, w, "attndsl-triton", ms, f"dq {best['dq'][2]}; dkdv {best['dkdv'][2]}")
+        together.append((ms, f"dq {best['dq'][2]}; dkdv {best['dkdv'][2]}"))
+    if "fused" in best:
+        together.append((best["fused"][0], best["fused"][2]))
+    if together:
+        _row(keep, w, "attndsl-triton", *min(together))
 
 
 def _flex_backward(w: Any) -> Callable[[Tensor | None], Any]:

@@ -35,7 +35,6 @@ from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, scan_con
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
 from benchmarks.crew import Crew, Job
 from benchmarks.linear_cases import ELU1, LinearCase, compare
-from tests.accuracy import assert_right
 
 RESULTS = Path(__file__).parent / "results"
 START = time.time()
@@ -75,45 +74,33 @@ def cases() -> Iterator[tuple[LinearCase, ScanConfig]]:
             yield LinearCase("bf16", 333, 32, 64, kind, n % 2 == 0, n % 2 == 0), config
 
 
+CHANNELS = (
+    ("bf16", 200, 64, 64),
+    ("bf16", 150, 128, 128),
+    ("fp16", 129, 64, 40),
+    ("bf16", 17, 40, 128),
+    ("fp32", 65, 40, 40),
+)
+"""What decays per channel are compared on: element type, rows, components of keys and of values."""
+
+
 def check_case(case: LinearCase, config: ScanConfig) -> str:
     """What is wrong with a case, empty for nothing."""
     return compare(case, config, "cuda")
-
-
-def check_channel(dtype_name: str, L: int, size: int, strength: float) -> str:
-    """What is wrong with the forward pass of a decay per channel, empty for nothing."""
-    dtype, made = getattr(torch, dtype_name), torch.Generator(device="cuda").manual_seed(L)
-    q, k, v = (torch.randn(1, 2, L, size, device="cuda", generator=made).to(dtype) for _ in range(3))
-    steps = -strength * torch.rand(1, 2, L, size, device="cuda", generator=made)
-
-    def dense(precision: torch.dtype) -> Any:
-        total = steps.to(precision).cumsum(2)
-        apart = total[:, :, :, None] - total[:, :, None]
-        seen = torch.ones(L, L, dtype=torch.bool, device="cuda").tril()[..., None]
-        decay = torch.where(seen, apart, -float("inf")).exp()
-        weights = (q.to(precision)[:, :, :, None] * k.to(precision)[:, :, None] * decay).sum(-1)
-        return weights @ v.to(precision)
-
-    out = forward(ScanCall(Maps(decay="channel"), q, k, v, None, steps))[0]
-    try:
-        assert_right("out", out, dense(dtype), dense(torch.float64), dtype)
-    except AssertionError as error:
-        return str(error)
-    return ""
 
 
 def check_jobs() -> list[Job]:
     """Comparisons, those of many rows first."""
     every: list[Job] = [(" ".join(map(str, c)), check_case, c) for c in cases()]
     every.sort(key=lambda job: (job[2][0].dtype == "fp32", -job[2][0].L))
-    sizes = (
-        ("bfloat16", 200, 64),
-        ("bfloat16", 333, 128),
-        ("float16", 129, 64),
-        ("bfloat16", 17, 32),
-        ("float32", 65, 40),
-    )
-    channels = [(f"channel {c} {s}", check_channel, (*c, s)) for c in sizes for s in (0.1, 20.0)]
+    channels: list[Job] = []
+    for n, (dtype, L, D, Dv) in enumerate(CHANNELS):
+        config = choose_scan(dtype, D, Dv)
+        for norm, state in ((False, False), (True, True)):
+            case = LinearCase(
+                dtype, L, D, Dv, "channel", norm, norm, False, state, strict=n == 2, B=1, Hkv=(2, 4)[n % 2]
+            )
+            channels.append((f"{case} {config}", check_case, (case, config)))
     return [*every[:6], *channels, *every[6:]]
 
 
@@ -130,11 +117,13 @@ def runs() -> Iterator[tuple[str, str, ScanConfig | None]]:
         yield name, "fwd", None
         yield name, "bwd", None
     yield "gla", "fwd", None
+    yield "gla", "bwd", None
     yield "elu1", "fwd", None
     yield "elu1", "bwd", None
     for config in FORWARD:
         yield "retention", "fwd", config
         yield "linear", "fwd", config
+    yield "gla", "fwd", replace(FORWARD[0], gate_warps=4)
     for config in BACKWARD:
         yield "retention", "bwd", config
 

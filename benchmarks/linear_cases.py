@@ -63,6 +63,9 @@ class LinearCase:
         elif self.decay == "token":
             speed = torch.tensor([0.02, 0.1, 0.5, 2.0], device=device)[: self.H, None]
             g = -torch.rand((self.B, self.H, self.L), device=device, generator=made) * speed
+        elif self.decay == "channel":
+            speed = torch.tensor([0.02, 3.0], device=device).repeat(self.Hkv)[: self.Hkv, None, None]
+            g = -torch.rand((self.B, self.Hkv, self.L, self.D), device=device, generator=made) * speed
         if self.docs:
             new = torch.rand((self.B, 1, self.L), device=device, generator=made) < 0.03
             docs = new.cumsum(-1).to(torch.int32)
@@ -92,6 +95,8 @@ def dense(call: ScanCall, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         gamma = gamma.exp() if maps.decay == "log" else gamma
         decay = gamma[..., None] ** apart.clamp(min=0)
         enter, leave = gamma ** (at + 1), gamma ** (L - 1 - at)
+    if maps.decay == "channel":
+        return _dense_channel(call, q, k, v, visible)
     if call.g is not None:
         total = call.g.to(dtype).cumsum(-1)
         decay = torch.where(visible, total[..., :, None] - total[..., None, :], 0).exp()
@@ -111,6 +116,28 @@ def dense(call: ScanCall, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
             sums = call.initial.column.to(dtype)
             z, column = z + enter * (q @ sums[..., None])[..., 0], column + enter[:, :, -1:] * sums
     if maps.normalised:
+        dead = (z == 0)[..., None]
+        out = torch.where(dead, 0, out / torch.where(dead, 1, z[..., None]))
+    return out, state, column
+
+
+def _dense_channel(call: ScanCall, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `dense`, with a decay per channel."""
+    assert call.g is not None
+    total = call.g.to(q.dtype).cumsum(2)
+    total = total.repeat_interleave(q.shape[1] // total.shape[1], 1)
+    apart = torch.where(visible[..., None], total[:, :, :, None] - total[:, :, None], 0)
+    w = torch.where(visible, (q[:, :, :, None] * k[:, :, None] * apart.exp()).sum(-1), 0)
+    leave = (total[:, :, -1:] - total).exp() * k
+    out, z, state, column = w @ v, w.sum(-1), leave.transpose(-1, -2) @ v, leave.sum(2)
+    if call.initial is not None:
+        enter, whole = total.exp() * q, total[:, :, -1].exp()
+        first = call.initial.state.to(q.dtype)
+        out, state = out + enter @ first, state + whole[..., None] * first
+        if call.initial.column is not None:
+            sums = call.initial.column.to(q.dtype)
+            z, column = z + (enter @ sums[..., None])[..., 0], column + whole * sums
+    if call.maps.normalised:
         dead = (z == 0)[..., None]
         out = torch.where(dead, 0, out / torch.where(dead, 1, z[..., None]))
     return out, state, column
@@ -165,6 +192,8 @@ def compare(case: LinearCase, config: ScanConfig, device: str) -> str:
     assert final is not None
     mine: dict[str, Any] = {"out": out, "state": final.state, "column": final.column}
     mine |= {"dq": found.q, "dk": found.k, "dv": found.v, "dg": found.log}
+    if case.decay == "channel" and found.log is not None:
+        mine["dg"] = found.log.unflatten(1, (case.Hkv, -1)).sum(2)
     if call.gamma is not None and found.log is not None:
         by_head = found.log.sum(-1)
         mine["dgamma"] = (by_head if case.decay == "log" else by_head / call.gamma).sum(0, keepdim=True)

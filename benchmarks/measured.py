@@ -14,15 +14,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
-
 import attndsl
-from attndsl.bench.workloads import Workload, dense, masked, neighborhoods
+from attndsl.bench.workloads import Workload
+from attndsl.runtime.cache.entry import entry_of
 from attndsl.runtime.triton.config import Config, Pass
-from attndsl.schedule.build import build
+from attndsl.runtime.triton.labels import config_of
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
-from attndsl.schedule.tiling import Tiling
+from attndsl.tune.machines import GPUS
+from attndsl.tune.trials import CostModel
+from benchmarks.tune_specs import items
+from benchmarks.tune_specs import problem_of as problem_of_workload
 
 RESULTS = Path(__file__).parent / "results"
 PASSES: dict[str, Pass] = {"attndsl-config": "forward", "attndsl-dq": "dq", "attndsl-dkdv": "dkdv"}
@@ -48,8 +50,7 @@ class Measured:
 @cache
 def workloads() -> dict[str, Workload]:
     """The workloads of the benchmarks by name."""
-    found = (*dense(16384), *dense(4096), *masked("cpu"), *neighborhoods())
-    return {w.name: w for w in found}
+    return {i.workload.name: i.workload for i in items("cpu")}
 
 
 def files(gpu: str = "nvidia-h200") -> list[Path]:
@@ -68,9 +69,18 @@ def read(paths: Iterable[Path]) -> list[Measured]:
 
 
 def _rows(record: dict[str, Any]) -> Iterator[tuple[tuple[str, Pass, Config], float]]:
+    for data in record.get("entries", []):
+        entry = entry_of(data)
+        name = entry.made.get("workload", "")
+        if name not in workloads():
+            continue
+        for timing in entry.timings.values():
+            if timing.state == "measured" and timing.ms:
+                step: Any = entry.key.step
+                yield (name, step, config_of(timing.config)), timing.ms
     rows: list[dict[str, Any]] = record.get("rows", [])
     for row in rows:
-        step, shown = PASSES.get(str(row["sys"])), SHOWN.match(str(row["note"]))
+        step, shown = PASSES.get(str(row.get("sys"))), SHOWN.match(str(row.get("note")))
         if step is None or shown is None or not row["ms"] or "WRONG" in row["note"] or row["wl"] not in workloads():
             continue
         numbers = [int(shown[n]) for n in ("rows", "columns", "warps", "stages")]
@@ -82,18 +92,11 @@ def _rows(record: dict[str, Any]) -> Iterator[tuple[tuple[str, Pass, Config], fl
 @cache
 def problem_of(name: str) -> tuple[attndsl.AttentionFunction, Problem]:
     """A workload's attention, and what its plans depend on."""
-    w = workloads()[name]
-    f = attndsl.load(w.text, **w.consts)
-    inputs: dict[str, Any] = {n: np.asarray(t.cpu()) for n, t in w.inputs.items()}
-    sizes: dict[str, Any] = {"B": w.B, "H": w.H, "D": w.D}
-    sizes |= {"grid": w.grid} if w.grid is not None else {"L": w.S}
-    return f, f.problem(**sizes, **inputs)
+    return problem_of_workload(workloads()[name])
 
 
 @cache
 def plan_of(name: str, step: Pass, config: Config) -> Plan:
     """The plan that a configuration of a pass runs."""
     f, problem = problem_of(name)
-    rows, columns = (config.columns, config.rows) if step == "dkdv" else (config.rows, config.columns)
-    tiling = Tiling(rows, columns, config.q_box, config.k_box)
-    return build(f.simplified, problem, tiling.tile(f.simplified, problem))
+    return CostModel(f.simplified, problem, "bf16", step, GPUS["h200"]).plan(config)

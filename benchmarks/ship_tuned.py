@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from attndsl.runtime.cache.entry import Entry, Timing, entry_data, entry_of
 from attndsl.runtime.cache.lookup import data_file
-from attndsl.runtime.triton.choices import Facts, key_for, untuned
+from attndsl.runtime.triton.choices import facts_of, key_for, untuned
 from attndsl.runtime.triton.config import Pass
 from attndsl.runtime.triton.labels import config_data, label
 from attndsl.tune.machines import gpu_of
@@ -41,7 +41,7 @@ def from_rows(rows: list[Measured], target: str, kernels: str, triton: str) -> l
         if len(some) < FEWEST:
             continue
         f, problem = problem_of(name)
-        facts = Facts(gpu_of(target).machine, "bf16", problem.sizes, problem.q_extents, problem.k_extents)
+        facts = facts_of(f.simplified, problem, "bf16", gpu_of(target).machine)
         key = key_for(f.simplified, step, facts)
         timings = {
             label(m.config): Timing(config_data(m.config), "measured", round(m.ms, 5), note=f"{m.runs} runs")

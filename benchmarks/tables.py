@@ -4,8 +4,8 @@
 `benchmarks/results/NAME/*.json` (`<!-- table: NAME WHAT -->`: of `*-WHAT*.json`): an object with `rows`, a list of
 objects whose entries are the columns; an entry that is an object is a column for each of its keys, one that is a list
 (raw samples) is left out. Rows with a system (`sys`) are set beside each other, a line a workload; rows with medians by
-name have a line a peer. Other entries of the whole that are text or numbers stand below the table. `--check` writes
-nothing and exits 1 where a table is not up to date.
+name have a line a peer; rows with a group and a gain are joined to a line a group. Other entries of the whole that are
+text or numbers stand below the table. `--check` writes nothing and exits 1 where a table is not up to date.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +38,9 @@ def table(name: str, what: str = "") -> str:
         return "No results are committed yet.\n"
     data: dict[str, Any] = json.loads(files[-1].read_text())
     first = data["rows"][0]
-    shape = _beside_peers if "sys" in first else _per_peer if "median_ms" in first else _flattened
+    by_group = {"group", "gain"} <= {c for row in data["rows"] for c in row}
+    shape = gains if by_group else _beside_peers if "sys" in first else _per_peer
+    shape = shape if by_group or "sys" in first or "median_ms" in first else _flattened
     rows = shape(data["rows"])
     columns = list(dict.fromkeys(c for row in rows for c in row))
     lines = ["| " + " | ".join(c.replace("_", " ") for c in columns) + " |", "|" + " --- |" * len(columns)]
@@ -45,6 +48,19 @@ def table(name: str, what: str = "") -> str:
     known = {k: v for k, v in _flat(data).items() if isinstance(v, (str, int, float))}
     facts = [f"{k.replace('_', ' ')}: {_cell(v)}" for k, v in known.items()]
     return "\n".join([*lines, "", "; ".join(facts), ""]) if facts else "\n".join([*lines, ""])
+
+
+def gains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Geometric mean, least and greatest gain of tuning, one row a group and pass."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row.get("gain"):
+            found.setdefault((row["group"], row["pass"]), []).append(row["gain"])
+    return [
+        {"group": group, "pass": step, "workloads": len(all_), "gain": geometric_mean(all_), "least": min(all_),
+         "most": max(all_)}
+        for (group, step), all_ in found.items()
+    ]  # fmt: skip
 
 
 def _flattened(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

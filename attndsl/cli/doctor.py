@@ -28,7 +28,8 @@ def doctor(
     """Look at this machine: GPU, versions, cache; and say what the calls of a spec would run with, and why."""
     given = parse_shape(shape), parse_grid(grid), parse_settings(settings or [])
     gpus, torch = _gpus()
-    found: dict[str, Any] = {"versions": _versions(torch), "gpus": gpus, "cache": _cache(), "shipped": _shipped()}
+    found: dict[str, Any] = {"versions": _versions(torch), "gpus": gpus, "cpu": _cpu(bool(torch)), "cache": _cache()}
+    found["shipped"] = _shipped()
     if file is not None:
         found["calls"] = _calls(file, given, name, dtype, target)
     if as_json:
@@ -66,6 +67,20 @@ def _gpus() -> tuple[list[dict[str, Any]], str]:
     return found, str(torch.__version__)
 
 
+def _cpu(has_torch: bool) -> dict[str, Any]:
+    """Who compiles kernels for the CPU, and what it is for."""
+    from attndsl.runtime.native.choice import PAIRS, VARIABLE, mode
+    from attndsl.runtime.native.compiler import find
+    from attndsl.runtime.native.store import files
+
+    compiler = find()
+    why = compiler if isinstance(compiler, str) else f"{VARIABLE} says so" if mode() == "never" else ""
+    return {
+        "compiler": None if isinstance(compiler, str) else compiler.name, "usable": not why and has_torch, "why": why,
+        "runs": mode(), "from_pairs": PAIRS, "kernels": len(files()),
+    }  # fmt: skip
+
+
 def _cache() -> dict[str, Any]:
     from attndsl.runtime.cache.folder import cache_root, distrust, part
     from attndsl.runtime.cache.key import kernels_version
@@ -99,7 +114,7 @@ def _calls(file: str, given: Any, name: str | None, dtype: str, target: str | No
     from attndsl.cli.setup import prepare
     from attndsl.cli.specs import pick
     from attndsl.ir.simplify import simplify
-    from attndsl.runtime.triton.choices import Facts, decide
+    from attndsl.runtime.triton.choices import decide, facts_of
     from attndsl.runtime.triton.labels import label
 
     if dtype not in ("bf16", "fp16", "fp32"):
@@ -114,7 +129,7 @@ def _calls(file: str, given: Any, name: str | None, dtype: str, target: str | No
     if machine is None:
         return found
     attention = simplify(setup.attention)
-    facts = Facts(machine, dtype, setup.sizes, setup.q_extents, setup.k_extents)
+    facts = facts_of(attention, setup.problem({}), dtype, machine)
     steps: tuple[Pass, ...] = ("forward", "dq", "dkdv", "decode")
     for step in steps:
         choice = decide(attention, step, facts)
@@ -152,6 +167,12 @@ def _print(found: dict[str, Any]) -> None:
         )
     if not found["gpus"]:
         print("gpu       none that torch can see: calls run on backend 'cpu'")
+    cpu = found["cpu"]
+    if cpu["why"]:
+        print(f"cpu       torch operations alone: {cpu['why']}")
+    else:
+        size_of = "all calls" if cpu["runs"] == "always" else f"calls of {cpu['from_pairs']:,} pairs or more"
+        print(f"cpu       C for {size_of}: {cpu['compiler']}, {cpu['kernels']} kernels kept")
     if cache["usable"]:
         print(f"cache     {cache['folder']}:")
         print(f"          {cache['entries']} tuned, {cache['other_versions']} of them by other versions,")

@@ -86,6 +86,7 @@ def written(attention: Attention) -> list[str]:
 
 def _print(setup: Setup, planned: Planned) -> None:
     from attndsl.cli.report import bounds_line, plan_line, settings_line, tiles_line
+    from attndsl.codegen.cpu import cpu_way
     from attndsl.schedule.predict import predict
     from attndsl.schedule.report import prediction_line
     from attndsl.schedule.scan_report import scan_report
@@ -110,6 +111,7 @@ def _print(setup: Setup, planned: Planned) -> None:
     print(f"tiles      {tiles_line(plan)}")
     print(f"bounds     {bounds_line(plan)}")
     print(f"predicted  {prediction_line(predict(plan, planned.problem))}")
+    print(f"on a CPU   {cpu_way(simplified)}")
     for text in plan.closed_form:
         print(f"ranges     {text}")
     for text in plan.reasons:
@@ -125,6 +127,7 @@ def forms(simplified: Attention) -> dict[str, str]:
 
 def _as_data(setup: Setup, planned: Planned) -> dict[str, Any]:
     from attndsl.cli.report import call_data, plan_data
+    from attndsl.codegen.cpu import cpu_way
     from attndsl.schedule.predict import predict
     from attndsl.schedule.scan_report import scan_report
 
@@ -138,5 +141,6 @@ def _as_data(setup: Setup, planned: Planned) -> dict[str, Any]:
         "forms": forms(simplified),
         "scan": None if scan is None else {"kind": scan.found.kind, **scan.lines},
         "plan": plan_data(planned.plan),
+        "on_cpu": cpu_way(simplified),
         "predicted": {"machine": found.machine, "work_ms": found.work * 1e3, "bytes_ms": found.bytes * 1e3},
     }

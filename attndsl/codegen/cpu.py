@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from attndsl.codegen.cpu_scan import ScanFunctions, scan_functions
 from attndsl.codegen.expr_torch import Body, is_host, pair_vectors
 from attndsl.codegen.names import Function
+from attndsl.codegen.native import NativeModule, native_module
 from attndsl.codegen.templates import render
 from attndsl.ir.attention import Attention
 from attndsl.ir.build import ONE, ZERO
@@ -27,7 +28,8 @@ class CpuModule:
     share, its arguments `common0`, ... `logit` gives the exponent that lse sums. `sink` exists where the weight is
     exp(s) / (exp(sink) + sum).
     `may_be_infinite`: a visible score can be -inf. `wide`: a vector per pair must be written out. `scan` is there where
-    the weight is one of features that a scan can follow.
+    the weight is one of features that a scan can follow. `native` is the C code of softmax (with or without a sink), or
+    why there is none.
     """
 
     source: str
@@ -43,18 +45,20 @@ class CpuModule:
     may_be_infinite: bool
     wide: bool
     scan: ScanFunctions | None = None
+    native: NativeModule | str = ""
 
     @property
     def functions(self) -> tuple[Function, ...]:
         every = (self.mask, self.score, self.slope, *self.common, self.bias, self.weight, self.logit, self.sink)
         every = (*every, self.output, *(() if self.scan is None else self.scan.functions))
+        every = (*every, *(() if isinstance(self.native, str) else self.native.functions))
         return tuple(f for f in every if f is not None)
 
     @property
     def of_scan(self) -> CpuModule:
         """The part that a scan needs."""
         nothing = dict.fromkeys(("mask", "score", "slope", "bias", "weight", "logit", "sink", "output"))
-        return replace(self, common=(), **nothing)  # type: ignore[arg-type]
+        return replace(self, common=(), native="", **nothing)  # type: ignore[arg-type]
 
 
 def generate(attention: Attention) -> CpuModule:
@@ -91,6 +95,7 @@ def generate(attention: Attention) -> CpuModule:
         common=shares,
         may_be_infinite=_may_be_infinite(a.score),
         wide=any(e is not None and pair_vectors(e) for e in (a.score, a.weight)),
+        native=_native(a, sink),
         **made,
     )
     return replace(module, source=render("cpu/attention.py.j2", title=title(a), functions=module.functions))
@@ -101,6 +106,29 @@ def title(attention: Attention) -> list[str]:
     from attndsl.ir.printer import print_attention
 
     return print_attention(attention).splitlines()
+
+
+def cpu_way(attention: Attention) -> str:
+    """What computes scores and weights of an attention on the CPU, in words."""
+    if scan_form(attention).form is not None:
+        return "a chunked scan of torch operations"
+    form = weight_form(attention)
+    sink = _sink(form)
+    softmax = attention.weight is None or sink is not None
+    if softmax and attention.score == SCORE:
+        return "torch's flash kernel (compiled C where Dv != D)"
+    native = _native(attention, sink)
+    if isinstance(native, str):
+        return f"torch operations: {native}"
+    backward = f"; its backward in torch operations: {native.backward_gap}" if native.backward_gap else ""
+    narrow = "; torch's flash kernel in fp16 and bf16" if affine(attention.score) is not None else ""
+    return f"compiled C in large calls, torch operations in small ones{narrow}{backward}"
+
+
+def _native(a: Attention, sink: Expr | None) -> NativeModule | str:
+    if a.weight is not None and sink is None:
+        return "its weight is not softmax"
+    return native_module(a.score, a.mask, sink)
 
 
 def _function(name: str, doc: str, expr: Expr | None, scaled: bool = False) -> Function | None:

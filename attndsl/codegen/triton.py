@@ -165,6 +165,7 @@ class Generator:
             "far": form.far,
             "walk": form.walk,
             "bare": form.bare,
+            "gathered": form.gathered,
             "aligned": form.stride_unit if form.stride_unit > 1 else 0,
             "negative": form.negative,
             "batch_offset": form.batch_offset,

@@ -28,12 +28,15 @@ from attndsl.ir.types import INT
 @dataclass(frozen=True)
 class BackwardForm:
     """A backward kernel: `form` (turned for dkdv), the inputs whose gradients are `wanted`, whether lse has one, and
-    whether sums must not depend on the order of programs."""
+    whether sums must not depend on the order of programs. `fused`: dq is computed along with dk and dv, as sums that
+    several programs add to, whole boxes at a time where they are `boxed_sums`."""
 
     form: Form
     wanted: frozenset[str] = frozenset()
     grad_lse: bool = False
     deterministic: bool = False
+    fused: bool = False
+    boxed_sums: bool = False
 
 
 @dataclass
@@ -88,7 +91,8 @@ class _Sweep:
     def __init__(self, attention: Attention, backward: BackwardForm) -> None:
         vector_free(attention)
         self.attention, self.backward, self.form = attention, backward, backward.form
-        self.turned = self.form.turned
+        self.turned, self.fused = self.form.turned, backward.fused
+        assert self.turned or not self.fused
         self.rule = rule_of(attention)
         ranks = input_ranks(attention)
         self.reads = Reads(ranks, self.form.wide)
@@ -123,6 +127,9 @@ class _Sweep:
             "triton/backward.py.j2",
             title=title(self.attention),
             turned=self.turned,
+            fused=self.fused,
+            boxed_stats=form.boxed_stats,
+            boxed_sums=self.fused and self.backward.boxed_sums and form.tma and not form.interpreted,
             helpers=self.reads.helpers,
             assembly=form.low_precision and not form.interpreted,
             fast_tanh=form.dtype == "bf16" and not form.interpreted,
@@ -158,7 +165,7 @@ class _Sweep:
             batch_offset=form.batch_offset,
             precision=', input_precision="ieee"' if form.dtype == "fp32" else "",
         )
-        name = "dkdv" if self.turned else "dq"
+        name = "dkdvq" if self.fused else "dkdv" if self.turned else "dq"
         return TritonModule(tidy(text), arguments, name=name, slots=tuple(self.slots.listed))
 
     # Loops
@@ -211,7 +218,8 @@ class _Sweep:
         """The condition on pairs of a PARTIAL box: where it can be, that a position lies between bounds of the row."""
         found = None if self.form.on_grid or piece.residues else self._bands(mask)
         if found is None:
-            loop.visible = piece.inside if mask == TRUE else f"{piece.inside} & ({printer.print(mask)})"
+            inside = f"row_inside & {piece.inside}" if self.fused else piece.inside
+            loop.visible = inside if mask == TRUE else f"{inside} & ({printer.print(mask)})"
             return
         printer.used.add(QUERY if self.turned else KEY)
         first = "q_offset" if self.turned else ""
@@ -223,6 +231,8 @@ class _Sweep:
                 high = self._bound("tl.minimum", band.high, first, high, printer)
             if band.rows != TRUE:
                 high = self.hoisted.name(f"tl.where({printer.print(band.rows)}, {high}, 0)").code
+            if self.fused:
+                high = self.hoisted.name(f"tl.where(row_inside, {high}, 0)").code
             bounds += [low, high]
         pairs = list(zip(bounds[::2], bounds[1::2], strict=True))
         terms = [f"({piece.at} >= {low}) & ({piece.at} < {high})" for low, high in pairs]
@@ -279,6 +289,9 @@ class _Sweep:
     def _common_factor(self) -> Expr:
         """The factor of every loop's gradient that is the same for all pairs, which is applied to the sums."""
         found: dict[Expr, None] = {}
+        if self.fused:
+            # those of other launches add to the same sums
+            return ONE
         for index in range(len(self.form.pieces)):
             slopes = score_slopes(self._terms(index))
             if not slopes:
@@ -334,6 +347,8 @@ class _Sweep:
         found += [Argument(t, "*qkv", "tensor", (t,)) for t in (("dk", "dv") if self.turned else ("dq",))]
         if self.stats:
             found.append(Argument("stats", "*fp32", "tensor", ("stats",)))
+        if self.fused:
+            found.append(Argument("dq_sums", "*fp32", "tensor", ("dq_sums",)))
         found += self.slots.arguments(self.backward.deterministic)
         found += table_arguments(form) + numbers(form, ("q", "k", "v", "do"))
         found += read_arguments(self.reads)

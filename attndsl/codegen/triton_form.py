@@ -56,11 +56,13 @@ class Form:
     them. `tma`: k and v (q on a line) are loaded as boxes by tensor descriptors, otherwise by pointers. `aligned`:
     addresses and strides of q, k and v are multiples of 16 bytes. `wide`: an input has 2^31 elements or more.
     `far`: elements of a tile or box lie 2^31 or more apart. `batch_offset`: `q_offset` is a tensor. `negative`: the
-    scale is below zero.
+    scale is below zero. `boxed_stats`: what is known of rows is loaded as boxes too, which begin at multiples of 16
+    bytes.
 
     `walk`: a loop over FULL boxes without mask code and one over PARTIAL boxes; or one loop over all boxes, whose mask
     is arithmetic that FULL boxes switch off, `specialized` if some warps only load. `bare`: in such a loop all boxes
-    are FULL, so that there is no mask at all. `mixed`: one of four exponentials is a polynomial.
+    are FULL, so that there is no mask at all. `mixed`: one of four exponentials is a polynomial. `gathered`:
+    the rows of every tile lie one after another in a tensor of their own, from which one descriptor loads them.
     """
 
     dtype: Dtype
@@ -80,7 +82,9 @@ class Form:
     searched: bool = False
     far: bool = False
     turned: bool = False
+    boxed_stats: bool = False
     mixed: bool = False
+    gathered: bool = False
 
     @property
     def sides(self) -> tuple[Lit["q", "k"], Lit["q", "k"]]:

@@ -75,8 +75,10 @@ class Walk:
     tma: bool = False
     aligned: bool = False
     wide: bool = False
-    gate_unit: int = 1
-    """Elements that the strides of decays per channel are counted in."""
+    across: Lit["keys", "values"] = "keys"
+    """What a decay per channel belongs to, the rows or the columns of the states. Operands hold its powers within
+    chunks already: kernels multiply states by those of whole chunks, and of pairs read the weights (by `keys`) or leave
+    them out (by `values`)."""
 
     @property
     def channel(self) -> bool:
@@ -171,9 +173,9 @@ def generate_scan(w: Walk, title: list[str]) -> ScanModule:
     q = _Role("q", w.q.size, _parts(w))
     k = _Role("k", w.k.size, _parts(w))
     v = _Role("v", w.v.size, (Part(0, 0, 0, True),))
-    slope = None if w.slope is None else _code(w.slope, "x0_x", "ds", reads)
-    mapped = _code(COMPONENT if w.mapped is None else w.mapped, "x0_x", "xm", reads) if w.gated else None
-    names = ("states", "outputs", *(["pairs"] if w.channel else []))
+    slope = None if w.slope is None else map_code(w.slope, "x0_x", "ds", reads)
+    mapped = map_code(COMPONENT if w.mapped is None else w.mapped, "x0_x", "xm", reads) if w.gated else None
+    names = ("states", "outputs")
     arguments = {name: tuple(_arguments(w, name, reads)) for name in names}
     x = _Role("x", w.v.size, ())
     roles = {"states": [k, v], "outputs": [q, k, v, *([x] if w.reads_x else [])]}
@@ -198,9 +200,8 @@ def generate_scan(w: Walk, title: list[str]) -> ScanModule:
         aligned=w.stride_unit,
         wide_state=w.dtype == "fp16",
         precision=', input_precision="ieee"' if w.dtype == "fp32" else "",
-        exact=f', input_precision="{"ieee" if w.dtype == "fp32" else "tf32"}"',
     )
-    return ScanModule(_tidy(text), arguments)
+    return ScanModule(tidied(text), arguments)
 
 
 def _parts(w: Walk) -> tuple[Part, ...]:
@@ -213,7 +214,8 @@ def _parts(w: Walk) -> tuple[Part, ...]:
     return tuple(Part(p.index, p.start, p.width, p.start + p.width > w.k.size) for p in padded)
 
 
-def _code(expr: Expr, x: str, prefix: str, reads: Reads) -> MapCode:
+def map_code(expr: Expr, x: str, prefix: str, reads: Reads) -> MapCode:
+    """The code of a map of components that are in `x`; names of its own start with `prefix`."""
     leaves: dict[Expr, str] = {COMPONENT: x}
     for name, text in (("b", "b"), ("h", "h"), ("hkv", "(h // group)")):
         leaves[Index(INT, name)] = text  # pyright: ignore[reportArgumentType]
@@ -225,45 +227,44 @@ def _code(expr: Expr, x: str, prefix: str, reads: Reads) -> MapCode:
 
 
 def _arguments(w: Walk, kernel: str, reads: Reads) -> list[Argument]:
-    states, outputs = kernel == "states", kernel == "outputs"
-    roles = (
-        ["k", "v"] if states else ["q", "k"] if kernel == "pairs" else ["q", "k", "v", *(["x"] if w.reads_x else [])]
-    )
+    states = kernel == "states"
+    roles = ["k", "v"] if states else ["q", "k", "v", *(["x"] if w.reads_x else [])]
     found = [Argument(r, "*qkv", "tensor", (r,)) for r in roles]
     names: list[str] = []
     if states:
         names = ["local", *(["local_column"] if w.column else []), *(["decays"] if w.decays or w.channel else [])]
-    elif outputs:
+    else:
         found.append(Argument("out", "*qkv", "tensor", ("out",)))
         names = ["state", "final", *(["column", "final_column"] if w.normalised or w.feature else [])]
         names += (["shares"] if w.normalised else []) + (["row_sums"] if w.gated else [])
-    if w.channel and not states:
-        found.append(Argument("weights", "*qkv", "tensor", ("weights",)))
-    if kernel != "pairs":
-        names += w.vectors(kernel)
+    if w.channel:
+        names.append("factors")
+        if w.across == "keys" and not states:
+            found.append(Argument("weights", "*qkv", "tensor", ("weights",)))
+    names += w.vectors(kernel)
     found += [Argument(n, "*fp32", "tensor", (n,)) for n in names]
     strides: list[tuple[str, str]] = [(r, axis) for r in roles for axis in "bhl"]
     if w.per_head:
         found.append(Argument("gamma", "*input", "tensor", ("gamma",)))
         strides += [("gamma", "b"), ("gamma", "h")]
-    elif w.decay in ("token", "channel"):
+    elif w.decay == "token":
         found.append(Argument("g", "*input", "tensor", ("g",)))
         strides += [("g", axis) for axis in "bhl"]
     if w.docs:
         found.append(Argument("docs", "*i32", "tensor", ("docs",)))
         strides += [("docs", axis) for axis in "bhl"]
     found += [Argument(f"{t}_s{axis}", "i64", "stride", (t, axis)) for t, axis in strides]
-    found += [Argument(f"{r}_group", "i32", "number", (f"{r}_group",)) for r in [*roles, *(["g"] if w.channel else [])]]
+    found += [Argument(f"{r}_group", "i32", "number", (f"{r}_group",)) for r in roles]
     numbers = ["group", "B", "H", "L", "slices", "segments", "parts", "first", "length"]
-    numbers = ["group", "B", "H", "L", "chunks"] if kernel == "pairs" else numbers
-    numbers += ["state_sk", "state_sv"] if outputs else []
+    numbers += ["chunks_all"] if w.channel else []
+    numbers += [] if states else ["state_sk", "state_sv"]
     found += [Argument(n, "i32", "number", (n,)) for n in numbers]
-    found += _reads(reads)
-    constants = {"states": ["BT", "BV"], "outputs": ["BT", "BV", "START", "FINAL"], "pairs": ["BT"]}[kernel]
+    found += read_arguments(reads)
+    constants = ["BT", "BV"] if states else ["BT", "BV", "START", "FINAL"]
     return [*found, *(Argument(c, "constexpr", "constexpr", (c,)) for c in constants)]
 
 
-def _reads(reads: Reads) -> list[Argument]:
+def read_arguments(reads: Reads) -> list[Argument]:
     """What maps read beside components."""
     found = [Argument(size_name(name), "i32", "size", (name,)) for name in reads.sizes]
     for name, kind in reads.scalars.items():
@@ -293,22 +294,22 @@ class FeatureMapping:
 def generate_features(m: FeatureMapping, title: list[str]) -> tuple[str, tuple[Argument, ...]]:
     """The module of a map, with one kernel `features`, and its arguments in order."""
     reads = Reads(dict(m.ranks), m.wide)
-    code = MapCode([], "x_here") if m.map is None else _code(m.map, "x_here", "m", reads)
+    code = MapCode([], "x_here") if m.map is None else map_code(m.map, "x_here", "m", reads)
     found = [Argument(n, t, "tensor", (n,)) for n, t in (("x", "*qkv"), ("out", "*qkv"))]
     found += [Argument("share", "*fp32", "tensor", ("share",))] if m.scaled else []
     found += [Argument(f"x_s{axis}", "i64", "stride", ("x", axis)) for axis in "bhl"]
     found += [Argument(n, "i32", "number", (n,)) for n in ("H", "L", "tiles", "group")]
-    found += _reads(reads)
+    found += read_arguments(reads)
     arguments = (*found, Argument("BT", "constexpr", "constexpr", ("BT",)))
     text = render(
         "triton/scan_features.py.j2", title=title, helpers=reads.helpers, fast_tanh=False, map=m.map is not None,
         scaled=m.scaled, numbers=[a.name for a in found if not a.type.startswith("*")], arguments=arguments,
         size=m.size, width=max(1 << (m.size - 1).bit_length(), 1), unit=m.unit, code=code,
     )  # fmt: skip
-    return _tidy(text), arguments
+    return tidied(text), arguments
 
 
-def _tidy(text: str) -> str:
+def tidied(text: str) -> str:
     """Without empty lines in kernels, and with two between them."""
     text = "\n".join(line.rstrip() for line in text.splitlines())
     text = re.sub(r"\n{2,}( +\S)", r"\n\1", text)

@@ -15,7 +15,7 @@ _NODES = (
     ast.GtE, ast.Eq, ast.NotEq,
 )  # fmt: skip
 _IMPORTS = {("triton", None), ("triton.language", "tl")}
-_MEMBERS = frozenset(("to", "load", "store", "T", "dtype", "element_ty"))
+_MEMBERS = frozenset(("to", "load", "store", "atomic_add", "T", "dtype", "element_ty"))
 """What is asked of a value; of `tl` any name without underscores in front."""
 _CALLS = frozenset(("range", "float"))
 

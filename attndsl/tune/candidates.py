@@ -95,6 +95,29 @@ def candidates(step: Pass, facts: Facts, gpu: Gpu, default: Config) -> tuple[Con
     return tuple(found)
 
 
+def spread(ranked: Sequence[Config], most: int) -> list[Config]:
+    """The first of a ranking, and of the rest at most so many in all that differ in more than their stages, splits and
+    registers before those that do not: a model that is wrong about a tile is wrong about all of its variants. At most
+    half of them have specialised warps, which the compiler may not make."""
+    default, *rest = ranked
+    kinds = {_kind(default)}
+    first: list[Config] = []
+    for config in rest:
+        # the default with other exponentials is a kind of its own
+        kind = ("default",) if config == replace(default, mixed=not default.mixed) else _kind(config)
+        crowded = config.specialize and 2 * sum(c.specialize for c in first) >= most - 1
+        if kind not in kinds and not crowded:
+            kinds.add(kind)
+            first.append(config)
+    chosen = set(first[: most - 1])
+    chosen |= set([c for c in rest if c not in chosen][: most - 1 - len(chosen)])
+    return [default, *(c for c in rest if c in chosen)]
+
+
+def _kind(config: Config) -> tuple[object, ...]:
+    return config.rows, config.columns, config.warps, config.specialize, config.q_box, config.k_box
+
+
 def _crowded(step: Pass, configs: Sequence[Config], facts: Facts) -> Iterator[Config]:
     """Programs of eight warps that leave room for a second one: with a limit of half of the registers, where the tiles
     take little more."""
@@ -105,9 +128,9 @@ def _crowded(step: Pass, configs: Sequence[Config], facts: Facts) -> Iterator[Co
 
 
 def _specialised(rows: Sequence[int], columns: Sequence[int], facts: Facts, gpu: Gpu) -> Iterator[Config]:
-    """Tiles whose loads have warps of their own."""
-    for r, c, n in product(rows, columns, (2, 3, 4)):
-        config = Config(r, c, 4, n, specialize=True)
+    """Tiles whose loads have warps of their own: with two stages, as `walks.refusal` says."""
+    for r, c in product(rows, columns):
+        config = Config(r, c, 4, 2, specialize=True)
         if r >= 64 and c >= 64 and fits("forward", config, facts, gpu):
             yield config
             yield replace(config, mixed=True)

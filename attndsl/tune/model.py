@@ -10,6 +10,7 @@ they were not fitted on.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -22,18 +23,48 @@ import numpy.typing as npt
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.schedule.plan import Plan, TilePass, row_tile_count
 from attndsl.schedule.problem import Problem
+from attndsl.schedule.tiling import Tiling
 from attndsl.tune.candidates import element_size, footprint
 from attndsl.tune.machines import Gpu
 
 TERMS = (
-    "tensor", "narrow", "exponentials", "masks", "loads", "memory", "alone", "starts", "tiles", "stages", "last wave",
+    "tensor", "narrow", "exponentials", "masks", "switched", "loads", "memory", "alone", "serial", "starts", "tiles",
+    "stages", "last wave",
 )  # fmt: skip
+DECODE_TERMS = ("memory", "uneven", "latency", "arithmetic", "starts", "merge")
+"""Those of `decode`: keys and values from memory once, shares that end at other times, loads that are too few to hide
+how long they take, products and exponentials, the start of programs and boxes, and merging."""
 FILE = Path(__file__).parent / "model.json"
 THREADS = 2048
 """Threads that a multiprocessor holds."""
 MASK_OPERATIONS = 12.0
 PRODUCTS = {"forward": (1.0, 1.0), "decode": (1.0, 1.0), "dq": (2.0, 1.0), "dkdv": (2.0, 2.0)}
 """Matrix products a pair of tiles takes, of width D and of width Dv."""
+
+
+DECODE_USUAL = {
+    "memory": 1.1, "uneven": 0.7, "latency": 0.7, "arithmetic": 0.5, "starts": 1.0, "merge": 1.0,
+}  # fmt: skip
+"""Weights of `decode` until measurements say more."""
+LATENCY = 8e-7
+"""Seconds from a load to its data."""
+PROGRAM = 2e-6
+"""Seconds until a program's first box is there, or until its results are stored."""
+
+
+def terms_of(step: Pass) -> tuple[str, ...]:
+    """The names of a pass' terms."""
+    return DECODE_TERMS if step == "decode" else TERMS
+
+
+def tiling_of(step: Pass, config: Config, problem: Problem) -> Tiling:
+    """The boxes that a candidate's plan is made of."""
+    if step == "decode":
+        from attndsl.runtime.triton.decode import decode_tiling
+
+        return decode_tiling(config, problem.sizes)
+    rows, columns = (config.columns, config.rows) if step == "dkdv" else (config.rows, config.columns)
+    return Tiling(rows, columns, config.q_box, config.k_box)
 
 
 @dataclass(frozen=True)
@@ -52,7 +83,8 @@ class Work:
 def work_of(plan: Plan, problem: Problem, step: Pass) -> Work:
     """The work of a pass of a plan that was made with the pass' own boxes."""
     sweep: TilePass = plan.dkdv if step == "dkdv" else plan.forward
-    heads = problem.sizes["B"] * problem.sizes["H"]
+    # few rows: heads that share keys are rows of one tile
+    heads = problem.sizes["B"] * problem.sizes["Hkv" if step == "decode" else "H"]
     pairs = partial = boxes = tiles = rows = columns = 0.0
     for piece in sweep.pieces:
         r, c = prod(piece.rows.box), prod(piece.cols.box)
@@ -80,7 +112,9 @@ def programs_side_by_side(step: Pass, config: Config, problem: Problem, dtype: s
 
 
 def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, gpu: Gpu) -> npt.NDArray[np.float64]:
-    """The seconds of every term at weight one, in the order of `TERMS`."""
+    """The seconds of every term at weight one, in the order of `terms_of`."""
+    if step == "decode":
+        return _decode_terms(config, work, problem, dtype, gpu)
     s, e = problem.sizes, element_size(dtype)
     D, Dv = s["D"], s["Dv"]
     units = gpu.machine.multiprocessors
@@ -104,10 +138,14 @@ def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, 
             tensor,
             max(shared - 0.75 * tensor, 0.0),
             exponentials,
-            MASK_OPERATIONS * work.partial / gpu.scalar,
+            0.0 if config.specialize else MASK_OPERATIONS * work.partial / gpu.scalar,
+            # one loop: all boxes go through the mask's arithmetic if one has a mask
+            MASK_OPERATIONS * work.pairs / gpu.scalar if config.specialize and work.partial else 0.0,
             loads,
             (D + Dv) * e * (rows + keys) / gpu.memory,
             busy / groups,
+            # the same warps load, multiply and take exponentials, one after another
+            0.0 if config.specialize else busy,
             1e3 * work.boxes / (units * side * gpu.clock),
             1e3 * work.tiles / (units * side * gpu.clock),
             loads / hidden,
@@ -116,16 +154,49 @@ def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, 
     )
 
 
+def _decode_terms(config: Config, work: Work, problem: Problem, dtype: str, gpu: Gpu) -> npt.NDArray[np.float64]:
+    from attndsl.runtime.triton.decode import Device, share_count, side_by_side
+
+    s, e, units = problem.sizes, element_size(dtype), gpu.machine.multiprocessors
+    head, group = s["D"] + s["Dv"], s["H"] // max(s["Hkv"], 1)
+    longest = work.boxes / max(work.tiles, 1.0)
+    side = side_by_side(config, s["D"], s["Dv"], e, Device(units, gpu.machine.capability))
+    slots = side * units
+    shares = config.splits or share_count(max(round(work.tiles), 1), max(round(longest), 1), slots)
+    each = np.ceil(longest / shares)
+    programs = work.tiles * shares
+    waves = np.ceil(programs / slots)
+    box = config.columns * head * e
+    memory = work.boxes * box / gpu.memory
+    # what a multiprocessor must have asked for, so that its part of the memory is always busy
+    needed = gpu.memory / units * LATENCY
+    there = min(side, programs / units) * max(config.stages - 1, 1) * box
+    rows = max(16.0, 2.0 ** np.ceil(np.log2(max(s["Lq"] * group, 1))))
+    products = 2 * work.boxes * config.columns * rows * head / (gpu.tensor if e == 2 else gpu.scalar)
+    exponentials = work.boxes * config.columns * rows / (gpu.exponentials * units * gpu.clock)
+    parts = shares * s["B"] * s["H"] * s["Lq"] * (s["Dv"] + 2) * 4 if shares > 1 else 0
+    return np.array(
+        [
+            memory,
+            memory * max(waves * each * slots / max(work.boxes, 1.0) - 1.0, 0.0),
+            memory * max(needed / max(there, 1.0) - 1.0, 0.0),
+            products + exponentials,
+            waves * (PROGRAM + each * 1e3 / gpu.clock / max(config.warps, 1)),
+            2 * parts / gpu.memory + (2 * PROGRAM if shares > 1 else 0.0),
+        ]
+    )
+
+
 @dataclass(frozen=True)
 class Model:
     """Weights of the terms, by pass; and what is said of them: what they were fitted on, how they were judged."""
 
-    weights: dict[str, npt.NDArray[np.float64]]
+    weights: Mapping[Pass, npt.NDArray[np.float64]]
     about: dict[str, Any]
 
     def seconds(self, step: Pass, found: npt.NDArray[np.float64]) -> float:
-        """The predicted time of a pass. A pass that was not measured is taken for a forward one."""
-        weights = self.weights.get(step, self.weights["forward"])
+        """The predicted time of a pass. A backward pass that was not measured is taken for a forward one."""
+        weights = self.weights[step] if step in self.weights else self.weights["forward"]
         return float(weights @ found)
 
 
@@ -133,9 +204,10 @@ class Model:
 def model() -> Model:
     """The fitted model that the package brings."""
     data: Any = json.loads(FILE.read_text())
-    weights = {
-        step: np.array([float(values.get(t, 0.0)) for t in TERMS]) for step, values in data["weights"].items()
-    }  # fmt: skip
+    steps: dict[Pass, dict[str, float]] = {"decode": DECODE_USUAL, **data["weights"]}
+    weights: dict[Pass, npt.NDArray[np.float64]] = {
+        step: np.array([float(values.get(t, 0.0)) for t in terms_of(step)]) for step, values in steps.items()
+    }
     return Model(weights, {n: v for n, v in data.items() if n != "weights"})
 
 

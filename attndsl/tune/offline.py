@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from attndsl.ir.attention import Attention
 from attndsl.runtime.cache.entry import Entry, Timing
 from attndsl.runtime.cache.store import Store
-from attndsl.runtime.triton.choices import Facts, key_for, untuned
+from attndsl.runtime.triton.choices import Facts, facts_of, key_for, untuned
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.labels import config_data, label
 from attndsl.schedule.problem import Problem
@@ -19,7 +18,7 @@ from attndsl.tune.search import AHEAD, Progress, Report
 from attndsl.tune.session import made_now
 from attndsl.tune.shape import shape_of
 from attndsl.tune.spaces import with_boxes
-from attndsl.tune.trials import Predictions
+from attndsl.tune.trials import CostModel, Predictions
 from attndsl.tune.workers import Workers
 
 COMPILED = 16
@@ -43,18 +42,16 @@ def predict_passes(
     from attndsl.codegen.triton import supported
 
     supported(attention)
-    if "decode" in steps:
-        raise ValueError("pass 'decode' is tuned by measuring, on a GPU; the cost model does not know it")
-    facts = Facts(gpu.machine, dtype, problem.sizes, problem.q_extents, problem.k_extents)
-    if attention.q_space is None or problem.moved:
-        facts = replace(facts, q_extents={}, k_extents={})
+    if "decode" in steps and attention.q_space is not None and not problem.moved:
+        raise ValueError(f"{name}: pass 'decode' is of calls whose rows are not a whole grid")
+    facts = facts_of(attention, problem, dtype, gpu.machine)
     found: list[Entry] = []
     workers = Workers()
     try:
         for step in steps:
             default = untuned(step, facts)
-            configs = with_boxes(candidates(step, facts, gpu, default), attention, problem, step)
-            trials = Predictions(attention, problem, dtype, step, gpu, workers)
+            configs = space(attention, problem, facts, step, gpu)
+            trials = Predictions(attention, problem, dtype, step, gpu, workers, default)
             timings = _ranked(trials, configs, budget, report)
             entry = Entry(key_for(attention, step, facts), name, shape_of(facts), timings, label(default), made_now())
             found.append(_kept(store or Store(), entry))
@@ -63,11 +60,23 @@ def predict_passes(
     return found
 
 
+def space(attention: Attention, problem: Problem, facts: Facts, step: Pass, gpu: Gpu) -> tuple[Config, ...]:
+    """The candidates of a pass, the default first."""
+    return with_boxes(candidates(step, facts, gpu, untuned(step, facts)), attention, problem, step)
+
+
+def ranked(attention: Attention, problem: Problem, facts: Facts, step: Pass, gpu: Gpu) -> list[Config]:
+    """The candidates of a pass as the cost model ranks them, after the default."""
+    model = CostModel(attention, problem, facts.dtype, step, gpu)
+    default, *rest = space(attention, problem, facts, step, gpu)
+    return [default, *sorted(rest, key=model.predict)]
+
+
 def _ranked(trials: Predictions, configs: Sequence[Config], budget: float, report: Report | None) -> dict[str, Timing]:
     """Predictions of all candidates, those that would win compiled and checked."""
     start = time.monotonic()
     guess = {c: trials.predict(c) for c in configs}
-    order = sorted(configs, key=lambda c: (guess[c] is None, guess[c] or 0.0))
+    order = sorted(configs, key=lambda c: guess[c])
     # the default, whatever its place
     order = [configs[0], *(c for c in order if c != configs[0])]
     timings: dict[str, Timing] = {}

@@ -16,18 +16,17 @@ from attndsl.runtime.cache.key import Key
 from attndsl.runtime.call import Call
 from attndsl.runtime.dispatch import choose_backend
 from attndsl.runtime.triton.choices import Facts, key_for, untuned
-from attndsl.runtime.triton.config import Pass
+from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.tuning import Tuning
 from attndsl.runtime.tuning import asked as asked_here
-from attndsl.tune.candidates import candidates
 from attndsl.tune.machines import like
+from attndsl.tune.offline import space
 from attndsl.tune.oracle import Subject
-from attndsl.tune.search import Progress, Report
+from attndsl.tune.search import AHEAD, Progress, Report
 from attndsl.tune.session import Task, tune
 from attndsl.tune.shape import shape_of
-from attndsl.tune.spaces import with_boxes
 from attndsl.tune.trials import CallTrials
 from attndsl.tune.workers import Workers
 
@@ -103,22 +102,31 @@ def tune_passes(
     budget: float,
     report: Report | None = None,
     workers: Workers | None = None,
+    among: Mapping[Pass, Sequence[Config]] | None = None,
 ) -> list[Entry]:
     """Tune passes of a call on its GPU, each for at most `budget` seconds. `workers` compile, and are the caller's to
-    close; without them there are some for this call."""
+    close; without them there are some for this call. `among` are the candidates of passes, the default first, where
+    not all are to be tried."""
     assert facts.machine is not None
     gpu, found = like(facts.machine), list[Entry]()
     own = workers is None
     workers = workers or Workers()
+    chosen = among or {}
+    tasks: list[tuple[Task, CallTrials]] = []
     try:
         for step in steps:
-            key = key_for(kernel.attention, step, facts)
             default = untuned(step, facts)
-            configs = with_boxes(candidates(step, facts, gpu, default), kernel.attention, subject.call.problem, step)
-            task = Task(key, subject.attention.name, shape_of(facts), configs)
-            trials = CallTrials(kernel, subject, step, default, gpu, workers)
+            configs = chosen.get(step) or space(kernel.attention, subject.call.problem, facts, step, gpu)
+            task = Task(key_for(kernel.attention, step, facts), subject.attention.name, shape_of(facts), configs)
+            tasks.append((task, CallTrials(kernel, subject, step, default, gpu, workers)))
+        for (task, trials), following in zip(tasks, [*tasks[1:], None], strict=True):
+            if following is not None:
+                # while this one is measured
+                later, its_trials = following
+                default, *rest = later.configs
+                workers.ahead(its_trials.jobs([default, *sorted(rest, key=its_trials.predict)[: AHEAD - 1]]))
             found.append(tune(task, trials, budget=budget, report=report))
-            _done.add(key)
+            _done.add(task.key)
     finally:
         if own:
             workers.close()

@@ -14,9 +14,9 @@ from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
 from attndsl.schedule.tiling import Tiling
 from attndsl.tune.machines import Gpu
-from attndsl.tune.model import predict
+from attndsl.tune.model import predict, tiling_of
 from attndsl.tune.search import Sample
-from attndsl.tune.workers import Compiled, Workers, job_of
+from attndsl.tune.workers import Compiled, Job, Workers, job_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,47 +24,55 @@ if TYPE_CHECKING:
     from attndsl.runtime.triton.kernel import TritonKernel
     from attndsl.tune.oracle import Subject
 
-SPILLS = 128
-"""Bytes of spilled registers a thread may have and still be measured."""
+SHORT = 1.0
+"""Milliseconds of a call, below which what the host does may take longer than the kernels."""
+SPILLS: dict[Pass, int] = {"forward": 128, "decode": 128, "dq": 256, "dkdv": 320}
+"""Bytes of spilled registers a thread may have and still be measured: of two accumulators and two tiles of pairs the
+fastest kernels spill some."""
 
 
-class Predictions:
-    """What can be said of candidates without running them."""
+class CostModel:
+    """What the cost model says of candidates of one pass of a call."""
 
-    def __init__(
-        self, attention: Attention, problem: Problem, dtype: str, step: Pass, gpu: Gpu, workers: Workers
-    ) -> None:
+    def __init__(self, attention: Attention, problem: Problem, dtype: str, step: Pass, gpu: Gpu) -> None:
         """`attention` has its consts bound and is simplified."""
         self.attention, self.problem, self.dtype, self.gpu = attention, problem, dtype, gpu
         self.step: Pass = step
-        self._workers = workers
-        self._plans: dict[tuple[object, ...], Plan] = {}
-        self.compiled: dict[Config, Compiled] = {}
+        self._plans: dict[Tiling, Plan] = {}
 
     def plan(self, config: Config) -> Plan:
         """The plan that a candidate runs."""
-        rows, columns = (config.columns, config.rows) if self.step == "dkdv" else (config.rows, config.columns)
-        tiling = Tiling(rows, columns, config.q_box, config.k_box)
-        key = rows, columns, config.q_box, config.k_box
-        if key not in self._plans:
-            self._plans[key] = build(self.attention, self.problem, tiling.tile(self.attention, self.problem))
-        return self._plans[key]
+        tiling = tiling_of(self.step, config, self.problem)
+        if tiling not in self._plans:
+            problem = tiling.problem(self.attention, self.problem)
+            self._plans[tiling] = build(self.attention, problem, tiling.tile(self.attention, problem))
+        return self._plans[tiling]
 
-    def predict(self, config: Config) -> float | None:
-        """Milliseconds by the cost model, which does not know `decode`."""
-        if self.step == "decode":
-            return None
+    def predict(self, config: Config) -> float:
+        """Milliseconds."""
         return predict(self.step, config, self.plan(config), self.problem, self.dtype, self.gpu)
 
+
+class Predictions(CostModel):
+    """What can be said of candidates without running them."""
+
+    def __init__(
+        self, attention: Attention, problem: Problem, dtype: str, step: Pass, gpu: Gpu, workers: Workers, safe: Config
+    ) -> None:
+        """`safe` is what runs untuned, whatever it takes."""
+        super().__init__(attention, problem, dtype, step, gpu)
+        self._workers, self._safe = workers, safe
+        self.compiled: dict[Config, Compiled] = {}
+
     def compile(self, configs: Sequence[Config]) -> Mapping[Config, str]:
-        """Compile forward candidates side by side and read what they take; other passes are compiled as they run."""
-        if self.step != "forward":
-            return {}
-        capability = self.gpu.machine.capability
-        jobs = [job_of(self.attention, self.problem, self.dtype, capability, self.step, c) for c in configs]
-        found = dict(zip(configs, self._workers.compile(jobs), strict=True))
+        """Compile candidates side by side and read what they take."""
+        found = dict(zip(configs, self._workers.compile(self.jobs(configs)), strict=True))
         self.compiled |= found
         return {c: self._unfit(c, built) for c, built in found.items()}
+
+    def jobs(self, configs: Sequence[Config]) -> list[Job]:
+        """What workers are asked for candidates."""
+        return [job_of(self.attention, self.problem, self.dtype, self.gpu, self.step, c) for c in configs]
 
     def resources(self, config: Config) -> str:
         """What a compiled candidate takes, in words; empty for one that was not compiled."""
@@ -75,13 +83,13 @@ class Predictions:
         return f"{built.registers} registers{spills}, {built.shared >> 10} KiB shared"
 
     def _unfit(self, config: Config, built: Compiled) -> str:
-        if built.error:
+        if built.error or config == self._safe:
             return built.error
         if built.stages < config.stages:
             return f"shared memory holds {built.stages} stages"
         if built.shared > self.gpu.machine.shared_memory:
             return f"takes {built.shared >> 10} KiB of shared memory, {self.gpu.machine.shared_memory >> 10} are there"
-        return f"spills {built.spills} bytes" if built.spills > SPILLS else ""
+        return f"spills {built.spills} bytes" if built.spills > SPILLS[self.step] else ""
 
 
 class CallTrials(Predictions):
@@ -92,8 +100,8 @@ class CallTrials(Predictions):
         from attndsl.tune.oracle import Oracle
 
         call = subject.call
-        super().__init__(kernel.attention, call.problem, kernel.facts(call).dtype, step, gpu, workers)
-        self.kernel, self.subject, self._safe = kernel, subject, safe
+        super().__init__(kernel.attention, call.problem, kernel.facts(call).dtype, step, gpu, workers, safe)
+        self.kernel, self.subject = kernel, subject
         self._oracle = Oracle(subject, step)
         self._expected: Mapping[str, Tensor] | None = None
         self._tiled: dict[Tiling, Plan] = {}
@@ -129,15 +137,22 @@ class CallTrials(Predictions):
         return apart(found, self._expected)
 
     def measure(self, config: Config, seconds: float) -> Sample:
-        """The median of runs by the GPU's own clock, with caches swept between them."""
+        """The median of runs by the GPU's own clock: with caches swept between them, and short ones in a graph, so that
+        the host's time for a launch is not theirs."""
         import triton
 
-        found: Any = triton.testing.do_bench(
-            lambda: self._run(config, self.subject.grad),
-            warmup=10,
-            rep=round(1e3 * seconds),
-            quantiles=[0.25, 0.5, 0.75],
-        )
+        def run() -> object:
+            return self._run(config, self.subject.grad)
+
+        spread = [0.25, 0.5, 0.75]
+        found: Any = triton.testing.do_bench(run, warmup=10, rep=round(1e3 * seconds), quantiles=spread)
+        if found[1] < SHORT:
+            try:
+                found = triton.testing.do_bench_cudagraph(run, rep=max(round(0.5e3 * seconds), 10), quantiles=spread)
+            except RuntimeError as error:
+                # what cannot be captured is measured as it is called
+                if "captur" not in str(error):
+                    raise
         low, middle, high = (float(ms) for ms in found)
         return Sample(middle, (high - low) / middle)
 

@@ -6,22 +6,35 @@ parent would run the user's script again. Jobs and answers are pickles between p
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
 from queue import SimpleQueue
-from typing import IO, Any
+from threading import Event, Lock, Timer
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from attndsl.codegen.triton import TritonModule
 from attndsl.ir.attention import Attention
+from attndsl.ir.printer import print_attention
 from attndsl.runtime.triton.config import Config, Pass
+from attndsl.schedule.build import build
 from attndsl.schedule.problem import Problem
+from attndsl.tune.machines import Gpu
+
+if TYPE_CHECKING:
+    from attndsl.runtime.triton.lowering import Lowered
 
 MOST = 8
+LIMIT = 120.0
+"""Seconds that a job may take."""
+CRASHED = "the compiler crashed"
+_BESIDE = frozenset(("prepare", "finish", "merge"))
+"""Kernels that have no loop over boxes to keep stages of."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,22 @@ class Job:
     capability: int
     step: Pass
     config: Config
+    multiprocessors: int = 132
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Candidates of a pass to put in the order of the cost model, the default first; at most `most` of them."""
+
+    attention: str
+    problem: Problem
+    dtype: str
+    gpu: Gpu
+    step: Pass
+    most: int
+
+
+Task = Job | Ranking
 
 
 @dataclass(frozen=True)
@@ -50,34 +79,86 @@ class Compiled:
 
 def compile_job(job: Job) -> Compiled:
     """Compile a candidate here."""
-    from attndsl.ir.reader import read_attention
-    from attndsl.runtime.triton.lowering import compile_lowered, lower
+    from attndsl.runtime.triton.lowering import compile_lowered
 
     try:
-        dtype: Any = job.dtype
-        attention = read_attention(job.attention)
-        _, launches = lower(attention, job.problem, dtype, capability=job.capability, config=job.config, lse=False)
+        launches = _lowered(job)
         built = [compile_lowered(replace(one, module=_as_called(one.module))) for one in launches]
+        if job.config.specialize:
+            reason = _not_specialized(job, launches, built)
+            if reason:
+                return Compiled(error=f"warps are not specialised: {reason}")
     except Exception as error:
         return Compiled(error=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
     return Compiled(
         max((b.registers for b in built), default=0), max((b.spills for b in built), default=0),
-        max((b.shared for b in built), default=0), min((one.stages for one in launches), default=job.config.stages),
+        max((b.shared for b in built), default=0),
+        min((one.stages for one in launches if one.module.name not in _BESIDE), default=job.config.stages),
     )  # fmt: skip
+
+
+def _lowered(job: Job) -> list[Lowered]:
+    """The launches of a candidate's pass."""
+    from attndsl.ir.reader import read_attention
+    from attndsl.runtime.triton.decode_lowering import lower_decode
+    from attndsl.runtime.triton.lowering import lower, lower_backward
+
+    dtype: Any = job.dtype
+    attention = read_attention(job.attention)
+    if job.step == "forward":
+        _, found = lower(attention, job.problem, dtype, capability=job.capability, config=job.config, lse=False)
+    elif job.step == "decode":
+        _, found = lower_decode(
+            attention, job.problem, dtype, capability=job.capability, config=job.config,
+            multiprocessors=job.multiprocessors,
+        )  # fmt: skip
+    else:
+        given: dict[str, Config] = {job.step: job.config}
+        plan = build(attention, job.problem)
+        every = lower_backward(attention, job.problem, dtype, plan, capability=job.capability, **given)
+        # rows are prepared by the tiles of dq
+        found = [one for one in every if one.step == job.step or (one.step == "prepare" and job.step == "dq")]
+    return list(found)
+
+
+def _not_specialized(job: Job, launches: Sequence[Lowered], built: Sequence[Any]) -> str:
+    """Why a candidate's kernels have no specialised warps; empty where one has."""
+    from attndsl.ir.reader import read_attention
+    from attndsl.runtime.triton.walks import refusal, specialized
+
+    wished = [one for one in launches if one.form.walk == "specialized"]
+    if any(specialized(b) for one, b in zip(launches, built, strict=True) if one in wished):
+        return ""
+    if wished or not launches:
+        return "Triton compiled the loop without them"
+    it = launches[0]
+    return refusal(read_attention(job.attention), it.form, it.tables, job.config, job.capability)
+
+
+def rank(job: Ranking) -> list[Config]:
+    """The candidates of a pass, ranked here."""
+    from attndsl.ir.reader import read_attention
+    from attndsl.runtime.triton.choices import facts_of
+    from attndsl.tune.candidates import spread
+    from attndsl.tune.offline import ranked
+
+    attention = read_attention(job.attention)
+    facts = facts_of(attention, job.problem, job.dtype, job.gpu.machine)
+    return spread(ranked(attention, job.problem, facts, job.step, job.gpu), job.most)
 
 
 def _as_called(module: TritonModule) -> TritonModule:
     """With strides as Triton takes those of a call: 32 bits hold them, in units of 16 bytes. What is compiled here is
     then what the call finds in the cache."""
-    arguments = [replace(a, type="i32") if a.role == "stride" else a for a in module.arguments]
+    arguments = [replace(a, type="i32") if a.role in ("stride", "input stride") else a for a in module.arguments]
     return replace(module, arguments=tuple(arguments))
 
 
-def job_of(attention: Attention, problem: Problem, dtype: str, capability: int, step: Pass, config: Config) -> Job:
+def job_of(attention: Attention, problem: Problem, dtype: str, gpu: Gpu, step: Pass, config: Config) -> Job:
     """The job of a candidate of an attention (consts bound, simplified)."""
-    from attndsl.ir.printer import print_attention
-
-    return Job(print_attention(attention), problem, dtype, capability, step, config)
+    machine = gpu.machine
+    text = print_attention(attention)
+    return Job(text, problem, dtype, machine.capability, step, config, machine.multiprocessors)
 
 
 def processors() -> int:
@@ -88,51 +169,108 @@ def processors() -> int:
 
 
 class Workers:
-    """A pool of compiling processes, started when first needed and ended by `close`."""
+    """A pool of processes that compile and rank, started when first needed and ended by `close`.
 
-    def __init__(self, count: int | None = None) -> None:
-        self.count = max(1, min(count or processors(), MOST))
+    Jobs run in the order in which they were given; equal ones run once. One that takes longer than `limit` seconds
+    costs its process.
+    """
+
+    def __init__(self, count: int | None = None, limit: float = LIMIT) -> None:
+        self.count = max(1, count or min(processors(), MOST))
+        self.limit = limit
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         self._every: list[subprocess.Popen[bytes]] = []
+        self._lock = Lock()
+        self._asked: dict[Hashable, Future[Any]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._closed = False
 
     def compile(self, jobs: Sequence[Job]) -> list[Compiled]:
         """The answers, in the order of the jobs."""
-        if not jobs:
-            return []
-        wanted = min(self.count, len(jobs))
-        while len(self._every) < wanted:
-            self._every.append(_start())
-            self._idle.put(self._every[-1])
-        with ThreadPoolExecutor(wanted) as pool:
-            return list(pool.map(self._one, jobs))
+        return [f.result() for f in [self.ask(j) for j in jobs]]
 
-    def _one(self, job: Job) -> Compiled:
-        worker = self._idle.get()
+    def ahead(self, jobs: Sequence[Job]) -> None:
+        """Compile when there is time; `compile` then has the answers at once."""
+        for job in jobs:
+            self.ask(job)
+
+    def ask(self, job: Task) -> Future[Any]:
+        """The answer to come: of a `Job` what it takes, of a `Ranking` its configurations. A job whose process died or
+        hung is answered by what says so."""
+        key = _key(job)
+        with self._lock:
+            known = self._asked.get(key)
+            if known is not None and not (known.done() and _lost(known)):
+                return known
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.count)
+            made = self._asked[key] = self._pool.submit(self._one, job)
+            return made
+
+    def _one(self, job: Task) -> Compiled | list[Config]:
+        worker = self._worker()
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        hung = Event()
+
+        def end() -> None:
+            hung.set()
+            worker.kill()
+
+        timer = Timer(self.limit, end)
+        timer.start()
         try:
-            assert worker.stdin is not None
-            assert worker.stdout is not None
             _send(worker.stdin, job)
             answer = _receive(worker.stdout)
-            assert isinstance(answer, Compiled)
         except (OSError, EOFError, pickle.UnpicklingError):
             # the compiler took the process with it
             worker.kill()
             worker.wait()
-            self._every.remove(worker)
-            self._every.append(_start())
-            self._idle.put(self._every[-1])
-            return Compiled(error="the compiler crashed")
+            with self._lock:
+                self._every = [w for w in self._every if w is not worker]
+            said = f"the compiler did not end in {self.limit:.0f} s" if hung.is_set() else CRASHED
+            return Compiled(error=said) if isinstance(job, Job) else []
+        finally:
+            timer.cancel()
         self._idle.put(worker)
-        return answer
+        return cast("Compiled | list[Config]", answer)
+
+    def _worker(self) -> subprocess.Popen[bytes]:
+        """One that has nothing to do; a new one while there are fewer than `count`."""
+        with self._lock:
+            if self._closed:
+                raise OSError("the workers were ended")
+            if self._idle.empty() and len(self._every) < self.count:
+                self._every.append(_start())
+                return self._every[-1]
+        return self._idle.get()
 
     def close(self) -> None:
-        """End the processes."""
-        for worker in self._every:
-            if worker.stdin is not None:
-                worker.stdin.close()
+        """End the processes, whatever they do."""
+        with self._lock:
+            self._closed = True
+            every, self._every = self._every, []
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        for worker in every:
             worker.kill()
+        for worker in every:
             worker.wait()
-        self._every.clear()
+
+
+def _key(job: Task) -> Hashable:
+    """Equal for jobs that are the same, whatever the order of names in their problems."""
+    p = job.problem
+    offset = p.q_offset if isinstance(p.q_offset, int) else p.q_offset.tobytes()
+    tables = [(n, t.dtype.str, t.shape, hashlib.sha256(t.tobytes()).digest()) for n, t in p.tables.items()]
+    named = (p.sizes, p.scalars, p.q_extents, p.k_extents)
+    problem = (offset, tuple(sorted(tables)), *(tuple(sorted(m.items())) for m in named))
+    return type(job), problem, tuple(getattr(job, f.name) for f in fields(job) if f.name != "problem")
+
+
+def _lost(answer: Future[Any]) -> bool:
+    """Whether a process died over a job: another try may do better."""
+    return answer.cancelled() or answer.exception() is not None or answer.result() in (Compiled(error=CRASHED), [])
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -163,8 +301,8 @@ def main() -> None:
             job = _receive(sys.stdin.buffer)
         except EOFError:
             return
-        assert isinstance(job, Job)
-        _send(answers, compile_job(job))
+        assert isinstance(job, Job | Ranking)
+        _send(answers, compile_job(job) if isinstance(job, Job) else rank(job))
 
 
 if __name__ == "__main__":

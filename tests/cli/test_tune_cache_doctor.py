@@ -101,12 +101,18 @@ def test_doctor(root: Path) -> None:
         (("--budget", "soon"), "'soon' is not a time such as 120s or 2m"),
         (("--passes", "foward"), "there is no 'foward' (did you mean forward?)"),
         (("--target", "sm_91"), "there is no GPU 'sm_91'"),
-        (("--target", "sm_90", "--passes", "decode"), "'decode' is tuned by measuring"),
         (("--dtype", "fp8"), "there is no 'fp8'"),
     ],
 )
 def test_wrong_calls(arguments: tuple[str, ...], words: str) -> None:
     assert words in one_line(attndsl("tune", WINDOW, *arguments))
+
+
+def test_whole_grids_are_not_decoded() -> None:
+    pytest.importorskip("triton")
+    grid = WINDOW.with_name("neighborhood_2d.attn")
+    how = ("--target", "sm_90", "--passes", "decode", "--grid", "16x16")
+    assert "pass 'decode' is of calls whose rows are not a whole grid" in one_line(attndsl("tune", grid, *how))
 
 
 def test_a_prediction_is_kept_and_used() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -15,7 +16,12 @@ from torch import Tensor
 
 import attndsl
 import attndsl.schedule.build
+from attndsl.codegen.cpu import generate
+from attndsl.ir.simplify import simplify
 from attndsl.reference import reference
+from attndsl.runtime.native.choice import forced
+from attndsl.runtime.native.compiler import find
+from attndsl.runtime.native.store import forget
 from attndsl.schedule.build import build
 from tests.accuracy import GRADIENT_FACTOR, OUTPUT_FACTOR, assert_right
 from tests.drawing import SEED, drawn
@@ -93,24 +99,34 @@ def check(spec: Spec) -> None:
     """One program, judged by the rule."""
     dtype = DTYPES[spec.dtype]
     exact, plain = dense(spec, torch.float64), dense(spec, dtype)
-    found = compiled(spec, with_lse="lse" in exact)
-    assert found.keys() == exact.keys()
-    if "lse" in found:
-        assert found["lse"].dtype == torch.float32
+    with forced("never"):
+        ways = {"": compiled(spec, with_lse="lse" in exact)}
+    if has_native(spec):
+        with forced("always"):
+            ways[" of compiled C"] = compiled(spec, with_lse="lse" in exact)
 
     @cache
     def on_other_numbers() -> list[tuple[Results, Results]]:
         others = [replace(spec, seed=spec.seed + 1000 * i) for i in range(1, 41)]
         return [(dense(other, dtype), dense(other, torch.float64)) for other in others]
 
-    for name, actual in found.items():
-        factor = OUTPUT_FACTOR if name in ("out", "lse") else GRADIENT_FACTOR
-        others = lambda name=name: [(p[name], e[name]) for p, e in on_other_numbers()]  # noqa: E731
-        assert_right(name, actual, plain[name], exact[name], dtype, factor, others)
+    for way, found in ways.items():
+        assert found.keys() == exact.keys()
+        if "lse" in found:
+            assert found["lse"].dtype == torch.float32
+        for name, actual in found.items():
+            factor = OUTPUT_FACTOR if name in ("out", "lse") else GRADIENT_FACTOR
+            others = lambda name=name: [(p[name], e[name]) for p, e in on_other_numbers()]  # noqa: E731
+            assert_right(name + way, actual, plain[name], exact[name], dtype, factor, others)
+
+
+def has_native(spec: Spec) -> bool:
+    """Whether there is C code for a spec."""
+    return not isinstance(find(), str) and not isinstance(generate(simplify(spec.attention)).native, str)
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_random_specs(part: int) -> None:
+def test_random_specs(part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: Counter[str] = Counter()
 
     @seed(SEED + part)
@@ -119,8 +135,10 @@ def test_random_specs(part: int) -> None:
     def run(spec: Spec) -> None:
         note(f"{spec.text}\n{spec}")
         check(spec)
-        found.update(["specs", spec.dtype])
+        found.update(["specs", spec.dtype, "compiled C" if has_native(spec) else "torch alone"])
 
+    monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path))
+    forget()
     run()
     print(dict(found))
     assert found["specs"] >= EXAMPLES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import pytest
@@ -11,7 +12,7 @@ from attndsl.runtime.triton.choices import Facts, untuned
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.labels import label
 from attndsl.schedule.boxes import box_choices
-from attndsl.tune.candidates import REGISTERS, candidates, footprint
+from attndsl.tune.candidates import REGISTERS, candidates, footprint, spread
 from attndsl.tune.machines import CAPABILITIES, GPUS, gpu_of, like
 from attndsl.tune.spaces import with_boxes
 from tests.runtime.cache.facts import A100
@@ -95,3 +96,17 @@ def test_no_boxes_on_a_line() -> None:
     f = attndsl.load("attention causal { mask k <= q }")
     assert box_choices(f.simplified, f.problem(L=512), 64, 64, 4) == ()
     assert with_boxes((Config(64, 64, 4, 3),), f.simplified, f.problem(L=512), "forward") == (Config(64, 64, 4, 3),)
+
+
+def test_candidates_that_differ_in_kind_come_before_variants() -> None:
+    default = Config(128, 128, 4, 2, specialize=True)
+    ranked = [default, replace(default, mixed=True), Config(64, 64, 4, 2), Config(64, 64, 4, 3), Config(64, 64, 4, 4),
+              Config(128, 64, 8, 2), Config(128, 64, 8, 3), Config(64, 32, 4, 2)]  # fmt: skip
+    assert spread(ranked, 4) == [*ranked[:3], ranked[5]]
+    assert spread(ranked, 6) == [*ranked[:4], ranked[5], ranked[7]]
+    assert spread(ranked, 100) == ranked
+    assert spread(ranked, 1) == [default]
+    special = [Config(r, c, 4, 2, specialize=True) for r in (64, 128, 256) for c in (64, 128)]
+    others = [Config(64, 64, 4, n) for n in (1, 2)] + [Config(128, 64, 8, 2)]
+    chosen = spread([Config(128, 128, 8, 3), *special, *others], 5)
+    assert [c.specialize for c in chosen] == [False, True, True, False, False]

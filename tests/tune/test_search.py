@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attndsl.runtime.cache import folder, store
+from attndsl.runtime.cache import folder, store, tidy
 from attndsl.runtime.cache.entry import Entry, Timing
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton.config import Config
@@ -23,7 +23,7 @@ BEST = min(CONFIGS, key=usual)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(folder, "_warned", set())
-    monkeypatch.setattr(store, "_cleaned", set())
+    monkeypatch.setattr(tidy, "_cleaned", set())
     monkeypatch.setattr(store, "_unkept", {})
     return tmp_path / "cache"
 

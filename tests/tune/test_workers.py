@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import attndsl
-from attndsl.runtime.cache import folder, store
+from attndsl.runtime.cache import folder, tidy
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton.config import Config
+from attndsl.tune import workers as workers_module
 from attndsl.tune.machines import gpu_of
 from attndsl.tune.offline import predict_passes
 from attndsl.tune.trials import Predictions
-from attndsl.tune.workers import Job, Workers, job_of
+from attndsl.tune.workers import Job, Ranking, Workers, job_of
 
 pytest.importorskip("triton")
 
@@ -27,7 +31,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
     monkeypatch.setattr(folder, "_warned", set())
-    monkeypatch.setattr(store, "_cleaned", set())
+    monkeypatch.setattr(tidy, "_cleaned", set())
     return tmp_path / "cache"
 
 
@@ -40,7 +44,7 @@ def workers() -> Iterator[Workers]:
 
 def job(config: Config, D: int = 16) -> Job:
     f = attndsl.load(SPEC)
-    return job_of(f.simplified, f.problem(L=256, D=D), "bf16", 90, "forward", config)
+    return job_of(f.simplified, f.problem(L=256, D=D), "bf16", gpu_of("h200"), "forward", config)
 
 
 def test_answers(workers: Workers) -> None:
@@ -55,27 +59,80 @@ def test_answers(workers: Workers) -> None:
     process = workers._every[0]  # pyright: ignore[reportPrivateUsage]
     process.kill()
     process.wait()
-    crashed, again = workers.compile([job(Config(16, 16, 1, 1)), job(Config(16, 16, 1, 1))])
+    assert workers.compile([job(Config(16, 16, 1, 1))]) == [good], "what was asked before is known"
+    (crashed,) = workers.compile([job(Config(16, 32, 1, 1))])
     assert crashed.error == "the compiler crashed"
-    assert again == good
+    (again,) = workers.compile([job(Config(16, 32, 1, 1))])
+    assert again.error == ""
+
+
+def test_a_compiler_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "import time; time.sleep(60)"
+
+    def hangs() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    monkeypatch.setattr(workers_module, "_start", hangs)
+    made = Workers(1, limit=0.2)
+    try:
+        (found,) = made.compile([job(Config(16, 16, 1, 1))])
+        assert found.error == "the compiler did not end in 0 s"
+        (after,) = made.compile([job(Config(16, 16, 1, 2))])
+        assert "did not end" in after.error
+    finally:
+        made.close()
+    with pytest.raises(RuntimeError):
+        made.compile([job(Config(16, 16, 1, 4))])
+
+
+def test_jobs_are_the_same_whatever_the_order_of_their_sizes(workers: Workers) -> None:
+    one = job(Config(16, 16, 1, 1))
+    tables = {"t": np.arange(3)}
+    problem = replace(one.problem, sizes=dict(reversed(one.problem.sizes.items())))
+    assert workers.ask(one) is workers.ask(replace(one, problem=problem))
+    asked = [workers.ask(replace(one, problem=replace(problem, tables=t))) for t in (tables, {"t": np.arange(3)}, {})]
+    assert asked[0] is asked[1]
+    assert asked[0] is not asked[2]
+    assert workers.ask(replace(one, problem=replace(problem, tables={"t": np.ones(3)}))) is not asked[0]
+    assert workers.ask(replace(one, config=Config(16, 16, 1, 2))) is not asked[2]
+
+
+def test_answers_that_come_ahead(workers: Workers) -> None:
+    some = [job(Config(16, 16, 1, 1)), job(Config(16, 32, 1, 1))]
+    workers.ahead(some)
+    assert [c.error for c in workers.compile(some)] == ["", ""]
+    ranking = Ranking(some[0].attention, some[0].problem, "bf16", gpu_of("h200"), "forward", 4)
+    configs = workers.ask(ranking).result()
+    assert len(configs) == 4
+    assert len(set(configs)) == 4
 
 
 def test_what_does_not_fit_is_said(workers: Workers) -> None:
     f = attndsl.load(SPEC)
     gpu = gpu_of("sm_89")
-    made = Predictions(f.simplified, f.problem(L=512, D=256), "bf16", "forward", gpu, workers)
-    large = Config(64, 64, 4, 4)
-    assert made.compile([large])[large] == "shared memory holds 1 stages"
+    safe, large = Config(64, 64, 4, 3), Config(64, 64, 4, 4)
+    made = Predictions(f.simplified, f.problem(L=512, D=256), "bf16", "forward", gpu, workers, safe)
+    found = made.compile([safe, large])
+    assert found[large] == "shared memory holds 1 stages"
+    assert found[safe] == "", "what runs untuned runs with as many as fit"
+
+
+def test_warps_that_are_not_specialised_are_no_candidate(workers: Workers) -> None:
+    f = attndsl.load("attention table(input t: f32[L]) { score s + t[k] }")
+    wished = Config(128, 64, 4, 2, specialize=True)
+    made = Predictions(
+        f.simplified, f.problem(L=512, D=64), "bf16", "forward", gpu_of("h200"), workers, Config(64, 64, 4, 3)
+    )
+    said = made.compile([wished])[wished]
+    assert said == "warps are not specialised: vectors of inputs are loaded by pointers"
 
 
 def test_a_prediction_for_a_gpu_that_is_not_here(root: Path) -> None:
     f = attndsl.load(SPEC)
     problem = f.problem(L=64, D=16)
-    (entry,) = predict_passes(f.simplified, "causal", problem, "bf16", ["forward"], gpu_of("sm_80"), 0.0)
+    (entry,) = predict_passes(f.simplified, "causal", problem, "bf16", ["dkdv"], gpu_of("sm_80"), 0.0)
     assert entry.best is not None
     assert not entry.measured
     assert entry.key.machine.name == "NVIDIA A100-SXM4-80GB"
     assert "registers" in entry.timings[entry.best].note
     assert Store().read(entry.key) == entry
-    with pytest.raises(ValueError, match="decode"):
-        predict_passes(f.simplified, "causal", problem, "bf16", ["decode"], gpu_of("sm_80"), 0.0)

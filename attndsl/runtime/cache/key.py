@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from math import log2
@@ -160,13 +160,24 @@ def digest(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def kernels_version() -> str:
-    """A hash of what writes kernels: templates, code generation, what simplifies and plans."""
+    """A hash of what writes kernels: templates, code generation, launches."""
     package = Path(attndsl.__file__).parent
     templates = next((p for p in (package / "templates", package.parent / "templates") if p.is_dir()), None)
     files = [*(package / "codegen").glob("*.py"), *(package / "runtime" / "triton").glob("*.py")]
     if templates is not None:
         files += (templates / "triton").glob("*.j2")
-    found = hashlib.sha256(f"{FORMAT} {attndsl.__version__}".encode())
+    return _hash_of(files, "")
+
+
+@lru_cache(maxsize=1)
+def compiler_version() -> str:
+    """A hash of all that decides generated text: what writes kernels, and the IR with its passes."""
+    ir = Path(attndsl.__file__).parent / "ir"
+    return _hash_of(ir.rglob("*.py"), kernels_version())
+
+
+def _hash_of(files: Iterable[Path], before: str) -> str:
+    found = hashlib.sha256(f"{FORMAT} {attndsl.__version__}{before}".encode())
     for path in sorted(files, key=lambda p: p.name):
         found.update(path.name.encode())
         found.update(path.read_bytes())

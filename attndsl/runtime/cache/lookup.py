@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -33,10 +33,11 @@ class Known:
     sized: bool = True
 
 
-def lookup(key: Key, default: str = "", store: Store | None = None) -> Known | None:
-    """What is known for a key; None where nothing is, and the default decides. `default` is its label: an entry of
+def lookup(key: Key, default: Callable[[], str] | None = None, store: Store | None = None) -> Known | None:
+    """What is known for a key; None where nothing is, and the default decides. `default` tells its label: an entry of
     another version that never compared it says nothing."""
     store = store or Store()
+    default = lru_cache(maxsize=1)(default or str)
     own = store.read(key)
     if own is not None and own.config is not None and own.measured:
         return Known(own.config, "tuned", _said(own))
@@ -48,7 +49,7 @@ def lookup(key: Key, default: str = "", store: Store | None = None) -> Known | N
     return _nearest(key, [*store.entries(key.family), *every_shipped_entry()], default)
 
 
-def _nearest(key: Key, entries: list[Entry], default: str) -> Known | None:
+def _nearest(key: Key, entries: list[Entry], default: Callable[[], str]) -> Known | None:
     best: tuple[float, str, Entry] | None = None
     for entry in entries:
         far = distance(key, entry.key)
@@ -69,10 +70,10 @@ def _nearest(key: Key, entries: list[Entry], default: str) -> Known | None:
     return Known(entry.config, origin, _said(entry) + _differs(key, entry.key), same, sized)
 
 
-def _trusted(key: Key, entry: Entry, default: str) -> bool:
+def _trusted(key: Key, entry: Entry, default: Callable[[], str]) -> bool:
     """Whether a configuration that was right and best there is so here: what the Triton compiler itself makes of warp
     specialisation was checked for one version of it, and other kernels may have another default."""
-    if default and key.kernels != entry.key.kernels and default not in entry.timings:
+    if key.kernels != entry.key.kernels and default() and default() not in entry.timings:
         return False
     return not (entry.config or {}).get("specialize") or key.triton == entry.key.triton
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from attndsl.runtime.cache.entry import Entry, dump, parse
-from attndsl.runtime.cache.files import LOCK, clean, leftovers, locked, read_file, write_file
-from attndsl.runtime.cache.folder import part, warn
+from attndsl.runtime.cache.files import LOCK, leftovers, locked, read_file, write_file
+from attndsl.runtime.cache.folder import warn
 from attndsl.runtime.cache.key import Key
+from attndsl.runtime.cache.tidy import clean_part
 
 FOLDER = "tuned"
-_cleaned: set[tuple[int, str]] = set()
 _unkept: dict[Key, Entry] = {}
 """What could not be written, for the rest of this process."""
 _generation = 0
@@ -35,11 +34,7 @@ class Store:
 
     def folder(self, *, make: bool = False) -> Path | None:
         """The folder of entries; cleaned of what killed processes left when this process first sees it."""
-        found = part(FOLDER, make=make)
-        if found is not None and (os.getpid(), str(found)) not in _cleaned:
-            _cleaned.add((os.getpid(), str(found)))
-            clean(found)
-        return found
+        return clean_part(FOLDER, make=make)
 
     def read(self, key: Key) -> Entry | None:
         """The entry of a key; None where there is none that can be read."""

@@ -63,7 +63,7 @@ class CallFrame:
         self.scalars = {s.name: _scalar(call.scalars[s.name], s.kind) for s in attention.scalars}
         self.sources = {n: self._source(n) for f in module.functions for n in f.names("tensor")}
         self.prefixes = {n: self._prefix(n) for f in module.functions for n in f.names("prefix")}
-        self._buffer: Tensor | None = None
+        self._buffers: dict[str, Tensor] = {}
 
     def _source(self, name: str) -> TensorSource:
         if name in ("Q", "K", "V"):
@@ -93,11 +93,12 @@ class CallFrame:
                     return len(node.indices)
         raise KeyError(name)
 
-    def buffer(self, count: int) -> Tensor:
-        """Room for numbers that one step of the call computes; the next step has the same room."""
-        if self._buffer is None or self._buffer.numel() < count:
-            self._buffer = torch.empty(count, dtype=self.dtype)
-        return self._buffer[:count]
+    def buffer(self, count: int, name: str = "") -> Tensor:
+        """Room for numbers that one step of the call computes; the next step has the same room of that name."""
+        found = self._buffers.get(name)
+        if found is None or found.numel() < count:
+            found = self._buffers[name] = torch.empty(count, dtype=self.dtype)
+        return found[:count]
 
     def gradients(self) -> dict[str, Tensor]:
         """What tapes collected, by input (and `q`, `k`, `v` where they were read as tensors), in compute precision."""
@@ -147,6 +148,15 @@ class TileFrame:
     common: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Parts of the bias that all heads share."""
     known_masks: list[tuple[int, int, Tensor]] | None = None
+    leaves: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """What compiled C reads that all heads share."""
+
+    def take(self, other: TileFrame) -> None:
+        """What the same rows and columns of other heads have in common with these."""
+        if other.batch is not self.batch or self.call.offset.shape[0] > 1:
+            return
+        self.index.update({n: other.index[n] for n in ("row", "q", "k") if n in other.index})
+        self.common, self.leaves = other.common, other.leaves
 
     @staticmethod
     def of(call: CallFrame, batch: Batch, heads: HeadTensors) -> TileFrame:

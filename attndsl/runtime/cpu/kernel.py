@@ -15,6 +15,7 @@ from attndsl.codegen.cpu import CpuModule, generate
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call, Kept, Saved
 from attndsl.runtime.cpu import flash, scan, scan_backward
+from attndsl.runtime.cpu.compiled import NativeKernel
 from attndsl.runtime.cpu.frame import (
     CallFrame,
     HeadTensors,
@@ -26,7 +27,10 @@ from attndsl.runtime.cpu.frame import (
 from attndsl.runtime.cpu.general import general_backward, general_forward, output_backward, output_forward
 from attndsl.runtime.cpu.part import Batch, Selection
 from attndsl.runtime.cpu.rows import NEVER, SLAB_PAIRS, TileGradients, softmax_backward, softmax_forward
-from attndsl.runtime.cpu.schedule import ScheduleCache
+from attndsl.runtime.cpu.schedule import NATIVE_PAIRS, ScheduleCache, Way
+from attndsl.runtime.cpu.widths import is_wide
+from attndsl.runtime.native.choice import large_enough
+from attndsl.runtime.native.store import library
 from attndsl.runtime.state import State
 from attndsl.schedule.legalise import ScanForm
 from attndsl.schedule.plan import Plan
@@ -143,13 +147,32 @@ class CpuKernel:
         """What the functions of a scan see of a call."""
         return self.frame(call, wants, self.module.of_scan)
 
-    def steps(self, frame: CallFrame, plan: Plan, by_flash: bool, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Step]:
+    def native(self, call: Call, plan: Plan, backward: bool = False) -> NativeKernel | None:
+        """The compiled C that runs the tiles of this call, if any does."""
+        module = self.module.native
+        if isinstance(module, str) or (backward and module.backward_gap) or not large_enough(pairs_of(call, plan)):
+            return None
+        if compute_dtype(call.q.dtype) != torch.float32:
+            return None
+        if self.uses_flash(call) and (self.module.bias is None or call.q.dtype != torch.float32):
+            return None
+        wide = is_wide(module, self.attention, call)
+        found = library(module.source(wide))
+        return None if found is None else NativeKernel(module, found, wide)
+
+    def steps(self, frame: CallFrame, plan: Plan, way: Way, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Step]:
         """Head class by head class, and in each its batches of row tiles."""
         call = frame.call
         B, H = call.q.shape[:2]
-        for entry in self._schedules.get(plan, call, by_flash):
+        for entry in self._schedules.get(plan, call, way):
             chosen = Selection.of(entry.heads, B, H, call.k.shape[1])
-            yield Step(chosen, HeadTensors.of(chosen, q, k, v), lambda e=entry: e.batches(frame))
+            yield Step(chosen, HeadTensors.of(chosen, q, k, v), lambda e=entry: e.batches(frame), way)
+
+
+def pairs_of(call: Call, plan: Plan) -> float:
+    """Pairs in the boxes that a call visits, of all batches and heads."""
+    B, H, Lq = call.q.shape[:3]
+    return B * H * Lq * call.k.shape[2] * (plan.visited / max(1, plan.total))
 
 
 @dataclass(frozen=True)
@@ -159,54 +182,61 @@ class Step:
     chosen: Selection
     heads: HeadTensors
     batches: Callable[[], Iterator[Batch]]
+    way: Way
 
     def tiles(self, frame: CallFrame, width: int, chunked: bool, tiles: int) -> Iterator[tuple[TileFrame, Slices]]:
         """Batches, of all heads and at most `tiles` tiles; or `chunked`, cut so that one holds about TILE_PAIRS pairs,
         each of `width` numbers."""
-        shared_by: Batch | None = None
-        shared: dict[str, Tensor] = {}
+        last: TileFrame | None = None
         for batch in self.batches():
-            for part, at in _cut(batch, tuple(self.heads.q.shape[:3]), width, chunked, tiles):
+            for part, at in self._cut(batch, width, chunked, tiles):
                 tile = TileFrame.of(frame, part, self.heads.part(*at))
-                if frame.module.common and part.col_count:
-                    if part is not shared_by or frame.offset.shape[0] > 1:
-                        shared_by, shared = part, tile.shares()
-                    tile.common = shared
+                if last is not None:
+                    tile.take(last)
+                if self.way == "flash" and frame.module.common and part.col_count and not tile.common:
+                    tile.common = tile.shares()
+                last = tile
                 yield tile, at
+
+    def _cut(self, batch: Batch, width: int, chunked: bool, tiles: int) -> Iterator[tuple[Batch, Slices]]:
+        B, G, R = self.heads.q.shape[:3]
+        if not chunked:
+            for t in range(0, batch.tiles, tiles):
+                part = batch if batch.tiles <= tiles else batch.part(t, min(batch.tiles, t + tiles))
+                yield part, (slice(0, B), slice(0, G), slice(0, R))
+            return
+        room = max(1, self._room_of(batch) // max(1, batch.pairs * width))
+        r = min(R, room)
+        g = min(G, max(1, room // R))
+        b = min(B, max(1, room // (R * G)))
+        t = min(batch.tiles, max(1, room // (R * G * B)))
+        for t0 in range(0, batch.tiles, t):
+            part = batch if t == batch.tiles else batch.part(t0, min(batch.tiles, t0 + t))
+            for b0 in range(0, B, b):
+                for g0 in range(0, G, g):
+                    for r0 in range(0, R, r):
+                        yield part, (slice(b0, b0 + b), slice(g0, g0 + g), slice(r0, r0 + r))
+
+    def _room_of(self, batch: Batch) -> int:
+        if self.way == "native":
+            return NATIVE_PAIRS
+        return TILE_PAIRS if batch.pairs <= SLAB_PAIRS else 1
 
 
 Slices = tuple[slice, slice, slice]
-
-
-def _cut(batch: Batch, heads: tuple[int, ...], width: int, chunked: bool, tiles: int) -> Iterator[tuple[Batch, Slices]]:
-    B, G, R = heads
-    if not chunked:
-        for t in range(0, batch.tiles, tiles):
-            part = batch if batch.tiles <= tiles else batch.part(t, min(batch.tiles, t + tiles))
-            yield part, (slice(0, B), slice(0, G), slice(0, R))
-        return
-    room = max(1, TILE_PAIRS // max(1, batch.pairs * width)) if batch.pairs <= SLAB_PAIRS else 1
-    r = min(R, room)
-    g = min(G, max(1, room // R))
-    b = min(B, max(1, room // (R * G)))
-    t = min(batch.tiles, max(1, room // (R * G * B)))
-    for t0 in range(0, batch.tiles, t):
-        part = batch if t == batch.tiles else batch.part(t0, min(batch.tiles, t0 + t))
-        for b0 in range(0, B, b):
-            for g0 in range(0, G, g):
-                for r0 in range(0, R, r):
-                    yield part, (slice(b0, b0 + b), slice(g0, g0 + g), slice(r0, r0 + r))
 
 
 class _Forward:
     def __init__(self, kernel: CpuKernel, call: Call, plan: Plan, need_lse: bool, save: bool) -> None:
         self.kernel, self.call, self.plan = kernel, call, plan
         self.frame = kernel.frame(call)
-        self.flash = kernel.uses_flash(call)
+        self.native = kernel.native(call, plan)
+        can_flash = kernel.uses_flash(call)
+        self.flash = can_flash and self.native is None
         module = kernel.module
         B, H, Lq = call.q.shape[:3]
         shape = (B, H, Lq, call.v.shape[-1])
-        self.need_lse = need_lse or (save and self.flash)
+        self.need_lse = need_lse or (save and can_flash)
         self.keep_raw = save and module.output is not None
         self.out = torch.zeros(shape, dtype=call.q.dtype)
         self.raw = torch.zeros(shape, dtype=self.frame.dtype) if self.keep_raw else None
@@ -218,9 +248,8 @@ class _Forward:
         call = self.call
         if self.out.numel() or (self.lse is not None and self.lse.numel()):
             dtype = call.q.dtype if self.flash else self.frame.dtype
-            for step in self.kernel.steps(
-                self.frame, self.plan, self.flash, call.q, call.k.to(dtype), call.v.to(dtype)
-            ):
+            way = _way(self.native, self.flash)
+            for step in self.kernel.steps(self.frame, self.plan, way, call.q, call.k.to(dtype), call.v.to(dtype)):
                 self._step(step)
         saved = [x for x in ((self.raw if self.keep_raw else self.out), self.lse) if x is not None] if self.save else []
         return self.out, self.lse if self.asked else None, tuple(saved)
@@ -242,6 +271,8 @@ class _Forward:
         if tile.batch.col_count == 0:
             o = torch.zeros((*tile.shape[:5], self.call.v.shape[-1]), dtype=self.frame.dtype)
             e = None
+        elif self.native is not None:
+            o, e = self.native.forward(tile, scale)
         elif self.flash:
             o, e = flash.flash_forward(tile, scale)
             o = flash.sink_forward(tile, o, e)
@@ -257,6 +288,10 @@ class _Forward:
         tile.batch.put_rows(out, o)
         if lse is not None and e is not None:
             tile.batch.put_rows(lse, e)
+
+
+def _way(native: NativeKernel | None, flash: bool) -> Way:
+    return "native" if native is not None else "flash" if flash else "rows"
 
 
 def _part(chosen: Selection, whole: Tensor | None) -> Tensor | None:
@@ -292,7 +327,12 @@ class _Backward:
         self.flash = (
             kernel.uses_flash(call) and grad_lse is None and not bias_reads & wanted and flash.accurate(self.lse)
         )
-        self.flash = self.flash and (module.sink is None or call.q.dtype in (torch.float32, torch.float64))
+        self.native = kernel.native(call, plan, backward=True)
+        self.flash = (
+            self.flash
+            and self.native is None
+            and (module.sink is None or call.q.dtype in (torch.float32, torch.float64))
+        )
         shape = (*call.q.shape[:3], call.v.shape[-1])
         self.grad_out = torch.zeros(shape, dtype=call.q.dtype) if grad_out is None else grad_out
         self.grad_lse = None if grad_lse is None else grad_lse.to(self.frame.dtype)
@@ -302,9 +342,8 @@ class _Backward:
         call = self.call
         if self.grad_out.numel() or prod(call.q.shape[:3]):
             dtype = call.q.dtype if self.flash else self.frame.dtype
-            for step in self.kernel.steps(
-                self.frame, self.plan, self.flash, call.q, call.k.to(dtype), call.v.to(dtype)
-            ):
+            way = _way(self.native, self.flash)
+            for step in self.kernel.steps(self.frame, self.plan, way, call.q, call.k.to(dtype), call.v.to(dtype)):
                 self._step(step)
         found = self.frame.gradients()
         for name, total in zip("qkv", self.totals, strict=True):
@@ -357,6 +396,8 @@ class _Backward:
             if "Q" in more:
                 vectors["Q"] = vectors["Q"] + more["Q"] if "Q" in vectors else more["Q"]
             grads = flash.flash_backward(tile, scale, grad_out.to(dtype), raw.to(dtype), lse)
+        elif self.native is not None:
+            grads = self.native.backward(tile, scale, grad_out.to(self.frame.dtype), grad_lse)
         else:
             rule = softmax_backward if module.weight is None else general_backward
             grads = rule(tile, scale, grad_out.to(self.frame.dtype), grad_lse)

@@ -94,13 +94,13 @@ def _softmax(
     return weights if out is None else out.copy_(weights), top
 
 
-def _products_in_place(tile: TileFrame, rows: Tensor, cols: Tensor, scale: float) -> Tensor:
+def products_in_place(tile: TileFrame, rows: Tensor, cols: Tensor, scale: float, name: str = "") -> Tensor:
     """`products` in a buffer of the call, whose pages are there already; not to be kept."""
     rows = rows.flatten(3, 4)
     b, g, t, m, _ = rows.shape
     n = cols.shape[-2]
-    out = tile.call.buffer(b * g * t * m * n).view(b * g * t, m, n)
-    rows = (rows * scale).reshape(b * g * t, m, -1)
+    out = tile.call.buffer(b * g * t * m * n, name).view(b * g * t, m, n)
+    rows = (rows if scale == 1.0 else rows * scale).reshape(b * g * t, m, -1)
     torch.bmm(rows, cols.reshape(b * g * t, n, -1).transpose(-1, -2), out=out)
     return out.view(tile.shape)
 
@@ -108,7 +108,7 @@ def _products_in_place(tile: TileFrame, rows: Tensor, cols: Tensor, scale: float
 def softmax_forward(tile: TileFrame, scale: float, need_lse: bool) -> tuple[Tensor, Tensor | None]:
     """The weighted sum [b, g, tiles, r, rows, Dv] and lse [.., rows] for exp(score) / sum."""
     q, k, v = tile_tensors(tile)
-    s = _products_in_place(tile, q, k, scale)
+    s = products_in_place(tile, q, k, scale)
     function = tile.call.module.score
     run = None if function is None else tile.run_by_rows(function, s)
     hidden = [(lo, hi, ~m) for lo, hi, m in tile.masks()]

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from threading import Lock
+from typing import Literal as Lit
 
 from attndsl.runtime.call import Call
 from attndsl.runtime.cpu.flash import mask_added
@@ -25,15 +26,21 @@ WHOLE_ROWS = 128
 """Rows of a tile for products on whole rows."""
 BIAS_PAIRS = 1 << 22
 """Pairs of a tile whose bias is written out: large enough for the flash kernel's large blocks."""
+NATIVE_PAIRS = 1 << 21
+"""Pairs of a tile for compiled C: products of many rows are fastest, and their buffer should stay in the last cache."""
 KEPT_BYTES = 16 << 20
 """Index lists and masks kept per head class; beyond it they are made anew in each call."""
+
+
+Way = Lit["rows", "flash", "native"]
+"""Who runs tiles: torch operations on whole rows, torch's flash kernel (with masks as numbers), or compiled C."""
 
 
 class Schedule:
     """The batches of one head class."""
 
-    def __init__(self, plan: Plan, heads: HeadClass, with_masks: bool) -> None:
-        self.plan, self.heads, self.with_masks = plan, heads, with_masks
+    def __init__(self, plan: Plan, heads: HeadClass, way: Way) -> None:
+        self.plan, self.heads, self.way = plan, heads, way
         self._kept: list[Batch] | None = None
         self._too_large = False
 
@@ -57,11 +64,12 @@ class Schedule:
     def _made(self, frame: CallFrame) -> Iterator[Batch]:
         trimmed = index_only(frame)
         rows = TRIMMED_ROWS if trimmed else MAX_ROWS
-        tiles = row_tiles(self.plan, self.heads, rows if self.with_masks else WHOLE_ROWS)
-        if self.with_masks:
+        tiles = row_tiles(self.plan, self.heads, WHOLE_ROWS if self.way == "rows" else rows)
+        if self.way != "rows":
             rows = FULL_ROWS
-            if frame.module.bias is not None:
-                rows = max(MAX_ROWS, min(rows, BIAS_PAIRS // max(1, frame.call.k.shape[2])))
+            if self.way == "native" or frame.module.bias is not None:
+                most = NATIVE_PAIRS if self.way == "native" else BIAS_PAIRS
+                rows = max(MAX_ROWS, min(rows, most // max(1, frame.call.k.shape[2])))
             tiles = merged(tiles, rows)
         if frame.module.output is not None:
             tiles = with_all_rows(tiles, frame.call.q.shape[2])
@@ -69,7 +77,7 @@ class Schedule:
             yield from batches(tiles, MAX_TILES)
             return
         for batch in batches(refined(tiles, frame), MAX_TILES):
-            yield replace(batch, added=mask_added(frame, batch)) if self.with_masks and batch.partial else batch
+            yield replace(batch, added=mask_added(frame, batch)) if self.way == "flash" and batch.partial else batch
 
 
 def index_only(frame: CallFrame) -> bool:
@@ -92,19 +100,19 @@ class ScheduleCache:
 
     def __init__(self, capacity: int = 8) -> None:
         self._capacity = capacity
-        self._known: OrderedDict[tuple[int, bool], tuple[Plan, list[Schedule]]] = OrderedDict()
+        self._known: OrderedDict[tuple[int, Way], tuple[Plan, list[Schedule]]] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, plan: Plan, call: Call, with_masks: bool) -> list[Schedule]:
+    def get(self, plan: Plan, call: Call, way: Way) -> list[Schedule]:
         """The schedules of a plan's head classes."""
-        key = (id(plan), with_masks)
+        key = (id(plan), way)
         with self._lock:
             found = self._known.get(key)
             if found is not None:
                 self._known.move_to_end(key)
                 return found[1]
         B, H = call.q.shape[:2]
-        made = [Schedule(plan, c, with_masks) for c in head_classes(plan.forward.pieces, B, H)]
+        made = [Schedule(plan, c, way) for c in head_classes(plan.forward.pieces, B, H)]
         with self._lock:
             self._known[key] = (plan, made)
             while len(self._known) > self._capacity:

@@ -13,18 +13,19 @@ from torch import Tensor
 
 from attndsl.codegen.expr_triton import Level, UnsupportedError
 from attndsl.codegen.triton import TritonModule, input_ranks, unsupported
-from attndsl.codegen.triton_backward import BackwardForm, generate_sweep, stats_of
+from attndsl.codegen.triton_backward import BackwardForm, stats_of
 from attndsl.codegen.triton_gradient import terms
-from attndsl.codegen.triton_prepare import generate_prepare
 from attndsl.codegen.triton_slots import Slots
 from attndsl.codegen.triton_weight import Rule, rule_of, vector_free
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.collect import Collected, deterministic
-from attndsl.runtime.triton.config import Config, Pass
+from attndsl.runtime.triton.config import Config, Pass, apart
+from attndsl.runtime.triton.generated import backward_module
 from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, launch
 from attndsl.runtime.triton.locate import Locator
-from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, exact, form_of
+from attndsl.runtime.triton.machine import machine_of
+from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, dtype_of, exact, form_of
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
@@ -82,17 +83,17 @@ class Backward:
         """The generated code of a kernel, made once; None where there is nothing to do."""
         key = step, backward
         if key not in self._modules:
-            make = generate_prepare if step == "prepare" else generate_sweep
-            self._modules[key] = make(self.attention, backward)
+            self._modules[key] = backward_module(step, self.attention, backward)
         return self._modules[key]
 
-    def launches(self, call: Call, plan: Plan | None, step: str) -> tuple[Plan | None, tuple[OnDevice, ...]]:
+    def launches(
+        self, call: Call, plan: Plan | None, config: Config, *, turned: bool
+    ) -> tuple[Plan | None, tuple[OnDevice, ...]]:
         """The plan of a sweep, in boxes of its configuration, and its tables."""
-        known: tuple[Plan | None, tuple[OnDevice, ...]] | None = call.memo.get(("sweeps", step))
+        place = "sweeps", turned, config
+        known: tuple[Plan | None, tuple[OnDevice, ...]] | None = call.memo.get(place)
         if known is not None:
             return known
-        turned = step == "dkdv"
-        config = self.config("dkdv" if turned else "dq", call)
         sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
         tiling = Tiling(*sizes, config.q_box, config.k_box)
         if plan is None:
@@ -101,7 +102,7 @@ class Backward:
         else:
             own = plan.tiled(tiling)
             found = own, self._sweeps.of(call, own, config.rows, turned=turned, spans=True)
-        call.memo["sweeps", step] = found
+        call.memo[place] = found
         return found
 
     def summed(self, wanted: frozenset[str], levels: tuple[Level, ...]) -> bool:
@@ -146,16 +147,30 @@ class _Run:
         self.grad_lse = grad_lse is not None
         stats = stats_of(rule, self.grad_lse)
         if stats:
-            size = (len(stats), *call.q.shape[:3])
+            # rows of 16 bytes, so that they can be loaded as boxes
+            size = (len(stats), *call.q.shape[:2], -(-call.q.shape[2] // 4) * 4)
             self.given["stats"] = torch.empty(size, dtype=torch.float32, device=call.q.device)
         floats = {n for n, t in call.inputs.items() if t.is_floating_point()}
         self.wanted = frozenset(needs & floats)
+        self.buffers: dict[int, Tensor] = {}
         self.collected = Collected(call, deterministic())
+        self.dq, self.dkdv = backward.config("dq", call), backward.config("dkdv", call)
+        self.fused = bool(self.dkdv.fused) and self._may_fuse()
+        if self.dkdv.fused and not self.fused:
+            machine = machine_of(call.q.device)
+            capability = 90 if machine is None else machine.capability
+            dtype = dtype_of(backward.attention, call)
+            self.dkdv = apart(self.dkdv, dtype, call.q.shape[-1], call.v.shape[-1], capability)
+
+    def _may_fuse(self) -> bool:
+        """Whether one sweep over keys finds all that is asked for."""
+        both = "q" in self.needs and bool({"k", "v"} & self.needs)
+        return both and not self.collected.deterministic and not self._summed(Level.UNIFORM, Level.ROW, Level.PAIR)
 
     def result(self) -> dict[str, Tensor]:
         """All gradients."""
         call, needs = self.call, self.needs
-        _, rows = self.backward.launches(call, self.plan, "dq")
+        _, rows = self.backward.launches(call, self.plan, self.dq, turned=False)
         self._fill(rows)
         if self.backward.attention.output is not None:
             self.given["do"] = torch.empty_like(self.given["grad"])
@@ -165,17 +180,23 @@ class _Run:
         if "q" in needs or self._summed(Level.UNIFORM, Level.ROW, Level.PAIR):
             results["q"] = self._output(call.q, rows)
             self.given["dq"] = results["q"]
-            for found in rows:
+            if self.fused:
+                shape = call.q.shape
+                self.given["dq_sums"] = torch.zeros(shape, dtype=torch.float32, device=call.q.device)
+            for found in rows if not self.fused else ():
                 if found.tables.pieces:
                     self._launch("dq", found)
         if {"k", "v"} & needs or self._summed(Level.COLUMN):
-            _, columns = self.backward.launches(call, self.plan, "dkdv")
+            _, columns = self.backward.launches(call, self.plan, self.dkdv, turned=True)
             self._fill(columns)
             results["k"], results["v"] = self._output(call.k, columns), self._output(call.v, columns)
             self.given |= {"dk": results["k"], "dv": results["v"]}
             for found in columns:
                 if found.tables.pieces:
                     self._launch("dkdv", found)
+        if self.fused:
+            for found in rows:
+                self._launch("finish", found)
         if call.scale == 0.0:
             # kernels have a tiny one in its place
             results |= {n: torch.zeros_like(results[n]) for n in ("q", "k") if n in results}
@@ -185,7 +206,7 @@ class _Run:
         """Have the tables of a sweep made where every call makes its own."""
         for one in found:
             if one.located is not None:
-                self.given[TABLES] = one.located.fill(self.call)
+                self.buffers[id(one)] = one.located.fill(self.call)
 
     def _summed(self, *levels: Level) -> bool:
         return bool(self.wanted) and self.backward.summed(self.wanted, levels)
@@ -196,7 +217,10 @@ class _Run:
         return (torch.empty if whole else torch.zeros)(like.shape, dtype=like.dtype, device=like.device)
 
     def _launch(self, step: str, found: OnDevice) -> None:
-        key = "backward", step, id(found), self.wanted, self.grad_lse, self.collected.deterministic
+        config = self.dkdv if step == "dkdv" else self.dq
+        if found.located is not None:
+            self.given[TABLES] = self.buffers[id(found)]
+        key = "backward", step, id(found), config, self.wanted, self.grad_lse, self.collected.deterministic
         known: tuple[Prepared, TritonModule, OnDevice] | Literal["nothing"] | None = self.call.memo.get(key)
         if known is None:
             self.call.memo[key] = self._first(step, found)
@@ -209,18 +233,18 @@ class _Run:
     def _first(self, step: str, found: OnDevice) -> tuple[Prepared, TritonModule, OnDevice] | Literal["nothing"]:
         """Run a kernel for the first time. Returns what the next time needs."""
         call, turned = self.call, step == "dkdv"
-        config = self.backward.config("dkdv" if turned else "dq", call)
-        others = (
-            [self.given["do"], *([self.given["dk"], self.given["dv"]] if turned else [self.given["dq"]])]
-            if (step != "prepare")
-            else []
-        )
+        config = self.dkdv if turned else self.dq
+        bare = step in ("prepare", "finish")
+        others = [] if bare else [self.given[n] for n in ("do", *(("dk", "dv") if turned else ("dq",)))]
         form = form_of(self.backward.attention, call, found.tables, *others, turned=turned)
-        if step == "prepare":
+        if bare:
             form = replace(form, pieces=(), tma=False, aligned=False)
-        module = self.backward.module(
-            step, BackwardForm(form, self.wanted, self.grad_lse, self.collected.deterministic)
+        wanted = frozenset[str]() if step == "finish" else self.wanted
+        fused = turned and self.fused
+        made = BackwardForm(
+            form, wanted, self.grad_lse, self.collected.deterministic, fused, fused and config.fused == "boxes"
         )  # fmt: skip
+        module = self.backward.module(step, made)
         if module is None:
             return "nothing"
         given = {**self.given, **self.collected.targets(module.slots, found.tables.tiles)}

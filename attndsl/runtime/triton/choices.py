@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from attndsl.ir.attention import Attention
 from attndsl.runtime.cache.key import Key, Machine, bucket_of, hashes, kernels_version
 from attndsl.runtime.cache.lookup import Known, Origin, lookup
 from attndsl.runtime.cache.store import generation
-from attndsl.runtime.triton.config import Config, Pass, choose, forced
+from attndsl.runtime.triton.config import Config, Pass, Visits, all_forced, choose, forced
 from attndsl.runtime.triton.labels import config_of, label
 from attndsl.runtime.triton.machine import triton_version
+from attndsl.runtime.triton.visits import visits_of
+from attndsl.schedule.problem import Problem
 
 MOST = 4096
 """Calls of different sizes that are remembered."""
@@ -27,6 +30,8 @@ class Facts:
     sizes: Mapping[str, int]
     q_extents: Mapping[str, tuple[int, ...]]
     k_extents: Mapping[str, tuple[int, ...]]
+    visits: Callable[[], Visits] | None = None
+    """Of calls on a line."""
 
     @property
     def memo(self) -> tuple[object, ...]:
@@ -34,6 +39,13 @@ class Facts:
         s = self.sizes
         numbers = (s["B"], s["H"], s["Hkv"], s["Lq"], s["Lk"], s["D"], s["Dv"])
         return self.machine, self.dtype, numbers, tuple(self.q_extents.items()), tuple(self.k_extents.items())
+
+
+def facts_of(attention: Attention, problem: Problem, dtype: str, machine: Machine | None) -> Facts:
+    """The facts of calls of an attention (consts bound, simplified) on a GPU."""
+    if attention.q_space is not None and not problem.moved:
+        return Facts(machine, dtype, problem.sizes, problem.q_extents, problem.k_extents)
+    return Facts(machine, dtype, problem.sizes, {}, {}, partial(visits_of, attention, problem))
 
 
 @dataclass(frozen=True)
@@ -58,8 +70,9 @@ def key_for(attention: Attention, step: Pass, facts: Facts) -> Key:
 
 def untuned(step: Pass, facts: Facts) -> Config:
     """What runs where nothing is known."""
-    capability = 90 if facts.machine is None else facts.machine.capability
-    return choose(step, facts.dtype, facts.sizes["D"], facts.sizes["Dv"], capability)
+    if facts.machine is None:
+        return choose(step, facts.dtype, facts.sizes["D"], facts.sizes["Dv"])
+    return choose(step, facts.dtype, facts.sizes["D"], facts.sizes["Dv"], facts.machine.capability, facts.visits)
 
 
 def decide(attention: Attention, step: Pass, facts: Facts) -> Choice:
@@ -69,7 +82,7 @@ def decide(attention: Attention, step: Pass, facts: Facts) -> Choice:
         return Choice(asked, "default", "asked for")
     if facts.machine is None:
         return Choice(untuned(step, facts), "default", "no GPU")
-    found = lookup(key_for(attention, step, facts), label(untuned(step, facts)))
+    found = lookup(key_for(attention, step, facts), lambda: label(untuned(step, facts)))
     if found is not None:
         try:
             return Choice(_adapted(found), found.origin, found.why)
@@ -84,6 +97,12 @@ def _adapted(known: Known) -> Config:
     if not known.same:
         config = replace(config, q_box=(), k_box=())
     return config if known.sized else replace(config, splits=0)
+
+
+def settings() -> tuple[tuple[tuple[Pass, Config | None], ...], int]:
+    """What decides configurations beside a call: those that are asked for, and how often this process has tuned. What
+    is remembered of a call holds as long as this does."""
+    return all_forced(), generation()
 
 
 class Choices:

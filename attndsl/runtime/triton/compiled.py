@@ -17,14 +17,15 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from threading import local
+from threading import Lock, local
 from typing import Any, TypeVar, cast
 
 from attndsl.runtime.cache.files import write_file
 from attndsl.runtime.cache.folder import part
+from attndsl.runtime.triton.toolchain import stand_ins
 
 FOLDER = "compiled"
-SUMS = "sha256.json"
+SUMS, SEAL = "sha256.json", ".sha256"
 T = TypeVar("T")
 _used = local()
 
@@ -57,12 +58,35 @@ def _manager() -> Any:
             # compiling again replaces every file, one by one: another process may be reading them
             return super().get_group(filename) if _whole(Path(self.cache_dir), filename) else None
 
+        def get_file(self, filename: str) -> str | None:
+            # a launcher, which is loaded as a library: half of one takes the process with it
+            found = super().get_file(filename)
+            return found if found is None or not _library(filename) or _sealed(Path(found)) else None
+
+        def put(self, data: Any, filename: str, binary: bool = True) -> str:
+            path = super().put(data, filename, binary)
+            if _library(filename):
+                write_file(Path(path + SEAL), _sum(Path(path)).encode())
+            return path
+
         def put_group(self, filename: str, group: dict[str, str]) -> str:
             sums = {name: _sum(Path(path)) for name, path in group.items()}
             write_file(Path(self.cache_dir) / SUMS, json.dumps({filename: sums}).encode())
             return super().put_group(filename, group)
 
     return Checked
+
+
+def _library(filename: str) -> bool:
+    return filename.endswith(".so")
+
+
+def _sealed(path: Path) -> bool:
+    """Whether a library is the one that was written."""
+    try:
+        return Path(str(path) + SEAL).read_text() == _sum(path)
+    except (OSError, ValueError):
+        return False
 
 
 def _whole(home: Path, filename: str) -> bool:
@@ -91,17 +115,47 @@ def _keys() -> list[Path]:
 @contextmanager
 def our_cache() -> Generator[None]:
     """Kernels compiled within are looked for, and kept, in our cache. Who chose a manager of his own keeps it."""
-    from triton import knobs
-
-    if knobs.cache.manager_class is not None:
-        yield
-        return
-    # not by assignment, which would write the environment too
-    vars(knobs.cache)["manager_class"] = _manager()
+    _enter()
     try:
         yield
     finally:
-        vars(knobs.cache).pop("manager_class", None)
+        _leave()
+
+
+_lock = Lock()
+_within = 0
+_before: dict[Any, dict[str, Any]] = {}
+"""What modules of Triton had, while any thread is within."""
+
+
+def _enter() -> None:
+    global _within
+    from triton import knobs
+
+    with _lock:
+        _within += 1
+        if _within > 1 or knobs.cache.manager_class is not None:
+            return
+        # not by assignment, which would write the environment too
+        vars(knobs.cache)["manager_class"] = _manager()
+        for module, functions in stand_ins().items():
+            _before[module] = {name: getattr(module, name) for name in functions}
+            vars(module).update(functions)
+
+
+def _leave() -> None:
+    global _within
+    from triton import knobs
+
+    with _lock:
+        _within -= 1
+        if _within:
+            return
+        if vars(knobs.cache).get("manager_class") is _manager():
+            vars(knobs.cache).pop("manager_class", None)
+        for module, functions in _before.items():
+            vars(module).update(functions)
+        _before.clear()
 
 
 def compiling(run: Callable[[], T], forget: Callable[[], None]) -> T:

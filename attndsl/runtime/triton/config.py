@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,7 +24,9 @@ class Config:
     `splits`, for `decode`: over how many programs the keys of a row are split; 0 leaves it to the shape. `registers` is
     the most that a thread may have, so that several programs fit a multiprocessor; 0 leaves it to the compiler.
     `mixed`: in the forward pass one of four exponentials is a polynomial, as the unit of exponentials is what tiles of
-    small heads wait for (the trick is FlashAttention-4's)."""
+    small heads wait for (the trick is FlashAttention-4's). `fused`, for `dkdv`: dq is computed along with dk and dv,
+    five products instead of seven, in sums that programs add to in no order, whole `boxes` at a time or `elements`;
+    calls that must be deterministic, or want gradients that only `dq` finds, run both passes."""
 
     rows: int
     columns: int
@@ -36,6 +38,7 @@ class Config:
     splits: int = 0
     registers: int = 0
     mixed: bool = False
+    fused: Lit["", "boxes", "elements"] = ""
 
     def options(self, stages: int) -> dict[str, int]:
         """What Triton's compiler is told, with as many stages as fit."""
@@ -78,9 +81,36 @@ def forced(step: Pass) -> Config | None:
     return _FORCED.get().get(step)
 
 
-def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Config:
+@dataclass(frozen=True)
+class Visits:
+    """What tiles of a forward pass visit: keys of a tile on average, whether all their boxes are FULL, and whether what
+    is done with a pair is `plain`: softmax of its score as it is, which takes few registers."""
+
+    keys: float
+    bare: bool
+    plain: bool
+
+
+SHORT = 6144
+"""Keys of a tile up to which starting and ending it costs more than what it computes could gain."""
+
+
+def choose(
+    step: Pass, dtype: str, D: int, Dv: int, capability: int = 90, visits: Callable[[], Visits] | None = None
+) -> Config:
     """The configuration of a pass for an element type (`fp16`, `bf16`, `fp32`), head sizes and compute capability
-    (times ten)."""
+    (times ten), where nothing was tuned.
+
+    `visits`, of calls on a line, tells what a forward pass visits. On compute capability 9 and with heads of 64 or 128
+    components it decides, by what was measured on H100 and H200 (`benchmarks/results`):
+
+    - 128, short ranges (windows, documents) of plain softmax: two programs on a multiprocessor, one computes while the
+      other begins or ends;
+    - 128, long ranges: warps of their own for loads, in one loop over all boxes;
+    - 64: such warps where no box has a mask; with masks their one loop computes too much.
+
+    A launch that cannot have such warps (`walks.refusal`), or whose compiled code shows none, runs two loops.
+    """
     asked = forced(step)
     if asked is not None:
         return asked
@@ -98,11 +128,22 @@ def choose(step: Pass, dtype: str, D: int, Dv: int, capability: int = 90) -> Con
         return Config(16, 32 if head <= 128 else 16, 8, 1)
     if capability < 90:
         return Config(128, 64, 4, 2) if head <= 64 else Config(128, 64, 8, 2) if head <= 128 else Config(64, 32, 4, 2)
+    if visits is not None and capability // 10 == 9 and Dv == D and D in (64, 128):
+        seen = visits()
+        if seen.bare or (D == 128 and seen.keys > SHORT):
+            return Config(128, 128, 4, 2, specialize=True)
+        if D == 128 and seen.plain:
+            return Config(128, 64, 8, 2, registers=128)
     if head <= 64:
         return Config(128, 64, 4, 3)
     if head <= 128:
         return Config(128, 128, 8, 3)
     return Config(128, 64, 8, 2)
+
+
+def apart(config: Config, dtype: str, D: int, Dv: int, capability: int = 90) -> Config:
+    """The configuration of `dkdv` where dq is not computed along: this one, or the default beside a fused one."""
+    return _backward("dkdv", dtype, max(D, Dv), capability) if config.fused else config
 
 
 def _backward(step: Pass, dtype: str, head: int, capability: int) -> Config:
@@ -111,10 +152,10 @@ def _backward(step: Pass, dtype: str, head: int, capability: int) -> Config:
         return Config(32, 32, 4, 1)
     if capability < 90:
         return Config(64, 64, 4, 2) if head <= 64 else Config(64, 64, 8, 2) if head <= 128 else Config(64, 32, 8, 1)
-    if head <= 64:
-        return Config(128, 64, 8, 3)
     if head <= 128:
-        return Config(128, 64, 8, 2) if step == "dkdv" else Config(128, 64, 8, 3)
+        # two programs of four warps, which need not wait for each other, rather than one of eight
+        keys = Config(64, 64, 4, 3) if head <= 64 else Config(64, 64, 4, 2)
+        return keys if step == "dkdv" else Config(128, 64, 8, 3)
     return Config(64, 64, 8, 1) if step == "dq" else Config(64, 32, 8, 1)
 
 
@@ -124,5 +165,8 @@ def stages_that_fit(
     """At most the configuration's stages: as many as shared memory of `limit` bytes holds. A forward tile keeps its
     queries there, a backward one two tensors of its rows."""
     fixed = rows * (D + Dv if backward else D) * element
+    if config.fused:
+        # gradients of scores, and sums on their way to memory
+        fixed += rows * columns * element + (columns * D * 4 if config.fused == "boxes" else 0)
     each = columns * (D + Dv) * element
     return max(1, min(config.stages, (limit - fixed) // max(each, 1)))

@@ -13,7 +13,7 @@ Chosen by shape, for positions on a line:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
@@ -23,13 +23,15 @@ from torch import Tensor
 
 from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.triton import unsupported
-from attndsl.codegen.triton_decode import DecodeModule, generate_decode
+from attndsl.codegen.triton_decode import DecodeModule
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
+from attndsl.runtime.triton.choices import settings
 from attndsl.runtime.triton.config import Config, choose, decode_asked
 from attndsl.runtime.triton.decode_launch import Placed, Prepared, prepared_key
-from attndsl.runtime.triton.decode_tables import decode_tables, joined, known_of
+from attndsl.runtime.triton.decode_tables import DecodeTables, decode_tables, joined, known_of
+from attndsl.runtime.triton.generated import decode_module
 from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
 from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.reach import far, wide
@@ -142,17 +144,13 @@ class Decode:
 
     def tiling(self, call: Call, dtype: Dtype) -> Tiling:
         """The boxes of a plan for a call: as many positions as fit a tile with all heads that share keys."""
-        config = self.config(call, dtype)
-        group = call.sizes["H"] // call.sizes["Hkv"]
-        rows = 1 << (max(1, config.rows // group).bit_length() - 1)
-        one_tile = call.sizes["Lq"] <= rows
-        return Tiling(rows, config.columns, step=STEP if one_tile else 0)
+        return decode_tiling(self.config(call, dtype), call.sizes)
 
     # Running
 
     def forward(self, call: Call, plan: Plan | None, out: Tensor, lse: Tensor, need_lse: bool) -> bool:
         """Fill `out` and, if asked for, `lse`; False where this is not the kernel to run, or no key is visible."""
-        memo = "few rows", need_lse
+        memo = "few rows", need_lse, settings()
         prepared: Prepared | None = call.memo.get(memo)
         if prepared is None:
             ready = None
@@ -180,16 +178,15 @@ class Decode:
         return found
 
     def _prepared(self, call: Call, form: Form, ready: Placed, config: Config, need_lse: bool) -> Prepared:
-        device, tables = device_of(call.q.device), ready.tables
-        groups = call.sizes["B"] * call.sizes["Hkv"] * tables.tiles
-        shares = config.splits or share_count(groups, tables.most_boxes, _slots(config, form, device))
+        device = device_of(call.q.device)
+        shares = shares_of(config, form, ready.tables, call.sizes, device)
         return Prepared(call, form, self.module(form), ready, config, shares, need_lse, device.capability)
 
     def module(self, form: Form) -> DecodeModule:
         """The generated code for a form, made once."""
         if form not in self._modules:
             try:
-                self._modules[form] = generate_decode(self.attention, form)
+                self._modules[form] = decode_module(self.attention, form)
             except UnsupportedError as error:
                 raise unsupported(self.attention, error) from error
         return self._modules[form]
@@ -224,15 +221,30 @@ class Decode:
         return Placed(tables, {name: on_device[a:b] for name, (a, b) in places.items()})
 
 
+def decode_tiling(config: Config, sizes: Mapping[str, int]) -> Tiling:
+    """The boxes of a plan for calls of these sizes."""
+    rows = 1 << (max(1, config.rows // (sizes["H"] // sizes["Hkv"])).bit_length() - 1)
+    return Tiling(rows, config.columns, step=STEP if sizes["Lq"] <= rows else 0)
+
+
+def shares_of(config: Config, form: Form, tables: DecodeTables, sizes: Mapping[str, int], device: Device) -> int:
+    """Over how many programs the keys of a row are split."""
+    groups = sizes["B"] * sizes["Hkv"] * tables.tiles
+    return config.splits or share_count(groups, tables.most_boxes, _slots(config, form, device))
+
+
 def sure_keys(launch: LaunchTables, Lk: int) -> int:
     """Keys that are there for every call that shares a plan with one of `Lk` keys."""
     return (Lk - 1) // STEP * STEP if launch.tiles == 1 else Lk
 
 
 def _slots(config: Config, form: Form, device: Device) -> int:
-    """Programs that run side by side on a GPU: as many as its shared memory and registers hold."""
-    element = 2 if form.low_precision else 4
-    shared = max(1, config.stages - 1) * config.columns * (form.D + form.Dv) * element
-    registers = config.columns * max(form.D, form.Dv) * element // 2 * REGISTERS // (64 * 128)
-    each = min(device.shared_memory // max(shared, 1), 65536 // max(registers, 1), 16 // config.warps)
-    return device.multiprocessors * max(1, each)
+    """Programs that run side by side on a GPU."""
+    return device.multiprocessors * side_by_side(config, form.D, form.Dv, 2 if form.low_precision else 4, device)
+
+
+def side_by_side(config: Config, D: int, Dv: int, element: int, device: Device) -> int:
+    """Programs of a multiprocessor: as many as its shared memory and registers hold."""
+    shared = max(1, config.stages - 1) * config.columns * (D + Dv) * element
+    registers = config.columns * max(D, Dv) * element // 2 * REGISTERS // (64 * 128)
+    return max(1, min(device.shared_memory // max(shared, 1), 65536 // max(registers, 1), 16 // config.warps))

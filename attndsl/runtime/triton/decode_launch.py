@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -66,12 +66,11 @@ class Prepared:
         B, H, Hkv, Lq = (call.sizes[n] for n in ("B", "H", "Hkv", "Lq"))
         tables = ready.tables
         width = min(tables.most_rows, Lq)
-        rows = max(16, 1 << (width * (H // Hkv) - 1).bit_length())
+        rows, warps = tile_of_few(config, tables, call.sizes)
         self.form, self.module, self.shares, self.capability = form, module, shares, capability
         self.tile = rows, tables.box
         limit = SHARED_MEMORY.get(capability // 10, 99 << 10)
         stages = stages_that_fit(config, call.q.element_size(), form.D, form.Dv, rows, tables.box, limit)
-        warps = config.warps * 2 if rows >= 128 else config.warps
         constants: dict[str, Any] = {"BM": rows, "BN": tables.box, "SPLIT": shares > 1, "LSE": need_lse}
         values = _fixed(call, form, ready, width, shares)
         self.values = [values.get(a.name, constants.get(a.name)) for a in module.arguments]
@@ -131,6 +130,13 @@ class Prepared:
         if both:
             bare[self.rows_at] = 1
             self.merge.again(bare, device, stream)
+
+
+def tile_of_few(config: Config, tables: DecodeTables, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """Rows of a tile, which holds those of all heads of a group, and warps of its program."""
+    width = min(tables.most_rows, sizes["Lq"])
+    rows = max(16, 1 << (width * (sizes["H"] // sizes["Hkv"]) - 1).bit_length())
+    return rows, config.warps * 2 if rows >= 128 else config.warps
 
 
 class Step:

@@ -4,22 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attndsl.codegen.expr_triton import UnsupportedError
-from attndsl.codegen.triton import TritonModule, generate, unsupported
+from attndsl.codegen.triton import TritonModule, unsupported
 from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
-from attndsl.runtime.cache.store import generation
 from attndsl.runtime.call import Call, Kept, Saved
 from attndsl.runtime.failures import KernelError
 from attndsl.runtime.triton.backward import Backward
-from attndsl.runtime.triton.choices import Choices, Facts
-from attndsl.runtime.triton.config import Config, Pass, all_forced
+from attndsl.runtime.triton.choices import Choices, Facts, settings
+from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.decode import Decode
+from attndsl.runtime.triton.generated import forward_module
 from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, interpreting, launch, no_numbers
 from attndsl.runtime.triton.locate import Located, Locator
 from attndsl.runtime.triton.machine import machine_of
@@ -33,6 +34,7 @@ from attndsl.runtime.triton.sweeps import (
     form_of,
     moved,
 )
+from attndsl.runtime.triton.visits import visits_of
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
@@ -61,7 +63,7 @@ class TritonKernel(LinearKernel):
 
     def settings(self) -> Hashable:
         """Configurations that are asked for, and how often this process has tuned."""
-        return all_forced(), generation()
+        return settings()
 
     def saves(self, q: Tensor, k: Tensor, v: Tensor, need_lse: bool) -> tuple[Saved, ...]:
         """The output before its clause, lse where the weight has an exponential, the sums of a denominator."""
@@ -82,7 +84,7 @@ class TritonKernel(LinearKernel):
         """The generated code for a form, made once."""
         if form not in self._modules:
             try:
-                self._modules[form] = generate(self.attention, form)
+                self._modules[form] = forward_module(self.attention, form)
             except UnsupportedError as error:
                 raise unsupported(self.attention, error) from error
         return self._modules[form]
@@ -97,7 +99,7 @@ class TritonKernel(LinearKernel):
         denominator where there are any."""
         dtype = call.q.dtype
         call = exact(call)
-        place = "forward", need_lse, save
+        place = "forward", need_lse, save, settings()
         again: tuple[tuple[Prepared, ...], Located | None] | None = call.memo.get(place)
         B, H, Lq, _ = call.q.shape
         out = call.q.new_empty((B, H, Lq, call.v.shape[-1]))
@@ -181,6 +183,8 @@ class TritonKernel(LinearKernel):
 
         def run(it: Walked) -> tuple[Prepared, Any]:
             module = self.module(it.form)
+            if it.form.gathered:
+                found.gather(call.q_extents[found.tables.q.segment])
             it_ = Launch(
                 call, it.form, module, found.tables, found.views, it.config, given, flags, found.places
             )  # fmt: skip
@@ -239,4 +243,6 @@ class TritonKernel(LinearKernel):
         """What the configurations of a call depend on."""
         on_line = self.attention.q_space is None or moved(call)
         q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
-        return Facts(machine_of(call.q.device), dtype_of(self.attention, call), call.sizes, q_extents, k_extents)
+        visits = partial(visits_of, self.attention, call.problem) if on_line else None
+        machine, dtype = machine_of(call.q.device), dtype_of(self.attention, call)
+        return Facts(machine, dtype, call.sizes, q_extents, k_extents, visits)

@@ -63,4 +63,5 @@ def _possible(config: Config) -> bool:
     whole = all(type(n) is int for box in (config.q_box, config.k_box) for n in box)
     small = config.stages <= 8 and config.warps <= 16 and max(config.rows, config.columns) <= 512
     registers = config.registers == 0 or (24 <= config.registers <= 255 and config.registers % 8 == 0)
-    return powers and whole and small and registers and config.stages >= 1
+    known = config.fused in ("", "boxes", "elements")
+    return powers and whole and small and registers and known and config.stages >= 1

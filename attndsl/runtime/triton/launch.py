@@ -22,6 +22,7 @@ from attndsl.runtime.call import Call
 from attndsl.runtime.triton.compiled import compiling
 from attndsl.runtime.triton.config import Config, stages_that_fit
 from attndsl.runtime.triton.failures import Attempt, reported, run_time_attempt, words_of
+from attndsl.runtime.triton.gather import GATHER, gathered
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.submit import Ready, allocate_on, raw_stream
 from attndsl.runtime.triton.tables import LaunchTables
@@ -59,6 +60,8 @@ class Launch:
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         found = {"q": self.call.q, "k": self.call.k, "v": self.call.v, **self.given}
+        if self.form.gathered:
+            found["q"] = gathered(found["q"], self.views[GATHER])
         if isinstance(self.call.q_offset, Tensor) and "offsets" not in found:
             found["offsets"] = self.call.q_offset.to(torch.int32)
         return found
@@ -139,11 +142,14 @@ class Launch:
     @property
     def section(self) -> int:
         """Heads that run side by side: as many as share the cache, whole groups of those with the same keys. In a
-        turned form heads of keys, and what they share are queries."""
+        turned form heads of keys, and what they share are queries. All of them where tiles are skewed: the longest of
+        all heads begin first."""
         call = self.call
         B, H, Hkv = (call.sizes[n] for n in ("B", "H", "Hkv"))
         group = H // max(Hkv, 1)
         length = call.sizes["Lq"] * group if self.form.turned else call.sizes["Lk"]
+        if self.tables.skewed:
+            return max(1, B * (Hkv if self.form.turned else H))
         each = length * (call.sizes["D"] + call.sizes["Dv"]) * call.k.element_size()
         groups = max(1, SHARED_SECTION // max(each, 1))
         if self.form.turned:
@@ -180,6 +186,7 @@ class Prepared:
         self.tables, self.module = it.views, it.module
         self.kernel: Any = getattr(load_module(it.module.source), it.module.name)
         self.programs = it.programs
+        self.places = it.views[GATHER] if it.form.gathered else None
         self.values: list[Any] = []
         self._given: list[tuple[int, str]] = []
         self._inputs: list[tuple[int, str]] = []
@@ -213,7 +220,7 @@ class Prepared:
         self._bare: list[Any] | None = None
 
     def arguments(self, call: Call, given: Mapping[str, Tensor]) -> list[Any]:
-        """The values of all arguments for a launch like the one that was prepared."""
+        """The values of all arguments for a launch like the one that was prepared, whose rows are gathered."""
         values = self.values.copy()
         for i, name in self._given:
             values[i] = given[name]
@@ -232,6 +239,8 @@ class Prepared:
     def run(self, call: Call, given: Mapping[str, Tensor]) -> None:
         """Launch again, on the current stream of the call's device."""
         device = call.q.device
+        if self.places is not None:
+            given = {**given, "q": gathered(given["q"], self.places)}
         if device.type != "cuda":
             self.kernel[self.programs,](*self.arguments(call, given))
         elif device.index == torch.cuda.current_device():

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from multiprocessing import get_context
 from typing import Any
@@ -17,11 +18,12 @@ from attndsl.codegen.triton_backward import BackwardForm, generate_sweep
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.codegen.triton_prepare import generate_prepare
 from attndsl.ir.attention import Attention, Const, Input
-from attndsl.runtime.triton.config import Config, Pass, choose, stages_that_fit
+from attndsl.runtime.triton.config import Config, Pass, apart, choose, stages_that_fit
 from attndsl.runtime.triton.cross import Compiled, cross_compile, signature_of
 from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
 from attndsl.runtime.triton.launch import constants
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
+from attndsl.runtime.triton.visits import visits_of
 from attndsl.runtime.triton.walks import walked
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
@@ -87,11 +89,13 @@ def lower(
     tma: bool = True,
     lse: bool = True,
     save: bool = False,
+    gathers: bool = True,
 ) -> tuple[Plan, tuple[Lowered, ...]]:
     """The plan of a call of `attention` (consts bound, simplified) and its launches, in order.
 
     Tensors are taken to be aligned to 16 bytes where their rows are; `tma` allows tensor descriptors where the
-    capability has them; `save` keeps what a backward pass needs. ValueError names a feature that the backend does not
+    capability has them; `save` keeps what a backward pass needs; `gathers`: whoever launches lays the rows of tiles of
+    grids out where that lets warps be specialised. ValueError names a feature that the backend does not
     have.
     """
     D, Dv = problem.sizes["D"], problem.sizes["Dv"]
@@ -100,11 +104,13 @@ def lower(
             f"{attention.name}: backend 'triton' has heads of at most {LARGEST_HEAD} components; "
             "backend 'cpu' has no limit"
         )
-    config = config or choose("forward", dtype, D, Dv, capability)
+    on_grid = attention.q_space is not None and not problem.moved
+    if config is None:
+        visits = None if on_grid else partial(visits_of, attention, problem)
+        config = choose("forward", dtype, D, Dv, capability, visits)
     plan = build(
         attention, problem, Tiling(config.rows, config.columns, config.q_box, config.k_box).tile(attention, problem)
     )
-    on_grid = attention.q_space is not None and not problem.moved
     found: list[Lowered] = []
     element = 4 if dtype == "fp32" else 2
     try:
@@ -115,7 +121,7 @@ def lower(
                         aligned=D * element % 16 == 0 and Dv * element % 16 == 0,
                         batch_offset=not isinstance(problem.q_offset, int))  # fmt: skip
             rows, columns = prod(tables.box), max((prod(p.box) for p in tables.pieces), default=16)
-            granted = walked(attention, form, tables, config, capability)
+            granted = walked(attention, form, tables, config, capability, gathers=gathers)
             form, config_here = granted.form, granted.config
             stages = stages_that_fit(config_here, element, D, Dv, rows, columns, shared_memory(capability))
             module = generate(attention, form)
@@ -136,8 +142,9 @@ def lower_backward(
     dq: Config | None = None,
     dkdv: Config | None = None,
 ) -> tuple[Lowered, ...]:
-    """The launches of the backward pass to q, k and v, in order: `prepare` and `dq` over rows, `dkdv` over keys. `plan`
-    is that of the forward pass. ValueError names a feature that the backend does not have."""
+    """The launches of the backward pass to q, k and v, in order: `prepare` and `dq` over rows, `dkdv` over keys, which
+    computes dq along only where the given configuration says so. `plan` is that of the forward pass. ValueError names a
+    feature that the backend does not have."""
     D, Dv = problem.sizes["D"], problem.sizes["Dv"]
     on_grid = attention.q_space is not None and not problem.moved
     element = 4 if dtype == "fp32" else 2
@@ -148,14 +155,17 @@ def lower_backward(
     try:
         for step, given in steps:
             turned = step == "dkdv"
-            config = given or choose(step, dtype, D, Dv, capability)
+            config = given or apart(choose(step, dtype, D, Dv, capability), dtype, D, Dv, capability)
             sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
             own = plan.tiled(Tiling(*sizes, config.q_box, config.k_box))
-            for tables in launches(own, q_segments(problem, on_grid, turned), config.rows, on_grid, turned=turned):
+            for tables in launches(
+                own, q_segments(problem, on_grid, turned), config.rows, on_grid, turned=turned, spans=True
+            ):
                 pieces = tuple(p.form for p in tables.pieces)
                 tma = aligned and capability >= 90 and bool(pieces) and not any(p.side.any_split for p in pieces)
                 form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=tma, aligned=aligned, turned=turned,
-                            batch_offset=not isinstance(problem.q_offset, int))  # fmt: skip
+                            batch_offset=not isinstance(problem.q_offset, int),
+                            boxed_stats=turned and tma and tables.begin_even(problem.q_extents))  # fmt: skip
                 columns = max((prod(p.box) for p in tables.pieces), default=16)
                 limit = shared_memory(capability)
                 stages = stages_that_fit(config, element, D, Dv, prod(tables.box), columns, limit, backward=True)
@@ -165,10 +175,13 @@ def lower_backward(
                     module = generate_prepare(attention, BackwardForm(bare, frozenset()))
                     if module is not None:
                         prepared.append(
-                            Lowered(attention, "prepare", bare, module, tables, values, config, 1, capability)
+                            Lowered(attention, "prepare", bare, module, tables, values, config, stages, capability)
                         )
                 if pieces:
-                    module = generate_sweep(attention, BackwardForm(form, frozenset()))
+                    backward = BackwardForm(
+                        form, frozenset(), fused=bool(config.fused), boxed_sums=config.fused == "boxes"
+                    )  # fmt: skip
+                    module = generate_sweep(attention, backward)
                     swept.append(Lowered(attention, step, form, module, tables, values, config, stages, capability))
     except UnsupportedError as error:
         raise unsupported(attention, error) from error

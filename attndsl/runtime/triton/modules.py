@@ -13,7 +13,8 @@ from types import ModuleType
 
 from attndsl.codegen.whitelist_triton import check_kernels
 from attndsl.runtime.cache.files import write_file
-from attndsl.runtime.cache.folder import part, warn
+from attndsl.runtime.cache.folder import warn
+from attndsl.runtime.cache.tidy import clean_part
 
 
 @lru_cache(maxsize=512)
@@ -31,7 +32,7 @@ def load_module(source: str) -> ModuleType:
 
 
 def _written(source: str, name: str) -> Path:
-    folder = part("kernels", make=True)
+    folder = clean_part("kernels", make=True)
     if folder is not None:
         path = folder / f"{name}.py"
         try:

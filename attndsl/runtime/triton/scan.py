@@ -18,9 +18,8 @@ from attndsl.codegen.triton_scan import ScanModule, Walk, generate_scan
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut, hazard
-from attndsl.runtime.triton.scan_launch import Memo, Ready, launching
+from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready, launching
 
-_READ = ("size", "input stride", "input size")
 CARRY = tuple(
     Argument(n, "", r, (n,))
     for n, r in (
@@ -50,6 +49,8 @@ class Operands:
     """The tensors of one scan: q, k, v and, where its output is multiplied by a slope, x; each [B, heads, L, size].
 
     `gamma` (a base or its logarithm) broadcasts to [B, H], `g` and `docs` (i32) to [B, H, L]; `u` is fp32 [B, H, L].
+    With a decay per channel, `factors` are those of whole chunks, fp32 [B, H, chunks, size], and `weights` those of
+    pairs, [B, H, L, rows of a chunk].
     """
 
     q: Tensor
@@ -60,9 +61,9 @@ class Operands:
     g: Tensor | None = None
     docs: Tensor | None = None
     u: Tensor | None = None
-    inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    scalars: Mapping[str, float] = field(default_factory=dict[str, float])
-    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+    factors: Tensor | None = None
+    weights: Tensor | None = None
+    reading: Reading = field(default_factory=lambda: Reading({}, {}, {}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,20 +171,11 @@ class Scan:
             "column": None if entering is None else entering.column,
             "final": None if final is None else final.state,
             "final_column": None if final is None else final.column,
-            "weights": self._pairs() if w.channel else None,
         }  # fmt: skip
         sk, sv = (1, w.k.size) if transposed else (w.v.size, 1)
         numbers = {"parts": segments, "first": 0, "state_sk": sk, "state_sv": sv}
         constants = {"START": entering is not None, "FINAL": final is not None}
         self._launch("outputs", segments, length, given, numbers, constants)
-
-    def _pairs(self) -> Tensor:
-        """Of a decay per channel, the weights of the pairs within every chunk [B, H, L, chunk]."""
-        q, chunk = self.operands.q, self.config.chunk
-        made = torch.empty((self.B, self.H, self.rows, chunk), dtype=q.dtype, device=q.device)
-        chunks = -(-self.rows // chunk)
-        self._launch("pairs", 1, self.rows, {"weights": made}, {"chunks": chunks, "parts": 1}, {})
-        return made
 
     @cached_property
     def module(self) -> ScanModule:
@@ -204,12 +196,10 @@ class Scan:
             ready = self.memo[key] = self._prepared(name, segments, length, numbers, constants)
         o = self.operands
         values: dict[str, Any] = {
-            "q": o.q, "k": o.k, "v": o.v, "x": o.x, "gamma": o.gamma, "g": o.g, "docs": o.docs, "u": o.u, **given,
+            "q": o.q, "k": o.k, "v": o.v, "x": o.x, "gamma": o.gamma, "g": o.g, "docs": o.docs, "u": o.u,
+            "factors": o.factors, "weights": o.weights, **given,
         }  # fmt: skip
-        if o.inputs or o.scalars:
-            for a in self.module.arguments[name]:
-                if a.role in ("input", "scalar"):
-                    values[a.name] = self._value(a)
+        values |= o.reading.values(self.module.arguments[name])
         spare = given.get("local")
         ready.run(o.q.device, values, o.q if spare is None else spare)
 
@@ -218,13 +208,11 @@ class Scan:
     ) -> Ready:
         known = self._known(segments, length, numbers, constants)
         arguments = self.module.arguments[name]
-        known |= {a.name: self._value(a) for a in arguments if a.name not in known and a.role in _READ}
+        known |= self.operands.reading.numbers(arguments)
         kernel = getattr(load_module(self.module.source), name)
         columns, warps, stages = self.config.columns, self.config.warps, self.config.stages
         if self.operands.q.device.type == "cuda" and (why := hazard(self.config, self.walk.dtype)) is not None:
             raise ValueError(f"a scan in this configuration has no kernel: {why}")
-        if name == "pairs":
-            return Ready.of(kernel, arguments, known, self.B * self.H * numbers["chunks"], 2, 1)
         if name == "states":
             columns, warps, stages = self.config.of_states
         slices = -(-self.walk.v.size // columns)
@@ -239,7 +227,8 @@ class Scan:
         H = self.H
         known: dict[str, Any] = {
             "B": self.B, "H": H, "L": self.rows, "segments": segments, "length": length,
-            "BT": config.chunk, "group": o.sizes.get("group", 1), **numbers, **constants,
+            "chunks_all": -(-self.rows // config.chunk), "BT": config.chunk, "group": o.reading.sizes.get("group", 1),
+            **numbers, **constants,
         }  # fmt: skip
         for role, t in (("q", o.q), ("k", o.k), ("v", o.v), ("x", o.x)):
             if t is not None:
@@ -248,26 +237,10 @@ class Scan:
                 known[f"{role}_sb"], known[f"{role}_sh"], known[f"{role}_sl"] = sb // unit, sh // unit, sl // unit
         for name_of, t in (("gamma", o.gamma), ("g", o.g), ("docs", o.docs)):
             if t is not None:
-                unit = self.walk.gate_unit if name_of == "g" else 1
                 known[f"{name_of}_group"] = H // t.shape[1]
                 for axis, n, s in zip("bhl", t.shape, t.stride(), strict=False):
-                    known[f"{name_of}_s{axis}"] = 0 if n == 1 else s // unit
+                    known[f"{name_of}_s{axis}"] = 0 if n == 1 else s
         return known
-
-    def _value(self, a: Argument) -> Any:
-        """What maps read of sizes, scalars and inputs."""
-        o, key = self.operands, str(a.key[0])
-        match a.role:
-            case "size":
-                return o.sizes[key]
-            case "scalar":
-                return float(o.scalars[key]) if a.type == "fp32" else int(o.scalars[key])
-            case "input":
-                return o.inputs[key]
-            case "input stride":
-                return o.inputs[key].stride(int(a.key[1]))
-            case _:
-                return o.inputs[key].shape[int(a.key[1])]
 
 
 @lru_cache(maxsize=16)
@@ -304,7 +277,7 @@ def has_tma(*tensors: Tensor | None) -> bool:
     return aligned(*tensors) and all(t.shape[-1] * t.element_size() % 16 == 0 for t in tensors if t is not None)
 
 
-def config_of(q: Tensor, keys: int, values: int, channel: bool = False) -> ScanConfig:
+def config_of(q: Tensor, keys: int, values: int) -> ScanConfig:
     """The configuration for tensors like q."""
     narrow = not (interpreting() and q.dtype is torch.bfloat16)
-    return choose_scan(DTYPES[q.dtype] if narrow else "fp32", keys, values, _capability(q.device), channel)
+    return choose_scan(DTYPES[q.dtype] if narrow else "fp32", keys, values, _capability(q.device))

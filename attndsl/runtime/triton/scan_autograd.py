@@ -110,7 +110,10 @@ def gradients(
                 by_head = by_head / scan.gamma
             made.append((scan.gamma, by_head.sum_to_size(scan.gamma.shape)))
         elif found.log is not None and scan.g is not None:
-            made.append((scan.g, found.log.sum_to_size(scan.g.shape)))
+            log, heads = found.log, scan.g.shape[1]
+            if heads not in (1, H):
+                log = log.unflatten(1, (heads, -1)).sum(2)
+            made.append((scan.g, log.sum_to_size(scan.g.shape)))
         if found.initial is not None and first is not None:
             made += [(first.state, found.initial.state), (first.column, found.initial.column)]
     return [(t, g.to(t.dtype)) for t, g in made if t is not None and g is not None and t.requires_grad]

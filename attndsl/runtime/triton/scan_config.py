@@ -12,7 +12,8 @@ from dataclasses import dataclass
 class ScanConfig:
     """Rows of a chunk, columns of the values that a program owns, warps and stages of `outputs`; programs that a
     multiprocessor runs side by side; and how many segments the sequence is cut into (0: as many as fill the GPU).
-    `states`, which only streams, has columns, warps and stages of its own (0: the same)."""
+    `states`, which only streams, has columns, warps and stages of its own (0: the same); `gate_warps` are those of what
+    comes before scans with a decay per channel."""
 
     chunk: int
     columns: int
@@ -23,6 +24,7 @@ class ScanConfig:
     state_columns: int = 0
     state_warps: int = 0
     state_stages: int = 0
+    gate_warps: int = 2
 
     @property
     def of_states(self) -> tuple[int, int, int]:
@@ -50,9 +52,8 @@ def forced_scan() -> ScanConfig | None:
     return _FORCED.get()
 
 
-def choose_scan(dtype: str, keys: int, values: int, capability: int = 90, channel: bool = False) -> ScanConfig:
-    """The configuration of a scan for an element type (`fp16`, `bf16`, `fp32`), components of keys and of values, and
-    whether decays are per channel, which takes registers."""
+def choose_scan(dtype: str, keys: int, values: int, capability: int = 90) -> ScanConfig:
+    """The configuration of a scan for an element type (`fp16`, `bf16`, `fp32`), components of keys and of values."""
     forced = _FORCED.get()
     if forced is not None:
         return forced
@@ -60,7 +61,7 @@ def choose_scan(dtype: str, keys: int, values: int, capability: int = 90, channe
         return ScanConfig(32, 32 if values > 16 else 16, 4, 1)
     if keys > 256:
         return ScanConfig(64, 64, 8, 1)
-    if keys > 128 or channel:
+    if keys > 128:
         return ScanConfig(64, 64, 8, 2)
     # With two stages a chunk is asked for when the one before is done with: three, for its way from memory is about as
     # long as the work on a chunk. Of heads of 64 two programs fit on a multiprocessor.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +14,7 @@ from attndsl.codegen.triton_scan import FeatureMapping, generate_features
 from attndsl.ir.expr import Expr
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import aligned
-from attndsl.runtime.triton.scan_launch import Memo, Ready
+from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready
 
 
 @lru_cache(maxsize=256)
@@ -28,9 +27,7 @@ def apply_map(
     x: Tensor,
     mapped: Expr | None,
     share: Tensor | None,
-    inputs: Mapping[str, Tensor],
-    scalars: Mapping[str, float],
-    sizes: Mapping[str, int],
+    reading: Reading,
     ranks: tuple[tuple[str, int], ...] = (),
     wide: bool = False,
     memo: Memo | None = None,
@@ -44,38 +41,22 @@ def apply_map(
     if found is None:
         unit = 16 // x.element_size() if aligned(x) else 1
         mapping = FeatureMapping(x.shape[-1], mapped, share is not None, unit, ranks, wide)
-        found = memo[name] = _prepared(x, mapping, inputs, sizes)
-    ready, read = found
-    given: dict[str, Any] = {"x": x, "out": out, "share": share}
-    for a in read:
-        key = str(a.key[0])
-        if a.role == "scalar":
-            given[a.name] = float(scalars[key]) if a.type == "fp32" else int(scalars[key])
-        else:
-            given[a.name] = inputs[key]
-    ready.run(x.device, given, x)
+        found = memo[name] = _prepared(x, mapping, reading)
+    ready, arguments = found
+    ready.run(x.device, {"x": x, "out": out, "share": share, **reading.values(arguments)}, x)
     return out
 
 
-def _prepared(
-    x: Tensor, mapping: FeatureMapping, inputs: Mapping[str, Tensor], sizes: Mapping[str, int]
-) -> tuple[Ready, tuple[Argument, ...]]:
-    """The launch, and what it reads of inputs and scalars."""
+def _prepared(x: Tensor, mapping: FeatureMapping, reading: Reading) -> tuple[Ready, tuple[Argument, ...]]:
+    """The launch, and its arguments."""
     B, H, L, D = x.shape
     kernel, arguments = _module(mapping)
     rows = max(1, 4096 // D) if x.device.type == "cuda" else 64
     rows = 1 << (rows.bit_length() - 1)
     tiles = -(-L // rows)
+    sizes = reading.sizes
     known: dict[str, Any] = {"H": H, "L": L, "tiles": tiles, "BT": rows}
     known |= {f"x_s{axis}": x.stride(i) // mapping.unit for i, axis in enumerate("bhl")}
     known["group"] = sizes.get("group", 1) if sizes.get("Hkv", H) != H else 1
-    for a in arguments:
-        key = str(a.key[0])
-        if a.role == "size":
-            known[a.name] = sizes[key]
-        elif a.role == "input stride":
-            known[a.name] = inputs[key].stride(int(a.key[1]))
-        elif a.role == "input size":
-            known[a.name] = inputs[key].shape[int(a.key[1])]
-    read = tuple(a for a in arguments if a.role in ("scalar", "input"))
-    return Ready.of(kernel, arguments, known, tiles * B * H, 4, 1), read
+    known |= reading.numbers(arguments)
+    return Ready.of(kernel, arguments, known, tiles * B * H, 4, 1), arguments

@@ -111,11 +111,6 @@ class LinearKernel:
         needs: frozenset[str],
     ) -> Mapping[str, Tensor]:
         """As `ScanKernel.scan_backward`."""
-        if form.weight.decay.channel:
-            raise NotImplementedError(
-                f"{call.attention.name}: backend 'triton' has no gradient of a weight that decays per channel in this "
-                "version; backend 'cpu' has one"
-            )
         given: dict[str, Tensor] = {"q": call.q, "k": call.k, "v": call.v, **call.inputs}
         if state is not None:
             given |= {"state.S": state.S} | ({} if state.z is None else {"state.z": state.z})

@@ -101,3 +101,37 @@ class Ready:
                 if fewer == 1:
                     raise
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What maps read beside components: inputs, scalars and sizes of a call."""
+
+    inputs: Mapping[str, Tensor]
+    scalars: Mapping[str, float]
+    sizes: Mapping[str, int]
+
+    def numbers(self, arguments: Sequence[Argument]) -> dict[str, int]:
+        """What stays the same for calls that are alike: sizes, and strides and sizes of inputs."""
+        found: dict[str, int] = {}
+        for a in arguments:
+            key = str(a.key[0])
+            if a.role == "size":
+                found[a.name] = self.sizes[key]
+            elif a.role == "input stride":
+                found[a.name] = self.inputs[key].stride(int(a.key[1]))
+            elif a.role == "input size":
+                found[a.name] = self.inputs[key].shape[int(a.key[1])]
+        return found
+
+    def values(self, arguments: Sequence[Argument]) -> dict[str, Any]:
+        """Inputs and scalars."""
+        found: dict[str, Any] = {}
+        if self.inputs or self.scalars:
+            for a in arguments:
+                key = str(a.key[0])
+                if a.role == "scalar":
+                    found[a.name] = float(self.scalars[key]) if a.type == "fp32" else int(self.scalars[key])
+                elif a.role == "input":
+                    found[a.name] = self.inputs[key]
+        return found

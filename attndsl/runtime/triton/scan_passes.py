@@ -16,18 +16,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attndsl.codegen.triton_scan import DecayKind, Operand, Walk, slope_of
+from attndsl.codegen.triton_scan_channel import Channel
+from attndsl.codegen.triton_scan_step import Step
 from attndsl.ir.expr import Expr
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.scan import DTYPES, Carried, Operands, Scan, Segments, aligned, config_of, has_tma
+from attndsl.runtime.triton.scan_channel import Channels, Gated, units_of
 from attndsl.runtime.triton.scan_config import GATE_LENGTH, ScanConfig, forced_scan
 from attndsl.runtime.triton.scan_features import apply_map
-from attndsl.runtime.triton.scan_launch import Memo, launching, likeness, memo_of
+from attndsl.runtime.triton.scan_gates import log_gradient
+from attndsl.runtime.triton.scan_launch import Memo, Reading, launching, likeness, memo_of
+from attndsl.runtime.triton.scan_step import run_step
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,11 @@ class ScanCall:
         """Query heads of a key head."""
         return self.q.shape[1] // max(self.k.shape[1], 1)
 
+    @cached_property
+    def reading(self) -> Reading:
+        """What maps read."""
+        return Reading(self.inputs, self.scalars, {**self.sizes, "group": self.group})
+
     @property
     def wide(self) -> bool:
         """Whether offsets within an input do not fit in 32 bits."""
@@ -109,12 +120,16 @@ def _scan(
     x: Tensor | None = None,
     *,
     u: Tensor | None = None,
+    pairs: Gated | None = None,
     **options: Any,
 ) -> Scan:
-    """A scan of the call; the memo has what was decided for it under its name."""
+    """A scan of the call; the memo has what was decided for it under its name. `pairs`: the operands that a decay per
+    channel led to."""
     B, H, _ = call.shape
     operands = Operands(
-        q, k, v, x, call.gamma, call.g, call.docs, u, call.inputs, call.scalars, {**call.sizes, "group": call.group}
+        q, k, v, x, call.gamma, None if pairs is not None else call.g, call.docs, u,
+        None if pairs is None else pairs.factors, None if pairs is None else pairs.weights,
+        call.reading,
     )  # fmt: skip
     found: tuple[Walk, ScanConfig, Memo] | None = memo.get(name)
     if found is None:
@@ -125,10 +140,12 @@ def _scan(
         walk = Walk(
             dtype, Operand(q.shape[-1]), Operand(k.shape[-1]), Operand(v.shape[-1]), maps.decay, call.docs is not None,
             strict=maps.strict, ranks=maps.ranks,
-            tma=tma, aligned=tma or aligned(*tensors), wide=call.wide, gate_unit=_gate_unit(call),
-            **options,
+            tma=tma, aligned=tma or aligned(*tensors), wide=call.wide, **options,
         )  # fmt: skip
-        found = memo[name] = walk, config_of(call.q, k.shape[-1], v.shape[-1], walk.channel), {}
+        config = config_of(call.q, k.shape[-1], v.shape[-1])
+        if pairs is not None:
+            config = replace(config, chunk=pairs.weights.shape[-1])
+        found = memo[name] = walk, config, {}
     walk, config, prepared = found
     return Scan(walk, operands, B, H, config, prepared)
 
@@ -137,16 +154,34 @@ def _extent(t: Tensor) -> int:
     return sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) if t.numel() else 0
 
 
-def _gate_unit(call: ScanCall) -> int:
-    """Elements in 16 bytes of decays per channel, if all their rows start at multiples of that."""
-    g = call.g
-    return 16 // g.element_size() if call.maps.decay == "channel" and g is not None and aligned(g) else 1
+def _channels(call: ScanCall, memo: Memo, do: Tensor | None = None) -> Channels | None:
+    """The kernels of a decay per channel."""
+    if call.maps.decay != "channel":
+        return None
+    assert call.g is not None
+    found: tuple[Channel, ScanConfig, Memo] | None = memo.get("channels")
+    if found is None:
+        dtype: Any = call.dtype
+        tensors = {"q": call.q, "k": call.k, "v": call.v, "g": call.g, "do": do}
+        maps = call.maps
+        slopes = slope_of(maps.query), slope_of(maps.key)
+        for name, raw, slope in (("q", call.q, slopes[0]), ("k", call.k, slopes[1])):
+            if slope is not None:
+                # features are contiguous
+                tensors |= {f"{name}_raw": raw, name: None}
+        F, Dv = call.k.shape[-1], call.v.shape[-1]
+        channel = Channel(dtype, F, Dv, maps.strict, maps.normalised, *slopes, units_of(tensors), maps.ranks, call.wide)
+        found = memo["channels"] = channel, config_of(call.q, F, Dv), {}
+    channel, config, prepared = found
+    return Channels(channel, call.g, config, call.shape[1], prepared, call.reading)
 
 
-def _forward_scan(call: ScanCall, memo: Memo, q: Tensor, k: Tensor) -> Scan:
+def _forward_scan(call: ScanCall, memo: Memo, q: Tensor, k: Tensor, gated: Gated | None) -> Scan:
     """The scan of the output, from the features of queries and keys."""
     normalised = call.maps.normalised
-    return _scan(call, memo, "out", q, k, call.v, normalised=normalised, column="ones" if normalised else "")
+    q, k = (q, k) if gated is None else (gated.q, gated.k)
+    column = "ones" if normalised else ""
+    return _scan(call, memo, "out", q, k, call.v, pairs=gated, normalised=normalised, column=column)
 
 
 def _features(call: ScanCall, memo: Memo) -> tuple[Tensor, Tensor]:
@@ -160,8 +195,7 @@ def _mapped(
     """A map of x's components, times a number of each row."""
     if mapped is None and share is None:
         return x
-    return apply_map(x, mapped, share, call.inputs, call.scalars, {**call.sizes, "group": call.group},
-                     call.maps.ranks, call.wide, memo, name)  # fmt: skip
+    return apply_map(x, mapped, share, call.reading, call.maps.ranks, call.wide, memo, name)
 
 
 def _empty(call: ScanCall, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -181,11 +215,20 @@ def forward(
 def _forward(call: ScanCall, memo: Memo, want_final: bool, wide: bool) -> tuple[Tensor, Tensor | None, Carried | None]:
     B, H, L = call.shape
     F, Dv = call.k.shape[-1], call.v.shape[-1]
-    scan = _forward_scan(call, memo, *_features(call, memo))
     normalised = call.maps.normalised
     out = _empty(call, B, H, L, Dv, dtype=torch.float32 if wide else call.q.dtype)
     shares = _empty(call, B, H, L) if normalised else None
     final = Carried(_empty(call, B, H, F, Dv), _empty(call, B, H, F) if normalised else None) if want_final else None
+    if L == 1:
+        maps = call.maps
+        step = Step(F, Dv, maps.decay, maps.strict, normalised, maps.query, maps.key, maps.ranks, call.wide)
+        run_step(step, call.reading, {
+            "q": call.q, "k": call.k, "v": call.v, "out": out, "gamma": call.gamma, "g": call.g, "shares": shares,
+        }, call.initial, final, memo)  # fmt: skip
+        return out, shares, final
+    q, k = _features(call, memo)
+    channels = _channels(call, memo)
+    scan = _forward_scan(call, memo, q, k, None if channels is None else channels.gated(q, k))
     segments, length = scan.cut()
     entering = scan.states(segments, length, call.initial) if segments > 1 else call.initial
     scan.outputs(out, length, segments, entering, final=final, shares=shares)
@@ -236,44 +279,41 @@ def _backward(
     maps = call.maps
     normalised = maps.normalised
     u = None if shares is None else -(do.float() * out.float()).sum(-1) * shares
-    gated = "log" in needs
+    logs = "log" in needs
     if shares is not None:
         do = _mapped(call, memo, "share", do, None, shares)
     q, k = _features(call, memo)
-    gates = " gated" if gated else ""
-    dq = _scan(call, memo, "q" + gates, do, call.v, k, call.q, feature="query" if normalised else "",
-               slope=slope_of(maps.query), gated=gated, mapped=maps.query, u=u)  # fmt: skip
-    dk = _scan(call, memo, "k" + gates, call.v, do, q, call.k, feature="key" if normalised else "",
-               slope=slope_of(maps.key), gated=gated, mapped=maps.key, reverse=True, u=u)  # fmt: skip
-    dv = _scan(call, memo, "v", k, q, do, reverse=True, column="vector" if normalised else "", u=u)
-    scans = {
-        "q": dq if gated or "q" in needs else None,
-        "k": dk if gated or "k" in needs or (normalised and "initial" in needs) else None,
-        "v": dv if needs & {"v", "initial"} else None,
+    channels = _channels(call, memo, do)
+    gated = None if channels is None else channels.gated(q, k)
+    scans = _scans(call, memo, q, k, do, u, gated, logs)
+    wanted = {
+        "q": logs or "q" in needs or (gated is not None and "k" in needs),
+        "k": logs or "k" in needs or (normalised and "initial" in needs) or (gated is not None and "q" in needs),
+        "v": bool(needs & {"v", "initial"}),
     }
-    most = 0 if not gated else dq.config.chunk if call.dtype == "fp32" else GATE_LENGTH
-    segments, length = cut_together([s for s in scans.values() if s is not None], most)
+    scans = {n: s for n, s in scans.items() if wanted[n]} or scans
+    config = next(iter(scans.values())).config
+    most = 0 if not logs else config.chunk if call.dtype == "fp32" else max(GATE_LENGTH, config.chunk)
+    segments, length = cut_together(list(scans.values()), most)
     before: Segments | Carried | None = call.initial
     after: Segments | Carried | None = grad_final
-    if segments > 1 or gated:
-        if scans["q"] is not None:
-            before = _forward_scan(call, memo, q, k).states(segments, length, call.initial)
-        if scans["k"] is not None or scans["v"] is not None:
-            after = dv.states(segments, length, grad_final)
+    if segments > 1 or logs:
+        if "q" in scans:
+            before = _forward_scan(call, memo, q, k, gated).states(segments, length, call.initial)
+        if "k" in scans or "v" in scans:
+            after = _value_scan(call, memo, q, k, do, u, gated).states(segments, length, grad_final)
     B, H, L = call.shape
     F, Dv = call.k.shape[-1], call.v.shape[-1]
     initial = None
     if "initial" in needs:
         initial = Carried(_empty(call, B, H, F, Dv), _empty(call, B, H, F) if normalised else None)
     sums: dict[str, Tensor] = {}
-    found: dict[str, Tensor] = {}
+    made: dict[str, Tensor] = {}
     for name, scan in scans.items():
-        if scan is None:
-            continue
         heads = getattr(call, name).shape[1]
-        size = scan.walk.v.size
-        kind = call.q.dtype if heads == H else torch.float32
-        made = _empty(call, B, H, L, size, dtype=kind)
+        by_state = gated is not None and name != "v"
+        kind = call.q.dtype if heads == H and not by_state else torch.float32
+        made[name] = _empty(call, B, H, L, scan.walk.v.size, dtype=kind)
         if scan.walk.gated:
             sums[name] = _empty(call, scan.slices, B, H, L)
         left = None
@@ -281,16 +321,58 @@ def _backward(
             left = initial if initial is None else Carried(initial.state)
         elif name == "k" and initial is not None and normalised:
             left = Carried(_empty(call, B, H, Dv, F), initial.column)
-        scan.outputs(made, length, segments, before if name == "q" else after, transposed=name != "v",
+        scan.outputs(made[name], length, segments, before if name == "q" else after, transposed=name != "v",
                      row_sums=sums.get(name), final=left)  # fmt: skip
-        if name in needs:
-            found[name] = made if heads == H else made.unflatten(1, (heads, -1)).sum(2).to(call.q.dtype)
+    local: Tensor | None = sums["q"].sum(0) - sums["k"].sum(0) if "q" in sums else None
+    if channels is not None and "q" in made and "k" in made:
+        given = {
+            "q": q, "k": k, "v": call.v, "do": do, "q_inter": made["q"], "k_inter": made["k"], "u": u,
+            "q_raw": call.q, "k_raw": call.k,
+        }  # fmt: skip
+        made["q"], made["k"], local = channels.finish(given, call.k.shape[1] == H)
     log = None
-    if gated:
+    if logs:
+        assert local is not None
         assert isinstance(before, Segments)
         assert isinstance(after, Segments)
-        log = _log_gradient(call, sums["q"].sum(0) - sums["k"].sum(0), before, after, final, grad_final)
+        log = log_gradient(call.docs, call.initial is None, local, before, after, final, grad_final)
+    found = {n: _of_heads(t, getattr(call, n)) for n, t in made.items() if n in needs}
     return Gradients(found.get("q"), found.get("k"), found.get("v"), log, initial)
+
+
+def _scans(
+    call: ScanCall, memo: Memo, q: Tensor, k: Tensor, do: Tensor, u: Tensor | None, gated: Gated | None, logs: bool
+) -> dict[str, Scan]:
+    """The scans of the gradients of queries, keys and values. With a decay per channel the first two are what comes by
+    way of the states, before the powers within chunks and the maps."""
+    maps = call.maps
+    features: tuple[Any, Any] = ("query", "key") if maps.normalised else ("", "")
+    gates = " gated" if logs else ""
+    if gated is not None:
+        dq = _scan(call, memo, "q", do, call.v, gated.k, u=u, pairs=gated, across="values", feature=features[0])
+        dk = _scan(call, memo, "k", call.v, do, gated.q, u=u, pairs=gated, across="values", feature=features[1],
+                   reverse=True)  # fmt: skip
+    else:
+        dq = _scan(call, memo, "q" + gates, do, call.v, k, call.q, feature=features[0], slope=slope_of(maps.query),
+                   u=u, gated=logs, mapped=maps.query)  # fmt: skip
+        dk = _scan(call, memo, "k" + gates, call.v, do, q, call.k, feature=features[1], slope=slope_of(maps.key),
+                   u=u, gated=logs, mapped=maps.key, reverse=True)  # fmt: skip
+    return {"q": dq, "k": dk, "v": _value_scan(call, memo, q, k, do, u, gated)}
+
+
+def _value_scan(
+    call: ScanCall, memo: Memo, q: Tensor, k: Tensor, do: Tensor, u: Tensor | None, gated: Gated | None
+) -> Scan:
+    """The scan of the gradients of values."""
+    q, k = (q, k) if gated is None else (gated.q, gated.k)
+    column = "vector" if call.maps.normalised else ""
+    return _scan(call, memo, "v", k, q, do, reverse=True, column=column, u=u, pairs=gated)
+
+
+def _of_heads(made: Tensor, like: Tensor) -> Tensor:
+    """A gradient of the query heads as one of the heads of a tensor."""
+    heads = like.shape[1]
+    return made if heads == made.shape[1] else made.unflatten(1, (heads, -1)).sum(2).to(like.dtype)
 
 
 def cut_together(scans: list[Scan], most: int = 0) -> tuple[int, int]:
@@ -300,37 +382,3 @@ def cut_together(scans: list[Scan], most: int = 0) -> tuple[int, int]:
     _, length = min((s.cut(most) for s in scans), key=lambda c: c[1])
     length = -(-length // unit) * unit
     return max(1, -(-first.rows // length)), length
-
-
-def _log_gradient(
-    call: ScanCall, local: Tensor, before: Segments, after: Segments, final: Carried | None, grad_final: Carried | None
-) -> Tensor:
-    """From what rows and columns of P differ by, the gradient of the logarithm of every row's decay."""
-    B, H, L = call.shape
-    segments = before.state.shape[2]
-    across = _empty(call, B, H, segments)
-    across[:, :, :-1] = _product(before.state[:, :, 1:], after.state[:, :, :-1])
-    if before.column is not None and after.column is not None:
-        across[:, :, :-1] += (before.column[:, :, 1:] * after.column[:, :, :-1]).sum(-1)
-    across[:, :, -1] = 0.0
-    if grad_final is not None:
-        assert final is not None
-        across[:, :, -1] = _product(final.state, grad_final.state)
-        if final.column is not None and grad_final.column is not None:
-            across[:, :, -1] += (final.column * grad_final.column).sum(-1)
-    if call.docs is not None and segments > 1:
-        ends = torch.arange(1, segments, device=local.device) * before.length
-        across[:, :, :-1] *= call.docs[:, :, ends - 1] == call.docs[:, :, ends]
-    padded = torch.nn.functional.pad(local, (0, segments * before.length - L)).unflatten(-1, (segments, -1))
-    summed = (padded.flip(-1).cumsum(-1).flip(-1) + across[..., None]).flatten(-2)[..., :L]
-    # no pair reaches over the first row of all, nor over that of a document
-    if call.initial is None:
-        summed[..., 0] = 0.0
-    if call.docs is not None:
-        new = call.docs[..., 1:] != call.docs[..., :-1]
-        summed[..., 1:] = torch.where(new, 0.0, summed[..., 1:])
-    return summed
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((-1, -2))

@@ -21,6 +21,8 @@ from attndsl.schedule.plan import AxisRanges, Blocks, Layout, Piece, Plan, Produ
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
 PARTIAL_COST = 1.3
+SKEW = 4.0
+"""A tile that takes this many times the mean would run alone at the end, did it not begin first."""
 RUN_LENGTH = 4
 """Runs of fewer boxes than this on average are listed box by box."""
 
@@ -41,6 +43,17 @@ class PieceTables:
     boxes: Ints
     class_of: Ints
 
+    @cached_property
+    def begins_even(self) -> bool:
+        """Whether all boxes begin at multiples of four of the last axis, and so does their segment."""
+        last = len(self.form.side.axes) - 1
+        if self.form.spans:
+            edges = FULL_SPANS + PARTIAL_SPANS
+            begin = self.bounds[..., edges : 2 * edges]
+        else:
+            begin = self.boxes[:, last]
+        return self.start % 4 == 0 and self.box[-1] % 4 == 0 and not np.any(begin % 4)
+
     @property
     def middle_and_end(self) -> tuple[Ints, Ints]:
         """Where PARTIAL boxes begin and where they end, [classes, tiles]."""
@@ -51,7 +64,8 @@ class PieceTables:
 @dataclass(frozen=True)
 class LaunchTables:
     """One kernel launch: the tiles of a q segment. `rows` [tiles, start... stop... (residue...)], `order` the tiles,
-    longest first. `searches` [Lq] are places in sorted tensors, for every row."""
+    longest first, `skewed` where some are far longer than most. `searches` [Lq] are places in sorted tensors, for every
+    row."""
 
     q: SideForm
     box: tuple[int, ...]
@@ -62,6 +76,7 @@ class LaunchTables:
     pieces: tuple[PieceTables, ...]
     on_grid: bool
     searches: tuple[Ints, ...] = ()
+    skewed: bool = False
 
     @property
     def tiles(self) -> int:
@@ -71,6 +86,14 @@ class LaunchTables:
     def bare(self) -> bool:
         """Whether all boxes are FULL."""
         return all(np.array_equal(*p.middle_and_end) for p in self.pieces)
+
+    def begin_even(self, extents: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether all boxes, in tensors of a number for every position, begin at multiples of four numbers. `extents`
+        are those of the grids that boxes lie on."""
+        return all(p.begins_even and self._even_lines(p.form.side, extents) for p in self.pieces)
+
+    def _even_lines(self, side: SideForm, extents: Mapping[str, tuple[int, ...]]) -> bool:
+        return len(side.axes) == 1 or extents[side.segment][-1] % 4 == 0
 
     @property
     def nbytes(self) -> int:
@@ -139,7 +162,8 @@ def _launch(pieces: Sequence[Piece], on_grid: bool, spans: bool) -> LaunchTables
     side = SideForm(first.rows.segment, tuple(first.rows.axes[i].name for i in keep), tuple(s > 1 for s in splits))
     box = tuple(first.rows.axes[i].box for i in keep)
     order = np.argsort(-cost, kind="stable").astype(np.int32)
-    return LaunchTables(side, box, first.rows.start, splits, rows, order, tuple(made), on_grid)
+    skewed = bool(cost.max(initial=0.0) > SKEW * cost.mean()) if cost.size else False
+    return LaunchTables(side, box, first.rows.start, splits, rows, order, tuple(made), on_grid, skewed=skewed)
 
 
 def _real(layout: Layout) -> list[int]:

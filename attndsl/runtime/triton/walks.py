@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from attndsl.codegen.triton import generate
 from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.generated import forward_module
 from attndsl.runtime.triton.tables import LaunchTables
 
 
@@ -23,16 +23,19 @@ class Walked:
     reason: str = ""
 
 
-def walked(attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int) -> Walked:
+def walked(
+    attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int, *, gathers: bool = True
+) -> Walked:
     """Grant `config.specialize` where Triton is known to specialise the kernel's loop, and `config.mixed` where there
-    are exponentials of two and units that compute them."""
+    are exponentials of two and units that compute them. With `gathers` the caller can lay the rows of tiles out for
+    `Form.gathered`."""
     form = replace(form, mixed=config.mixed and can_mix(form, capability))
     if not config.specialize:
         return Walked(form, config)
-    reason = refusal(attention, form, tables, config, capability)
+    reason = refusal(attention, form, tables, config, capability, gathers=gathers)
     if reason:
         return Walked(form, plain(config), reason)
-    return Walked(replace(form, walk="specialized", bare=tables.bare), config)
+    return Walked(_specialized(form, tables), config)
 
 
 def can_mix(form: Form, capability: int) -> bool:
@@ -50,10 +53,18 @@ def plain(config: Config) -> Config:
 @lru_cache(maxsize=1024)
 def specialized(compiled: Any) -> bool:
     """Whether a compiled kernel has specialised warps."""
-    return "ttg.warp_specialize" in compiled.asm["ttgir"]
+    text = compiled.asm["ttgir"] if hasattr(compiled, "asm") else compiled.ttgir
+    return "ttg.warp_specialize" in text
 
 
-def refusal(attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int) -> str:
+def _specialized(form: Form, tables: LaunchTables) -> Form:
+    # Triton specialises no warps where boxes of several axes, or addresses, load the queries
+    return replace(form, walk="specialized", bare=tables.bare, gathered=len(form.q.axes) > 1)
+
+
+def refusal(
+    attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int, *, gathers: bool = True
+) -> str:
     """Why a kernel cannot have specialised warps; empty if it can."""
     if capability // 10 != 9:
         return "warps are specialised on compute capability 9 only"
@@ -65,13 +76,15 @@ def refusal(attention: Attention, form: Form, tables: LaunchTables, config: Conf
         return "fp32 products have no matrix instructions"
     if not form.tma:
         return "keys and values are not loaded by tensor descriptors"
-    if len(form.q.axes) > 1 or form.q.any_split:
+    if form.q.any_split:
         return "the rows of a tile are not neighbours in memory"
+    if len(form.q.axes) > 1 and not (gathers and form.D % 8 == 0):
+        return "the rows of a tile are not neighbours in memory, and are not gathered"
     if len(form.pieces) != 1:
         return "keys of several segments take several loops"
     piece = form.pieces[0]
     if not (piece.spans or piece.flat):
         return "tiles with many runs of boxes take nested loops"
-    if generate(attention, replace(form, walk="specialized", bare=tables.bare)).reads_vectors:
+    if forward_module(attention, _specialized(form, tables)).reads_vectors:
         return "vectors of inputs are loaded by pointers"
     return ""

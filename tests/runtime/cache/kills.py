@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 
-from attndsl.runtime.cache import store as module
+from attndsl.runtime.cache import tidy as module
 from attndsl.runtime.cache.store import Store
 from tests.runtime.cache.facts import make_entry, make_key
 

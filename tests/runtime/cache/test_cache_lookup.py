@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import attndsl
-from attndsl.runtime.cache import folder, lookup, store
+from attndsl.runtime.cache import folder, lookup, tidy
 from attndsl.runtime.cache.entry import Timing, entry_data
 from attndsl.runtime.cache.key import FAR, Bucket, bucket_of, distance, hashes, kernels_version, key_of, up
 from attndsl.runtime.cache.store import Store
@@ -29,7 +29,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, and a package that ships nothing."""
     monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(folder, "_warned", set())
-    monkeypatch.setattr(store, "_cleaned", set())
+    monkeypatch.setattr(tidy, "_cleaned", set())
     monkeypatch.setattr(lookup, "DATA", tmp_path / "data")
     lookup.shipped_entries.cache_clear()
     lookup.every_shipped_entry.cache_clear()
@@ -227,7 +227,7 @@ def test_the_version_of_kernels_is_a_hash() -> None:
 
 def test_an_old_entry_that_never_saw_the_default_says_nothing() -> None:
     Store().write(make_entry(make_key(kernels="older")))
-    assert lookup.lookup(make_key(), "64x64 w4 s2") is not None
-    assert lookup.lookup(make_key(), "128x128 w4 s2 specialize") is None
+    assert lookup.lookup(make_key(), lambda: "64x64 w4 s2") is not None
+    assert lookup.lookup(make_key(), lambda: "128x128 w4 s2 specialize") is None
     Store().write(make_entry(make_key()))
-    assert lookup.lookup(make_key(), "128x128 w4 s2 specialize") is not None
+    assert lookup.lookup(make_key(), lambda: "128x128 w4 s2 specialize") is not None

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attndsl.runtime.cache import files, folder, store
+from attndsl.runtime.cache import files, folder, store, tidy
 from attndsl.runtime.cache.entry import dump, parse
 from attndsl.runtime.cache.folder import CacheWarning, cache_root, part
 from attndsl.runtime.cache.store import Store
@@ -26,7 +26,7 @@ from tests.runtime.cache.facts import make_entry, make_key
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(folder, "_warned", set())
-    monkeypatch.setattr(store, "_cleaned", set())
+    monkeypatch.setattr(tidy, "_cleaned", set())
     monkeypatch.setattr(store, "_unkept", {})
     yield tmp_path / "cache"
 
@@ -223,7 +223,7 @@ def test_what_a_killed_process_left_goes_at_the_next_start(root: Path, monkeypat
         path.write_text("x")
     assert set(Store().problems()) == set(left)
     with files.locked(root / "tuned" / "held.lock"):
-        monkeypatch.setattr(store, "_cleaned", set())
+        monkeypatch.setattr(tidy, "_cleaned", set())
         assert len(list(Store().entries())) == 1
         assert sorted(p.suffix for p in (root / "tuned").iterdir()) == [".json", ".lock"]
     assert [p.suffix for p in (root / "tuned").iterdir()] == [".json"]

@@ -1,5 +1,6 @@
 """Gradients of a share of the cases with small tiles, compared:
-`python -m tests.runtime.triton.interpret_backward GROUP GROUPS [all | CASE...]`."""
+`python -m tests.runtime.triton.interpret_backward GROUP GROUPS [fused] [all | CASE...]`. With `fused` those of q, k and
+v, dq along with dk and dv."""
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -22,24 +23,28 @@ FEW = (
     "polynomial", "dilated", "blocks", "gna dilated", "grid terms", "joint", "blind segment", "one row",
 )  # fmt: skip
 """Those that every run of the tests checks; `all` after the groups names every case."""
+FUSED = ("dense 40", "window 7, negative scale", "dead rows", "sink and gate", "gna, even lines", "joint")
+"""Those of fused kernels."""
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Grads = dict[str, torch.Tensor]
 
 
-def check(case: Case, dtype: torch.dtype) -> None:
-    actual, eager, exact = compared(case, dtype, 0)
+def check(case: Case, dtype: torch.dtype, fused: bool) -> None:
+    actual, eager, exact = compared(case, dtype, 0, fused=fused)
     for name, value in actual.items():
         own = dtype if name in "qkv" else torch.float32
 
         def others(name: str = name) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
             for seed in (10, 20, 30):
-                _, plain, right = compared(case, dtype, seed, ours=False)
+                _, plain, right = compared(case, dtype, seed, ours=False, fused=fused)
                 yield plain[name], right[name]
 
         assert_right(f"grad {name}", value, eager[name], exact[name], own, GRADIENT_FACTOR, others)
 
 
-def compared(case: Case, dtype: torch.dtype, seed: int, ours: bool = True) -> tuple[Grads, Grads, Grads]:
+def compared(
+    case: Case, dtype: torch.dtype, seed: int, *, ours: bool = True, fused: bool = False
+) -> tuple[Grads, Grads, Grads]:
     """Ours, those of the plain computation in the same precision, and exact ones."""
     tensors = dict(zip("qkv", case.tensors(dtype, seed), strict=True))
     inputs, offset = case.made(), case.offset()
@@ -47,7 +52,7 @@ def compared(case: Case, dtype: torch.dtype, seed: int, ours: bool = True) -> tu
     g = torch.Generator().manual_seed(2 + seed)
     grad = torch.randn(case.B, case.H, case.Lq, case.Dv or case.D, generator=g).to(dtype)
     grad_lse = torch.randn(case.B, case.H, case.Lq, generator=g)
-    floats = tensors | {n: t for n, t in inputs.items() if t.is_floating_point()}
+    floats = tensors | {n: t for n, t in inputs.items() if t.is_floating_point() and not fused}
 
     def gradients(precision: torch.dtype, triton: bool) -> Grads:
         live = {n: t.detach().to(t.dtype if triton else precision).requires_grad_() for n, t in floats.items()}
@@ -71,7 +76,9 @@ def compared(case: Case, dtype: torch.dtype, seed: int, ours: bool = True) -> tu
 
     actual: Grads = {}
     if ours:
-        with configured(Config(32, 32, 4, 2), dq=Config(16, 32, 4, 2), dkdv=Config(32, 16, 4, 2)):
+        with configured(
+            Config(32, 32, 4, 2), dq=Config(16, 32, 4, 2), dkdv=Config(32, 16, 4, 2, fused="boxes" if fused else "")
+        ):
             actual = gradients(dtype, True)
         assert all(t.dtype == floats[n].dtype for n, t in actual.items())
     return actual, gradients(dtype, False), gradients(torch.float64, False)
@@ -79,15 +86,16 @@ def compared(case: Case, dtype: torch.dtype, seed: int, ours: bool = True) -> tu
 
 def main() -> int:
     group, groups = int(sys.argv[1]), int(sys.argv[2])
-    only = sys.argv[3:]
+    fused = "fused" in sys.argv[3:]
+    only = [a for a in sys.argv[3:] if a != "fused"]
     wrong = 0
     if only == ["all"]:
         chosen = list(CASES[group::groups])
     else:
-        chosen = [c for c in CASES if c.name in (only or FEW)][group::groups]
+        chosen = [c for c in CASES if c.name in (only or (FUSED if fused else FEW))][group::groups]
     for i, case in enumerate(chosen):
         try:
-            check(case, DTYPES[(group + i) % 3])
+            check(case, DTYPES[(group + i) % 3], fused)
         except Exception:
             wrong += 1
             print(f"WRONG {case.name}\n{traceback.format_exc()}")

@@ -24,6 +24,12 @@ def cases() -> list[tuple[LinearCase, ScanConfig]]:
                 decay, normalised, mapped, docs, state, strict=(n + i) % 5 == 0, B=1, H=2, Hkv=1 + i,
             )  # fmt: skip
             found.append((case, ScanConfig(16, 16, 4, 1, segments=1 + 2 * ((n + i) % 2))))
+    for n, L in enumerate((1, 40, 90)):
+        case = LinearCase(
+            ("fp32", "fp16", "fp32")[n], L, 24, (16, 40)[n % 2], "channel", n == 2, n == 2, False, n != 1,
+            strict=n == 0, B=1, H=2, Hkv=1 + n % 2,
+        )  # fmt: skip
+        found.append((case, ScanConfig(32, 16, 4, 1, segments=(1, 0, 2)[n])))
     return found
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from attndsl.codegen.triton import TritonModule
 from attndsl.codegen.triton_scan import Walk, generate_scan
+from attndsl.codegen.triton_scan_channel import Channel, generate_channel
+from attndsl.codegen.triton_scan_step import Step, generate_step
 from attndsl.runtime.triton.cross import Compiled, cross_compile
+from attndsl.runtime.triton.scan_channel import FINISH_WARPS
 from attndsl.runtime.triton.scan_config import ScanConfig
+from attndsl.runtime.triton.scan_step import TILE
 
 
 def compile_scan(walk: Walk, name: str, config: ScanConfig, start: bool = True) -> Compiled:
@@ -15,4 +19,23 @@ def compile_scan(walk: Walk, name: str, config: ScanConfig, start: bool = True) 
         TritonModule(made.source, made.arguments[name]),
         {"BT": config.chunk, "BV": config.columns, "START": start, "FINAL": False},
         dtype=walk.dtype, inputs={"gamma": "fp32", "g": "fp32"}, warps=config.warps, stages=config.stages, kernel=name,
+    )  # fmt: skip
+
+
+def compile_channel(channel: Channel, name: str, config: ScanConfig) -> Compiled:
+    """The kernel `gates` or `finish` of a decay per channel."""
+    made = generate_channel(channel, ["a decay per channel"])
+    return cross_compile(
+        TritonModule(made.source, made.arguments[name]), {"BT": config.chunk},
+        dtype=channel.dtype, inputs={"g": "bf16"},
+        warps=config.gate_warps if name == "gates" else FINISH_WARPS, stages=1, kernel=name,
+    )  # fmt: skip
+
+
+def compile_step(step: Step) -> Compiled:
+    """The kernel of one row."""
+    made = generate_step(step, ["a step"])
+    return cross_compile(
+        TritonModule(made.source, made.arguments["step"]), {"BV": TILE // step.width, "START": True, "FINAL": True},
+        dtype="bf16", inputs={"gamma": "fp32", "g": "fp32"}, warps=4, stages=1, kernel="step",
     )  # fmt: skip

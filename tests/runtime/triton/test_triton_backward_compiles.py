@@ -12,7 +12,7 @@ import attndsl
 from attndsl.codegen.triton_backward import BackwardForm, generate_sweep
 from attndsl.codegen.triton_form import Dtype, typical_forms
 from attndsl.codegen.triton_prepare import generate_prepare
-from attndsl.runtime.triton.config import choose, stages_that_fit
+from attndsl.runtime.triton.config import Config, choose, stages_that_fit
 from attndsl.runtime.triton.cross import Compiled, cross_compile
 from attndsl.runtime.triton.launch import SHARED_MEMORY
 from benchmarks.cases import GNA
@@ -28,16 +28,21 @@ BIAS = "attention bias(input t: f32[H, L, L]) { score s + t[h, q, k] }"
 
 def compile_step(
     text: str, step: str, *, D: int = 128, dtype: Dtype = "bf16", capability: int = 90, deterministic: bool = False,
-    tma: bool = True, **consts: Any,
+    tma: bool = True, config: Config | None = None, **consts: Any,
 ) -> Compiled:  # fmt: skip
     attention = attndsl.load(text, **consts).simplified
-    form = replace(typical_forms(attention)[0], D=D, Dv=D, dtype=dtype, turned=step == "dkdv")
-    form = replace(form, tma=tma and capability >= 90)
+    turned, tma = step == "dkdv", tma and capability >= 90
+    form = replace(typical_forms(attention)[0], D=D, Dv=D, dtype=dtype, turned=turned)
+    form = replace(form, tma=tma, boxed_stats=turned and tma)
+    config = config or choose("dkdv" if turned else "dq", dtype, D, D, capability)
     wanted = frozenset(i.name for i in attention.inputs if i.dtype == "f32")
-    backward = BackwardForm(form, wanted, deterministic=deterministic)
+    if config.fused:
+        wanted = frozenset[str]()
+    backward = BackwardForm(
+        form, wanted, deterministic=deterministic, fused=bool(config.fused), boxed_sums=config.fused == "boxes"
+    )  # fmt: skip
     made = generate_prepare(attention, backward) if step == "prepare" else generate_sweep(attention, backward)
     assert made is not None
-    config = choose("dkdv" if step == "dkdv" else "dq", dtype, D, D, capability)
     values: dict[str, Any] = {"BM": config.rows, "BN": config.columns}
     if len(form.q.axes) == 3:
         values |= {"BM_0": config.rows // 64, "BM_1": 8, "BM_2": 8}
@@ -52,7 +57,11 @@ def compile_step(
 
 HOPPER = [
     (CAUSAL, "dq", {}, 0),
-    (CAUSAL, "dkdv", {}, 240),
+    (CAUSAL, "dkdv", {}, 160),
+    (CAUSAL, "dkdv", {"config": Config(128, 64, 8, 2, fused="boxes")}, 480),
+    (CAUSAL, "dkdv", {"config": Config(64, 32, 4, 3, fused="boxes")}, 64),
+    (CAUSAL, "dkdv", {"D": 64, "config": Config(128, 64, 8, 2, fused="boxes")}, 0),
+    (CAUSAL, "dkdv", {"D": 64, "config": Config(64, 64, 4, 2, fused="elements")}, 64),
     (CAUSAL, "dkdv", {"D": 64, "dtype": "fp16"}, 0),
     (SINK, "dq", {"D": 64}, 200),
     (SINK, "prepare", {}, 0),
@@ -88,6 +97,21 @@ def test_full_boxes_have_no_mask_code() -> None:
         full, partial = source.split("tl.range(begin, middle)")[1].split("tl.range(middle, end)")
         assert "between" not in full
         assert "between" in partial
+
+
+def test_one_sweep_adds_to_dq_in_boxes_or_elements() -> None:
+    attention = attndsl.load(CAUSAL).simplified
+    form = replace(typical_forms(attention)[0], turned=True, boxed_stats=True)
+    apart = generate_sweep(attention, BackwardForm(form)).source
+    assert "atomic_add" not in apart
+    assert apart.count("stats_box.load") == 4
+    boxes = generate_sweep(attention, BackwardForm(form, fused=True, boxed_sums=True))
+    assert boxes.name == "dkdvq"
+    assert boxes.source.count("dq0_box.atomic_add") == 2
+    elements = generate_sweep(attention, BackwardForm(form, fused=True)).source
+    assert elements.count("tl.atomic_add(dq_head") == 2
+    # keys outside add nothing, whatever their weights would be
+    assert "middle = tl.where((stop_0 - row_0 < BM), begin, middle)" in elements
 
 
 def test_gradients_of_inputs_are_generated_where_they_are_wanted() -> None:

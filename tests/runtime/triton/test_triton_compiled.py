@@ -88,3 +88,19 @@ def test_a_manager_that_the_user_chose_is_kept(cache: Path, monkeypatch: pytest.
     build()
     assert not cache.exists()
     assert list((tmp_path / "theirs").glob("*/forward.cubin"))
+
+
+def test_a_damaged_launcher_is_built_again(cache: Path) -> None:
+    from triton.runtime.cache import get_cache_manager
+
+    with compiled.our_cache():
+        manager = get_cache_manager("ab" * 32)
+        path = Path(manager.put(b"a library", "launcher.so", binary=True))
+        assert manager.get_file("launcher.so") == str(path)
+        for damaged in (b"", b"a lib", b"a librarY"):
+            path.write_bytes(damaged)
+            assert get_cache_manager("ab" * 32).get_file("launcher.so") is None
+        manager.put(b"a library", "launcher.so", binary=True)
+        assert manager.get_file("launcher.so") == str(path)
+        Path(str(path) + compiled.SEAL).unlink()
+        assert manager.get_file("launcher.so") is None

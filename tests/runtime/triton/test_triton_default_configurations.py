@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import attndsl
-from attndsl.runtime.triton.config import choose
+from attndsl.runtime.triton.choices import facts_of, untuned
+from attndsl.runtime.triton.config import Config, choose
 from attndsl.runtime.triton.lowering import compile_fitting, lower, shared_memory
+from attndsl.runtime.triton.visits import visits_of
+from attndsl.tune.machines import gpu_of
 
 pytest.importorskip("triton")
 
+SPECIALISED, TWO = Config(128, 128, 4, 2, specialize=True), Config(128, 64, 8, 2, registers=128)
 SPEC = """attention alibi(input slope: f32[H]) {
     score s - slope[h] * (q - k)
     mask k <= q and q - k < 300
@@ -32,8 +37,9 @@ BUDGETS = {
 @pytest.mark.parametrize(("capability", "dtype", "head"), list(BUDGETS), ids=lambda v: str(v))
 def test_forward(capability: int, dtype: Any, head: int) -> None:
     f = attndsl.load(SPEC)
-    _, (it,) = lower(f.simplified, f.problem(L=1000, H=2, D=head), dtype, capability=capability)
-    config = choose("forward", dtype, head, head, capability)
+    problem = f.problem(L=1000, H=2, D=head)
+    _, (it,) = lower(f.simplified, problem, dtype, capability=capability)
+    config = choose("forward", dtype, head, head, capability, lambda: visits_of(f.simplified, problem))
     assert it.tile == (config.rows, config.columns)
     fitting, built = compile_fitting(it)
     assert fitting.stages == it.stages, "the estimate of what fits is too large"
@@ -44,3 +50,42 @@ def test_forward(capability: int, dtype: Any, head: int) -> None:
     if dtype != "fp32":
         assert {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}[capability] in built.ptx
         assert ("cp.async.bulk.tensor" in built.ptx) == (capability >= 90)
+
+
+CASES: tuple[tuple[str, int, int, Config], ...] = (
+    ("attention dense {}", 128, 16384, SPECIALISED),
+    ("attention dense {}", 64, 4096, SPECIALISED),
+    ("attention dense {}", 64, 4000, Config(128, 64, 4, 3)),
+    ("attention causal { mask k <= q }", 128, 32768, SPECIALISED),
+    ("attention causal { mask k <= q }", 64, 32768, Config(128, 64, 4, 3)),
+    ("attention causal { mask k <= q }", 96, 32768, Config(128, 128, 8, 3)),
+    ("attention swa { mask k <= q and q - k < 1024 }", 128, 524288, TWO),
+    ("attention swa { mask k <= q and q - k < 4096 }", 128, 32768, TWO),
+    ("attention docs(input doc: i32[L] sorted) { mask doc[q] == doc[k] and k <= q }", 128, 32768, TWO),
+    ("attention picture { grid g(y, x) mask abs(q.y - k.y) <= 2 }", 128, 16384, Config(128, 128, 8, 3)),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "head", "length", "config"), CASES, ids=[f"{t.split()[1].split('(')[0]}-{d}" for t, d, _, _ in CASES]
+)
+def test_what_a_mask_leaves_decides(text: str, head: int, length: int, config: Config) -> None:
+    f = attndsl.load(text)
+    sizes: dict[str, Any] = {"grid": (128, 128)} if "grid" in text else {"L": length}
+    if "doc" in text:
+        sizes["doc"] = np.repeat(np.arange(32), length // 32)
+    problem = f.problem(H=2, D=head, **sizes)
+    for gpu in ("h100", "h200"):
+        assert untuned("forward", facts_of(f.simplified, problem, "bf16", gpu_of(gpu).machine)) == config
+    others = {untuned("forward", facts_of(f.simplified, problem, d, gpu_of(g).machine)) for d, g in
+              (("fp32", "h200"), ("bf16", "a100"), ("bf16", "b200"))}  # fmt: skip
+    assert not any(c.specialize or c.registers for c in others)
+    assert untuned("forward", facts_of(f.simplified, problem, "fp16", gpu_of("h200").machine)) == config
+
+
+def test_few_rows_of_many_keys() -> None:
+    f = attndsl.load("attention causal { mask k <= q }")
+    problem = f.problem(Lq=1000, Lk=100_000, q_offset=99_000, H=2, D=128)
+    seen = visits_of(f.simplified, problem)
+    assert 99_000 < seen.keys < 101_000
+    assert not seen.bare

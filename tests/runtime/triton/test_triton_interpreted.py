@@ -40,6 +40,11 @@ def test_gradients_equal_the_definition(group: int) -> None:
     run("interpret_backward", group, 2)
 
 
+def test_gradients_of_one_sweep_equal_the_definition() -> None:
+    """dq added up by the sweep that finds dk and dv."""
+    run("interpret_backward", 0, 1, "fused")
+
+
 def test_random_programs_equal_the_definition() -> None:
     """Masks, scores, weights and outputs that hypothesis writes, with their gradients."""
     run("interpret_random", SEED, 15)

@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import attndsl
+from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.gather import gathered, places
+from attndsl.runtime.triton.lowering import lower
 from attndsl.runtime.triton.tables import PieceTables, QSegment, joined, launches
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Piece, Plan, runs
@@ -152,3 +156,61 @@ def test_rows_without_keys_get_tiles() -> None:
     (tables,) = launches(plan, [QSegment("", 0, 100)], 32, False)
     assert tables.pieces == ()
     assert tables.rows.tolist() == [[0, 32], [32, 64], [64, 96], [96, 100]]
+
+
+@pytest.mark.parametrize(
+    ("text", "offset", "even"),
+    [
+        ("attention causal { mask k <= q }", 0, True),
+        ("attention window { mask k <= q and q - k < 41 }", 0, True),
+        ("attention window { mask abs(q - k) <= 41 }", 0, False),
+    ],
+)
+def test_boxes_that_begin_even(text: str, offset: int, even: bool) -> None:
+    """Boxes of queries whose statistics can be loaded by TMA begin at multiples of four."""
+    f = attndsl.load(text)
+    plan = build(f.simplified, f.problem(L=333, q_offset=offset), Tiling(32, 32).tile(f.simplified, f.problem(L=333)))
+    for spans in (True, False):
+        (tables,) = launches(plan, [QSegment("", 0, 333)], 32, False, spans=spans, turned=True)
+        assert tables.begin_even({}) == even
+
+
+def test_lines_of_grids_that_begin_even() -> None:
+    f = attndsl.load("attention blocks { grid map(y, x) mask abs(q.x // 8 - k.x // 8) <= 1 }")
+    for extents, even in (((24, 32), True), ((24, 31), False)):
+        problem = f.problem(grid=extents)
+        plan = build(f.simplified, problem, Tiling(32, 32, (4, 8), (4, 8)).tile(f.simplified, problem))
+        (tables,) = launches(plan, [QSegment("map", 0, prod(extents))], 32, True, turned=True)
+        assert tables.pieces[0].begins_even
+        assert tables.begin_even({"map": extents}) == even
+
+
+def test_tiles_far_longer_than_most() -> None:
+    for text, turned, skewed in (
+        ("attention sink { mask k <= q and (q - k < 64 or k < 4) }", True, True),
+        ("attention sink { mask k <= q and (q - k < 64 or k < 4) }", False, False),
+        ("attention causal { mask k <= q }", True, False),
+    ):
+        f = attndsl.load(text)
+        problem = f.problem(L=4096)
+        plan = build(f.simplified, problem, Tiling(64, 64).tile(f.simplified, problem))
+        (tables,) = launches(plan, [QSegment("", 0, 4096)], 64, False, spans=True, turned=turned)
+        assert tables.skewed == skewed
+
+
+def test_rows_of_grid_tiles_are_gathered() -> None:
+    """Tiles at the ragged ends repeat their last rows."""
+    f = attndsl.load(NA2D, window=(3, 3))
+    made = f.problem(grid=(5, 7), D=16)
+    config = Config(64, 64, 4, 2, specialize=True, q_box=(8, 8))
+    _, (it,) = lower(f.simplified, made, "bf16", config=config)
+    assert it.form.gathered and it.form.walk == "specialized"
+    _, (plain,) = lower(f.simplified, made, "bf16", config=config, gathers=False)
+    assert not plain.form.gathered and plain.form.walk == "two loops"
+    q = torch.randn(2, 3, 35, 16).half()
+    index = torch.from_numpy(places(it.tables, (5, 7)))
+    found = gathered(q.transpose(1, 2).contiguous().transpose(1, 2), index).view(2, 3, 8, 8, 16)
+    grid = q.view(2, 3, 5, 7, 16)
+    assert torch.equal(found[:, :, :5, :7], grid)
+    assert torch.equal(found[:, :, 5:, :7], grid[:, :, 4:].expand(-1, -1, 3, -1, -1))
+    assert torch.equal(found[:, :, :5, 7], grid[:, :, :, 6])
