@@ -75,7 +75,7 @@ def built(setup: Setup, dtype: Any, target: str, *, backward: bool) -> tuple[dic
     simplified, problem = simplify(setup.attention), setup.problem()
     try:
         with progress("planning"):
-            plan, rows = lower(simplified, problem, dtype, capability=TARGETS[target], save=backward, gathers=False)
+            plan, rows = lower(simplified, problem, dtype, capability=TARGETS[target], save=backward)
             back = lower_backward(simplified, problem, dtype, plan, capability=TARGETS[target]) if backward else ()
     except ValueError as error:
         raise CallError(str(error)) from error

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from attndsl.codegen.cpu import title
 from attndsl.codegen.expr_triton import (
     Level,
     Printer,
@@ -16,7 +15,7 @@ from attndsl.codegen.expr_triton import (
     UnsupportedError,
     level,
 )
-from attndsl.codegen.templates import render
+from attndsl.codegen.templates import render, title
 from attndsl.codegen.triton_arguments import Argument, read_arguments, standard_arguments
 from attndsl.codegen.triton_bands import FURTHEST, KEY, Band, bands_of, rising_of, searches_of
 from attndsl.codegen.triton_form import Form, Part, parts, typical_forms
@@ -165,7 +164,6 @@ class Generator:
             "far": form.far,
             "walk": form.walk,
             "bare": form.bare,
-            "gathered": form.gathered,
             "aligned": form.stride_unit if form.stride_unit > 1 else 0,
             "negative": form.negative,
             "batch_offset": form.batch_offset,
@@ -180,8 +178,10 @@ class Generator:
         leaves = {**self.rows.leaves, **code.leaves, SCORE: "s", SCALE: "scale"}
         if self.form.walk == "two loops":
             code.full = self._loop(local, leaves, code, masked=False)
-            code.partial = self._loop(local, leaves, code, masked=True)
-            code.loops = (("full", code.full, False), ("partial", code.partial, True))
+            code.loops = (("full", code.full, False),)
+            if not self.form.bare:
+                code.partial = self._loop(local, leaves, code, masked=True)
+                code.loops = (*code.loops, ("partial", code.partial, True))
         else:
             masked = not self.form.bare
             code.loops = (("all", self._loop(local, leaves, code, masked=masked), masked),)

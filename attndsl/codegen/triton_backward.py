@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from attndsl.codegen.cpu import title
 from attndsl.codegen.expr_triton import Level, Printer, Reads, Scope, level
-from attndsl.codegen.templates import render
+from attndsl.codegen.templates import render, title
 from attndsl.codegen.triton import TritonModule, input_ranks, limited, tidy
 from attndsl.codegen.triton_arguments import Argument, numbers, read_arguments, table_arguments
 from attndsl.codegen.triton_bands import KEY, QUERY, Band, bands_of
@@ -52,8 +51,8 @@ class SlotCode:
 
 @dataclass
 class LoopCode:
-    """The statements of one loop's body and the values it needs. `kept` is the exponent VALUE of visible pairs, -inf of
-    others, where one comparison tells them apart."""
+    """The statements of one loop's body and the values it needs. `pull` is what a pair's gradient takes from delta,
+    `kept` the exponent VALUE of visible pairs, -inf of others, where one comparison tells them apart."""
 
     mask_lines: list[str] = field(default_factory=list[str])
     visible: str = ""
@@ -64,6 +63,7 @@ class LoopCode:
     numerator: str = ""
     after: list[str] = field(default_factory=list[str])
     gradient: str = ""
+    pull: str = ""
     guarded: bool = False
     slots: list[SlotCode] = field(default_factory=list[SlotCode])
     columns: bool = False
@@ -101,6 +101,8 @@ class _Sweep:
         self.rows = row_code(self.form, self.reads)
         self.exponent = self._exponent()
         self.corrected = not self.turned and self.rule.over in ("sum", "sum and constant")
+        # what delta is off by is far below a rounding to 16 bits
+        self.refined = self.corrected and self.form.dtype == "fp32"
         self.stats = stats_of(self.rule, backward.grad_lse)
         if not self.corrected:
             self.stats = tuple(s for s in self.stats if s != "taken")
@@ -143,7 +145,8 @@ class _Sweep:
             dropped=self.exponent is not None and self.exponent.dropped is not None,
             shift=shift,
             stats=self.stats,
-            corrected=self.corrected and any(s.level is not Level.PAIR for s in self.slots.listed),
+            corrected=self.corrected and (self.refined or any(s.level is not Level.PAIR for s in self.slots.listed)),
+            refined=self.refined and any(p.full.pull or p.partial.pull for p in pieces),
             exp=self.exp,
             scale="scale_log2" if form.low_precision else "scale",
             factor_lines=factor_lines,
@@ -197,6 +200,9 @@ class _Sweep:
         self._values(loop, local, printer, [e for _, e in slopes])
         loop.lines = scope_lines(scope, "y")
         loop.gradient = _combined([(part, "" if e == ONE else printer.print(e)) for part, e in slopes])
+        if self.refined:
+            pulls = [(part, e) for part, e in slopes if part == "dl"]
+            loop.pull = _combined([("p", "" if e == ONE else printer.print(e)) for _, e in pulls])
         loop.guarded = not all(part in ("dl", "da") and certain(e) for part, e in slopes)
         for slot, of_load in slot_slopes:
             text = _combined([(part, "" if e == ONE else printer.print(e)) for part, e in of_load])

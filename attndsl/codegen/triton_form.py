@@ -60,9 +60,8 @@ class Form:
     bytes.
 
     `walk`: a loop over FULL boxes without mask code and one over PARTIAL boxes; or one loop over all boxes, whose mask
-    is arithmetic that FULL boxes switch off, `specialized` if some warps only load. `bare`: in such a loop all boxes
-    are FULL, so that there is no mask at all. `mixed`: one of four exponentials is a polynomial. `gathered`:
-    the rows of every tile lie one after another in a tensor of their own, from which one descriptor loads them.
+    is arithmetic that FULL boxes switch off, `specialized` if some warps only load. `bare`: all boxes are FULL, so that
+    there is no mask at all. `mixed`: one of four exponentials is a polynomial.
     """
 
     dtype: Dtype
@@ -84,7 +83,6 @@ class Form:
     turned: bool = False
     boxed_stats: bool = False
     mixed: bool = False
-    gathered: bool = False
 
     @property
     def sides(self) -> tuple[Lit["q", "k"], Lit["q", "k"]]:

@@ -149,7 +149,7 @@ def component_map(features: Expr, tensor: str) -> Expr | None:
         elif isinstance(node, Reduce):
             raise UnsupportedError("features with a reduction")
         elif isinstance(node, Op):
-            if any(a.type.shape for a in node.args) and (node.op in _MIXING or not node.type.shape):
+            if any(a.type.shape for a in node.args) and (node.op in MIXING or not node.type.shape):
                 raise UnsupportedError(f"features with `{node.op}`")
             made[node] = op(node.op, *(made[a] for a in node.args))
         else:
@@ -158,7 +158,7 @@ def component_map(features: Expr, tensor: str) -> Expr | None:
     return None if found == COMPONENT else found
 
 
-_MIXING = frozenset(("vsoftmax", "rmsnorm", "concat", "outer", "matmul", "roll", "rope"))
+MIXING = frozenset(("vsoftmax", "rmsnorm", "concat", "outer", "matmul", "roll", "rope"))
 
 
 @lru_cache(maxsize=256)

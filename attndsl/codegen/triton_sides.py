@@ -19,8 +19,8 @@ from attndsl.ir.types import INT
 
 @dataclass
 class RowCode:
-    """How a tile finds its rows. `leaves` names q-side nodes, [BM, 1]; `vectors` the same as [BM] after `ends`, at the
-    end of a specialised tile, where `ends_inside` says which rows are there."""
+    """How a tile finds its rows. `leaves` names q-side nodes, [BM, 1]; `vectors` the same as [BM] at the end of a tile
+    of neighbours."""
 
     axes: tuple[str, ...]
     split: bool
@@ -29,8 +29,6 @@ class RowCode:
     lines: list[str]
     leaves: dict[Expr, str]
     vectors: dict[Expr, str] = field(default_factory=dict[Expr, str])
-    ends: list[str] = field(default_factory=list[str])
-    ends_inside: str = ""
 
 
 @dataclass
@@ -86,10 +84,10 @@ def row_code(form: Form, reads: Reads) -> RowCode:
     width = 3 if side.any_split else 2
     extents = [_extent(own, side, a, form, reads) for a in side.axes]
     names = [_coordinate(own, a) for a in side.axes]
-    lines = ["q_row = tile * BM"] if form.gathered else []
+    lines: list[str] = []
     for i in range(count):
         at = f"rows + tile * {width * count}"
-        if form.walk == "specialized" and not form.gathered:
+        if form.walk == "specialized":
             # Triton adds the offset of a group of warps to the place that q is loaded from, wherever it is used
             lines += [f"q_row = tl.load({at})", f"row_{i} = tile * BM"]
         else:
@@ -121,15 +119,11 @@ def row_code(form: Form, reads: Reads) -> RowCode:
     else:
         leaves |= {Index(INT, "row"): "row", Index(INT, "q"): "q_at"}
         leaves |= {TILE_FIRST_ROW: "first_row", TILE_ORIGIN: "(first_row + q_offset)"}
-    ats = [f"at_{i}" for i in range(count)] if count > 1 else ["at"]
-    ends = [f"{name} = row_{i} + {locals_[i]}" for i, name in enumerate(ats)]
-    ends += [f"at = {_linear(ats, extents)}"] if count > 1 else []
-    ends_inside = " & ".join(f"({name} < stop_{i})" for i, name in enumerate(ats))
     vectors: dict[Expr, str] = {Index(INT, "row"): "(q_start + at)", Index(INT, "q"): "(q_start + at + q_offset)"}
     if form.on_grid:
         leaves.update({Coord(INT, own, side.segment, a): n for a, n in zip(side.axes, names, strict=True)})
-        vectors |= {Coord(INT, own, side.segment, a): n for a, n in zip(side.axes, ats, strict=True)}
-    return RowCode(side.axes, side.any_split, boxes, extents, lines, leaves, vectors, ends, ends_inside)
+        vectors[Coord(INT, own, side.segment, side.axes[0])] = "at"
+    return RowCode(side.axes, side.any_split, boxes, extents, lines, leaves, vectors)
 
 
 def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:

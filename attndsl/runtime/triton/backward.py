@@ -177,7 +177,7 @@ class _Run:
         for found in rows:
             self._launch("prepare", found)
         results: dict[str, Tensor] = {}
-        if "q" in needs or self._summed(Level.UNIFORM, Level.ROW, Level.PAIR):
+        if "q" in needs or ("k" in needs and self._refined()) or self._summed(Level.UNIFORM, Level.ROW, Level.PAIR):
             results["q"] = self._output(call.q, rows)
             self.given["dq"] = results["q"]
             if self.fused:
@@ -207,6 +207,10 @@ class _Run:
         for one in found:
             if one.located is not None:
                 self.buffers[id(one)] = one.located.fill(self.call)
+
+    def _refined(self) -> bool:
+        """Whether the sweep over rows finds delta better than `prepare` does, for the one over keys."""
+        return self.call.q.dtype == torch.float32 and self.backward.rule.over in ("sum", "sum and constant")
 
     def _summed(self, *levels: Level) -> bool:
         return bool(self.wanted) and self.backward.summed(self.wanted, levels)

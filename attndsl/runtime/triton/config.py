@@ -149,7 +149,10 @@ def apart(config: Config, dtype: str, D: int, Dv: int, capability: int = 90) -> 
 def _backward(step: Pass, dtype: str, head: int, capability: int) -> Config:
     """Two accumulators of keys, or one of queries, and two tiles of pairs live in registers."""
     if dtype == "fp32":
-        return Config(32, 32, 4, 1)
+        # scalar products: tiles whose registers hold them
+        if head <= 64:
+            return Config(32, 32, 8, 1) if step == "dq" else Config(16, 32, 8, 1)
+        return Config(32, 16, 8, 1) if step == "dq" and head <= 128 else Config(16, 16, 8, 1)
     if capability < 90:
         return Config(64, 64, 4, 2) if head <= 64 else Config(64, 64, 8, 2) if head <= 128 else Config(64, 32, 8, 1)
     if head <= 128:

@@ -150,8 +150,10 @@ class Decode:
 
     def forward(self, call: Call, plan: Plan | None, out: Tensor, lse: Tensor, need_lse: bool) -> bool:
         """Fill `out` and, if asked for, `lse`; False where this is not the kernel to run, or no key is visible."""
-        memo = "few rows", need_lse, settings()
-        prepared: Prepared | None = call.memo.get(memo)
+        # a trial of tuning runs one call with many plans and settings
+        memo = "few rows", need_lse, id(plan), settings()
+        prepared: Prepared | None
+        _, prepared = call.memo.get(memo, (plan, None))
         if prepared is None:
             ready = None
             if self.wanted(call):
@@ -159,7 +161,8 @@ class Decode:
             if ready is None:
                 return False
             dtype = dtype_of(self.attention, call)
-            prepared = call.memo[memo] = self._found(call, dtype, ready, need_lse)
+            prepared = self._found(call, dtype, ready, need_lse)
+            call.memo[memo] = plan, prepared
         prepared.run(call, out, lse)
         return True
 

@@ -22,7 +22,6 @@ from attndsl.runtime.call import Call
 from attndsl.runtime.triton.compiled import compiling
 from attndsl.runtime.triton.config import Config, stages_that_fit
 from attndsl.runtime.triton.failures import Attempt, reported, run_time_attempt, words_of
-from attndsl.runtime.triton.gather import GATHER, gathered
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.submit import Ready, allocate_on, raw_stream
 from attndsl.runtime.triton.tables import LaunchTables
@@ -60,8 +59,6 @@ class Launch:
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         found = {"q": self.call.q, "k": self.call.k, "v": self.call.v, **self.given}
-        if self.form.gathered:
-            found["q"] = gathered(found["q"], self.views[GATHER])
         if isinstance(self.call.q_offset, Tensor) and "offsets" not in found:
             found["offsets"] = self.call.q_offset.to(torch.int32)
         return found
@@ -186,7 +183,6 @@ class Prepared:
         self.tables, self.module = it.views, it.module
         self.kernel: Any = getattr(load_module(it.module.source), it.module.name)
         self.programs = it.programs
-        self.places = it.views[GATHER] if it.form.gathered else None
         self.values: list[Any] = []
         self._given: list[tuple[int, str]] = []
         self._inputs: list[tuple[int, str]] = []
@@ -220,7 +216,7 @@ class Prepared:
         self._bare: list[Any] | None = None
 
     def arguments(self, call: Call, given: Mapping[str, Tensor]) -> list[Any]:
-        """The values of all arguments for a launch like the one that was prepared, whose rows are gathered."""
+        """The values of all arguments for a launch like the one that was prepared."""
         values = self.values.copy()
         for i, name in self._given:
             values[i] = given[name]
@@ -239,8 +235,6 @@ class Prepared:
     def run(self, call: Call, given: Mapping[str, Tensor]) -> None:
         """Launch again, on the current stream of the call's device."""
         device = call.q.device
-        if self.places is not None:
-            given = {**given, "q": gathered(given["q"], self.places)}
         if device.type != "cuda":
             self.kernel[self.programs,](*self.arguments(call, given))
         elif device.index == torch.cuda.current_device():

@@ -89,13 +89,11 @@ def lower(
     tma: bool = True,
     lse: bool = True,
     save: bool = False,
-    gathers: bool = True,
 ) -> tuple[Plan, tuple[Lowered, ...]]:
     """The plan of a call of `attention` (consts bound, simplified) and its launches, in order.
 
     Tensors are taken to be aligned to 16 bytes where their rows are; `tma` allows tensor descriptors where the
-    capability has them; `save` keeps what a backward pass needs; `gathers`: whoever launches lays the rows of tiles of
-    grids out where that lets warps be specialised. ValueError names a feature that the backend does not
+    capability has them; `save` keeps what a backward pass needs. ValueError names a feature that the backend does not
     have.
     """
     D, Dv = problem.sizes["D"], problem.sizes["Dv"]
@@ -121,7 +119,7 @@ def lower(
                         aligned=D * element % 16 == 0 and Dv * element % 16 == 0,
                         batch_offset=not isinstance(problem.q_offset, int))  # fmt: skip
             rows, columns = prod(tables.box), max((prod(p.box) for p in tables.pieces), default=16)
-            granted = walked(attention, form, tables, config, capability, gathers=gathers)
+            granted = walked(attention, form, tables, config, capability)
             form, config_here = granted.form, granted.config
             stages = stages_that_fit(config_here, element, D, Dv, rows, columns, shared_memory(capability))
             module = generate(attention, form)

@@ -27,7 +27,8 @@ def load_module(source: str) -> ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     module.__dict__["__file__"] = str(path)
-    exec(compile(source, str(path), "exec"), module.__dict__)
+    # with the `annotations` of this module's own future, Triton would not understand those of arguments
+    exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
     return module
 
 

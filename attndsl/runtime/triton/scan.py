@@ -269,12 +269,12 @@ def aligned(*tensors: Tensor | None) -> bool:
     return True
 
 
-def has_tma(*tensors: Tensor | None) -> bool:
-    """Whether tensor descriptors can load these on their device."""
-    first = next(t for t in tensors if t is not None)
-    if _capability(first.device) < 90:
+def has_tma(*tensors: Tensor | None, columns: Tensor) -> bool:
+    """Whether tensor descriptors can load these on their device, and store rows as wide as those of `columns`, which
+    lie side by side."""
+    if _capability(columns.device) < 90:
         return False
-    return aligned(*tensors) and all(t.shape[-1] * t.element_size() % 16 == 0 for t in tensors if t is not None)
+    return aligned(*tensors) and columns.shape[-1] * columns.element_size() % 16 == 0
 
 
 def config_of(q: Tensor, keys: int, values: int) -> ScanConfig:

@@ -131,7 +131,8 @@ class _Sum(torch.autograd.Function):
             return torch.zeros((B, G, F, E), dtype=torch.float32, device=keys.device)
         dtype: Any = "fp32" if interpreting() and keys.dtype is torch.bfloat16 else DTYPES[keys.dtype]
         walk = Walk(
-            dtype, Operand(F), Operand(F), Operand(E), tma=has_tma(keys, values), aligned=aligned(keys, values)
+            dtype, Operand(F), Operand(F), Operand(E),
+            tma=has_tma(keys, values, columns=values), aligned=aligned(keys, values),
         )  # fmt: skip
         return Scan(walk, Operands(keys, keys, values), B, G, config_of(keys, F, E)).total()
 

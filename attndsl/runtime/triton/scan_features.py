@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.triton_arguments import Argument
+from attndsl.codegen.triton_expansion import WIDEST, Expansion, check_expansion, generate_expansion, length
 from attndsl.codegen.triton_scan import FeatureMapping, generate_features
 from attndsl.ir.expr import Expr
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import aligned
-from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready
+from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready, launching, likeness, memo_of
 
 
 @lru_cache(maxsize=256)
@@ -44,6 +46,45 @@ def apply_map(
         found = memo[name] = _prepared(x, mapping, reading)
     ready, arguments = found
     ready.run(x.device, {"x": x, "out": out, "share": share, **reading.values(arguments)}, x)
+    return out
+
+
+@lru_cache(maxsize=256)
+def expands(features: Expr, tensor: str) -> bool:
+    """Whether `expand` computes these features."""
+    try:
+        check_expansion(features, tensor)
+        length(features, 1)
+    except UnsupportedError:
+        return False
+    return True
+
+
+def expand(x: Tensor, features: Expr, tensor: str, reading: Reading) -> Tensor:
+    """Features of every row of x [B, H, L, D] that are made of single components, in x's dtype [B, H, L, F]. Rows start
+    at multiples of 16 bytes."""
+    B, H, L, D = x.shape
+    many = length(features, D)
+    each = 16 // x.element_size()
+    made = torch.empty((B, H, L, -(-many // each) * each), dtype=x.dtype, device=x.device)
+    out = made[..., :many]
+    if not out.numel():
+        return out
+    memo = memo_of(("expand", features, tensor, x.device, likeness(x), *reading.sizes.items()))
+    found: tuple[Ready, tuple[Argument, ...]] | None = memo.get("expand")
+    if found is None:
+        unit = each if aligned(x) else 1
+        module = generate_expansion(Expansion(features, tensor, D, made.shape[-1], unit), ["features"])
+        arguments = module.arguments["expand"]
+        rows = max(16, 4096 // min(WIDEST, 1 << (many - 1).bit_length())) if x.device.type == "cuda" else 64
+        tiles = -(-L // rows)
+        known: dict[str, Any] = {"H": H, "L": L, "tiles": tiles, "BT": rows, **reading.numbers(arguments)}
+        known |= {f"x_s{axis}": x.stride(i) // unit for i, axis in enumerate("bhl")}
+        kernel = load_module(module.source).expand
+        found = memo["expand"] = Ready.of(kernel, arguments, known, tiles * B * H, 4, 1), arguments
+    ready, arguments = found
+    with launching(x.device):
+        ready.run(x.device, {"x": x, "out": made, **reading.values(arguments)}, x)
     return out
 
 

@@ -25,6 +25,8 @@ from attndsl.runtime.state import State
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.scan import DTYPES, Carried
 from attndsl.runtime.triton.scan_autograd import gradients, product, run_forward, run_scan, spread, summed
+from attndsl.runtime.triton.scan_features import expand, expands
+from attndsl.runtime.triton.scan_launch import Reading
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall
 from attndsl.schedule.legalise import ScanForm
 
@@ -244,6 +246,10 @@ class LinearKernel:
         fused, mapped = fused_map(features, tensor)
         if fused and (tensor == "Q" or sides.heads == given.shape[1]):
             return given, mapped
+        differentiated = torch.is_grad_enabled() and given.requires_grad
+        if not differentiated and sides.heads == given.shape[1] and expands(features, tensor):
+            reading = Reading({}, {k: float(x) for k, x in call.scalars.items()}, call.sizes)
+            return expand(given, features, tensor, reading), None
         found = narrowed(sides, features, call.q.dtype)
         B, L = given.shape[0], given.shape[2]
         return found.expand(B, sides.heads, L, found.shape[-1]), None

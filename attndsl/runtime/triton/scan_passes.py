@@ -136,7 +136,7 @@ def _scan(
         maps = call.maps
         tensors = (q, k, v, x)
         dtype: Any = call.dtype
-        tma = has_tma(*tensors)
+        tma = has_tma(*tensors, columns=v)
         walk = Walk(
             dtype, Operand(q.shape[-1]), Operand(k.shape[-1]), Operand(v.shape[-1]), maps.decay, call.docs is not None,
             strict=maps.strict, ranks=maps.ranks,

@@ -19,7 +19,6 @@ from attndsl.codegen.triton_bands import searches_of
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.gather import GATHER, places
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.locate import Located
 from attndsl.runtime.triton.reach import far_tiles, wide
@@ -35,7 +34,7 @@ class OnDevice:
     """A launch's tables and their copy on a device; with `located` every call makes its own there."""
 
     tables: LaunchTables
-    views: dict[tuple[str, int], Tensor]
+    views: Mapping[tuple[str, int], Tensor]
     located: Located | None = None
 
     @staticmethod
@@ -47,12 +46,6 @@ class OnDevice:
     def places(self) -> Mapping[tuple[str, int], int] | None:
         """Where tables lie in what `located` fills."""
         return None if self.located is None else self.located.named
-
-    def gather(self, extents: tuple[int, ...]) -> None:
-        """Make the places of the tiles' rows a table too, once; `extents` are those of the rows' segment."""
-        if GATHER not in self.views:
-            made: Any = torch.from_numpy(places(self.tables, extents))
-            self.views[GATHER] = made.to(self.views["rows", -1].device)
 
 
 class Sweeps:

@@ -23,19 +23,15 @@ class Walked:
     reason: str = ""
 
 
-def walked(
-    attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int, *, gathers: bool = True
-) -> Walked:
+def walked(attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int) -> Walked:
     """Grant `config.specialize` where Triton is known to specialise the kernel's loop, and `config.mixed` where there
-    are exponentials of two and units that compute them. With `gathers` the caller can lay the rows of tiles out for
-    `Form.gathered`."""
+    are exponentials of two and units that compute them."""
     form = replace(form, mixed=config.mixed and can_mix(form, capability))
-    if not config.specialize:
-        return Walked(form, config)
-    reason = refusal(attention, form, tables, config, capability, gathers=gathers)
-    if reason:
-        return Walked(form, plain(config), reason)
-    return Walked(_specialized(form, tables), config)
+    reason = refusal(attention, form, tables, config, capability) if config.specialize else ""
+    if config.specialize and not reason:
+        return Walked(replace(form, walk="specialized", bare=tables.bare), config)
+    # on a line lengths decide whether a last box is cut, and new ones are not to compile again
+    return Walked(replace(form, bare=form.on_grid and tables.bare), plain(config), reason)
 
 
 def can_mix(form: Form, capability: int) -> bool:
@@ -57,14 +53,7 @@ def specialized(compiled: Any) -> bool:
     return "ttg.warp_specialize" in text
 
 
-def _specialized(form: Form, tables: LaunchTables) -> Form:
-    # Triton specialises no warps where boxes of several axes, or addresses, load the queries
-    return replace(form, walk="specialized", bare=tables.bare, gathered=len(form.q.axes) > 1)
-
-
-def refusal(
-    attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int, *, gathers: bool = True
-) -> str:
+def refusal(attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int) -> str:
     """Why a kernel cannot have specialised warps; empty if it can."""
     if capability // 10 != 9:
         return "warps are specialised on compute capability 9 only"
@@ -76,15 +65,15 @@ def refusal(
         return "fp32 products have no matrix instructions"
     if not form.tma:
         return "keys and values are not loaded by tensor descriptors"
-    if form.q.any_split:
+    if len(form.q.axes) > 1 or form.q.any_split:
         return "the rows of a tile are not neighbours in memory"
-    if len(form.q.axes) > 1 and not (gathers and form.D % 8 == 0):
-        return "the rows of a tile are not neighbours in memory, and are not gathered"
     if len(form.pieces) != 1:
         return "keys of several segments take several loops"
     piece = form.pieces[0]
+    if len(piece.side.axes) > 1:
+        return "Triton 3.6 lets boxes of several axes be overwritten before products have read them"
     if not (piece.spans or piece.flat):
         return "tiles with many runs of boxes take nested loops"
-    if forward_module(attention, _specialized(form, tables)).reads_vectors:
+    if forward_module(attention, replace(form, walk="specialized", bare=tables.bare)).reads_vectors:
         return "vectors of inputs are loaded by pointers"
     return ""

@@ -66,6 +66,8 @@ def cases() -> list[tuple[str, Callable[[], None]]]:
     features = "concat(x / 2, outer(x, x) / sqrt(2 * D))"
     maps = f"dot({features.replace('x', 'Q')}, {features.replace('x', 'K')})"
     add("expansion", f"attention a() {{ mask k <= q weight {maps} }}", dtype=torch.float16)
+    nested = "dot(outer(Q, concat(Q, Q / 2)) * 0.3, outer(relu(K), concat(K, exp(K)))) / (1 + abs(sum))"
+    add("expansion of parts", f"attention a() {{ mask k <= q weight {nested} }}", D=5, H=4, Hkv=2)
     add("bf16", spec("none"), dtype=torch.bfloat16)
     add("fp16", spec("base"), dtype=torch.float16, D=16, Dv=16)
     for name in ("none", "token", "other sum"):

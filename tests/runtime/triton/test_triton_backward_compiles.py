@@ -89,6 +89,20 @@ def test_other_generations(step: str, capability: int, spills: int) -> None:
     assert built.shared <= SHARED_MEMORY[capability // 10]
 
 
+@pytest.mark.parametrize(("step", "D"), [("dq", 128), ("dkdv", 128), ("dkdv", 64)])
+def test_fp32_stays_in_registers(step: str, D: int) -> None:
+    assert compile_step(CAUSAL, step, D=D, dtype="fp32").spills == 0
+
+
+def test_delta_of_fp32_is_the_sum_that_it_cancels() -> None:
+    attention = attndsl.load(SOFTCAP).simplified
+    form = typical_forms(attention)[0]
+    assert "pull" not in generate_sweep(attention, BackwardForm(form)).source
+    source = generate_sweep(attention, BackwardForm(replace(form, dtype="fp32"))).source
+    assert source.count("pull0 = tl.dot(pull, k0, pull0") == 2
+    assert "dq0 = (dq0 + error[:, None] * pull0) * whole[:, None]" in source
+
+
 def test_full_boxes_have_no_mask_code() -> None:
     attention = attndsl.load(CAUSAL).simplified
     for turned in (False, True):

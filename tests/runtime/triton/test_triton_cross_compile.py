@@ -95,11 +95,7 @@ SPECIALIZED = [
     ("alibi", ALIBI, {"D": 128, "inputs": {"slope": "fp32"}}, Config(128, 128, 4, 2, True)),
     ("softcap 96", SOFTCAP, {"D": 96}, Config(128, 64, 4, 2, True)),
     ("relu2", RELU, {"D": 128, "lse": False}, Config(128, 64, 4, 2, True)),
-    ("neighborhood", GNA, {"D": 128, "grid": (16, 32, 32), "consts": {"window": (5, 9, 9)}},
-     Config(128, 128, 4, 2, True)),
 ]  # fmt: skip
-SPECIALIZED_SPILLS = {"neighborhood": 8}
-"""Bytes of a thread; none but for masks of three axes."""
 
 
 def moved_places(ttgir: str) -> list[str]:
@@ -120,7 +116,7 @@ def test_warps_are_specialized(name: str, text: str, how: dict, config: Config) 
     assert "ttg.warp_specialize" in built.ttgir
     assert moved_places(built.ttgir.split("partition1(")[1]) == []
     assert built.ttgir.count("warp_group_dot ") >= 4
-    assert built.spills <= SPECIALIZED_SPILLS.get(name, 0)
+    assert built.spills == 0
     assert built.shared <= SHARED_MEMORY[9]
 
 
@@ -132,6 +128,16 @@ def test_what_cannot_be_specialized_has_two_loops() -> None:
         _, (it,) = lower(f.simplified, f.problem(L=300, D=64), dtype, config=config)
         assert it.form.walk == "two loops"
         assert not it.config.specialize
+
+
+def test_boxes_of_grids_are_not_loaded_by_warps_of_their_own() -> None:
+    """Triton 3.6 would release such a box before the product has read it. Where all are FULL there is one loop."""
+    f = attndsl.load(GNA, window=(4, 8, 8), stride=(2, 8, 8))
+    made = f.problem(grid=(16, 32, 32), D=128, Dv=128)
+    _, (it,) = lower(f.simplified, made, "bf16", config=Config(128, 128, 4, 2, specialize=True, q_box=(2, 8, 8)))
+    assert it.form.walk == "two loops" and not it.config.specialize
+    assert it.form.bare == it.tables.bare
+    assert it.module.source.count("tl.dot(") == (2 if it.form.bare else 4)
 
 
 def test_lists_of_boxes_keep_the_pipeline_full() -> None:

@@ -45,6 +45,11 @@ def test_gradients_of_one_sweep_equal_the_definition() -> None:
     run("interpret_backward", 0, 1, "fused")
 
 
+def test_gradients_of_rows_of_one_key_cancel() -> None:
+    """In fp32, as in the plain computation."""
+    run("interpret_one_key")
+
+
 def test_random_programs_equal_the_definition() -> None:
     """Masks, scores, weights and outputs that hypothesis writes, with their gradients."""
     run("interpret_random", SEED, 15)

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 import attndsl
+from attndsl.codegen.triton import generate
+from attndsl.codegen.triton_form import typical_forms
 from attndsl.ir.attention import Const
 from attndsl.ir.types import Kind
 from attndsl.runtime.binding import bind_call
@@ -255,3 +257,13 @@ def test_const_arrays_are_copied_to_a_device_once() -> None:
     const = Const("shift", Kind.INT, 3, (1, 2, 3))
     table = launch_module._table  # pyright: ignore[reportPrivateUsage]
     assert table(const, torch.device("cpu")) is table(const, torch.device("cpu"))
+
+
+def test_strides_are_wide_for_triton() -> None:
+    """Whatever their values: Triton reads the types that the source writes beside the arguments."""
+    f = attndsl.load("attention causal { mask k <= q }")
+    (form,) = typical_forms(f.simplified)
+    module = generate(f.simplified, form)
+    types = {p.name: p.annotation_type for p in getattr(load_module(module.source), module.name).params}
+    assert {types[f"{t}_s{axis}"] for t in "qkv" for axis in "bhl"} == {"i64"}
+    assert types["Lq"] == "i32" and types["scale"] == "fp32"

@@ -7,12 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import attndsl
-from attndsl.runtime.triton.config import Config
-from attndsl.runtime.triton.gather import gathered, places
-from attndsl.runtime.triton.lowering import lower
 from attndsl.runtime.triton.tables import PieceTables, QSegment, joined, launches
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Piece, Plan, runs
@@ -196,21 +192,3 @@ def test_tiles_far_longer_than_most() -> None:
         plan = build(f.simplified, problem, Tiling(64, 64).tile(f.simplified, problem))
         (tables,) = launches(plan, [QSegment("", 0, 4096)], 64, False, spans=True, turned=turned)
         assert tables.skewed == skewed
-
-
-def test_rows_of_grid_tiles_are_gathered() -> None:
-    """Tiles at the ragged ends repeat their last rows."""
-    f = attndsl.load(NA2D, window=(3, 3))
-    made = f.problem(grid=(5, 7), D=16)
-    config = Config(64, 64, 4, 2, specialize=True, q_box=(8, 8))
-    _, (it,) = lower(f.simplified, made, "bf16", config=config)
-    assert it.form.gathered and it.form.walk == "specialized"
-    _, (plain,) = lower(f.simplified, made, "bf16", config=config, gathers=False)
-    assert not plain.form.gathered and plain.form.walk == "two loops"
-    q = torch.randn(2, 3, 35, 16).half()
-    index = torch.from_numpy(places(it.tables, (5, 7)))
-    found = gathered(q.transpose(1, 2).contiguous().transpose(1, 2), index).view(2, 3, 8, 8, 16)
-    grid = q.view(2, 3, 5, 7, 16)
-    assert torch.equal(found[:, :, :5, :7], grid)
-    assert torch.equal(found[:, :, 5:, :7], grid[:, :, 4:].expand(-1, -1, 3, -1, -1))
-    assert torch.equal(found[:, :, :5, 7], grid[:, :, :, 6])
