@@ -1,7 +1,8 @@
 """Attentions whose weight is a dot product of features, as scans on the GPU.
 
-Maps of single components (elu + 1, relu, powers) are applied by the kernels as they load tiles. Features whose
-components meet, or that read inputs, are computed by torch once, for all positions, and the kernels see the result.
+Features are computed once, for all positions, and scans see the result: maps of single components (elu + 1, relu,
+powers) by a kernel before the scan, and what stands side by side or is multiplied of such by another; features whose
+components meet, or that read inputs, by torch.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
