@@ -41,7 +41,7 @@ START = time.time()
 FORWARD = (
     ScanConfig(64, 64, 4, 3, 1, 0, 64, 4, 4), ScanConfig(64, 64, 4, 4, 1, 0, 128, 8, 4),
     ScanConfig(64, 64, 4, 3, 2, 0, 64, 4, 4), ScanConfig(64, 128, 8, 3, 1, 0, 128, 8, 4),
-    ScanConfig(64, 128, 8, 2, 2, 0, 128, 8, 4), ScanConfig(64, 64, 8, 2, 2), ScanConfig(128, 64, 8, 2),
+    ScanConfig(64, 128, 8, 2, 2, 0, 128, 8, 4), ScanConfig(64, 64, 8, 3, 1, 0, 64, 4, 4), ScanConfig(64, 64, 8, 2, 2),
 )  # fmt: skip
 BACKWARD = (
     ScanConfig(64, 64, 4, 3, 1, 0, 64, 4, 4), ScanConfig(64, 128, 8, 3, 1, 0, 128, 8, 4), ScanConfig(64, 64, 8, 2, 2),
