@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Names are imported on first use, so that `import attndsl` costs nothing."""
+    """Names are imported on first use, so that `import attndsl` costs nothing to who does not call."""
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'attndsl' has no attribute {name!r}")
@@ -53,3 +54,11 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if "torch" in sys.modules:
+    # who has torch is about to call
+    from attndsl.runtime.preload import preload
+
+    preload()
+    del preload

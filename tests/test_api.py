@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import inspect
 import os
 import pickle
@@ -165,6 +166,21 @@ def test_importing_costs_nothing() -> None:
         "f.plan(L=4096, H=2); f.explain(L=64); f.source(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_who_has_torch_imports_what_calls_need(cuda: bool) -> None:
+    """Not at the first call, whose result would wait for it; nothing that only writes code."""
+    code = (
+        f"import sys, torch; torch.version.cuda = {'13.0' if cuda else None!r}; before = set(sys.modules); "
+        "import attndsl; new = set(sys.modules) - before; print(sorted(new & {'sympy', 'jinja2', 'lark'})); "
+        "print('attndsl.runtime.operator' in new, 'attndsl.runtime.triton.kernel' in new); "
+        "attndsl.load('attention a { mask k <= q }').plan(L=64); "
+        "print([m for m in sorted(set(sys.modules) - before - new) if 'frontend' in m or 'schedule' in m])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    has_triton = importlib.util.find_spec("triton") is not None
+    assert ran.stdout.splitlines() == ["[]", f"True {cuda and has_triton}", "[]"]
 
 
 def test_unknown_names_of_the_module() -> None:

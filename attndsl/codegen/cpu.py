@@ -9,7 +9,7 @@ from attndsl.codegen.cpu_scan import ScanFunctions, scan_functions
 from attndsl.codegen.expr_torch import Body, is_host, pair_vectors
 from attndsl.codegen.names import Function
 from attndsl.codegen.native import NativeModule, native_module
-from attndsl.codegen.templates import render
+from attndsl.codegen.templates import render, title
 from attndsl.ir.attention import Attention
 from attndsl.ir.build import ONE, ZERO
 from attndsl.ir.expr import SCORE, TRUE, Expr, Literal, Load, Op, Value, mentions, number, op, rewrite
@@ -99,13 +99,6 @@ def generate(attention: Attention) -> CpuModule:
         **made,
     )
     return replace(module, source=render("cpu/attention.py.j2", title=title(a), functions=module.functions))
-
-
-def title(attention: Attention) -> list[str]:
-    """The attention, printed, as the lines of a comment."""
-    from attndsl.ir.printer import print_attention
-
-    return print_attention(attention).splitlines()
 
 
 def cpu_way(attention: Attention) -> str:

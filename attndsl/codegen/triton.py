@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from attndsl.codegen.cpu import title
 from attndsl.codegen.expr_triton import (
     Level,
     Printer,
@@ -16,7 +15,7 @@ from attndsl.codegen.expr_triton import (
     UnsupportedError,
     level,
 )
-from attndsl.codegen.templates import render
+from attndsl.codegen.templates import render, title
 from attndsl.codegen.triton_arguments import Argument, read_arguments, standard_arguments
 from attndsl.codegen.triton_bands import FURTHEST, KEY, Band, bands_of, rising_of, searches_of
 from attndsl.codegen.triton_form import Form, Part, parts, typical_forms

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from attndsl.codegen.cpu import title
 from attndsl.codegen.expr_triton import Level, Printer, Reads, Scope, level
-from attndsl.codegen.templates import render
+from attndsl.codegen.templates import render, title
 from attndsl.codegen.triton import TritonModule, input_ranks, limited, tidy
 from attndsl.codegen.triton_arguments import Argument, numbers, read_arguments, table_arguments
 from attndsl.codegen.triton_bands import KEY, QUERY, Band, bands_of

@@ -27,6 +27,7 @@ from attndsl.ir.expr import (
     op,
     walk,
 )
+from attndsl.ir.free import q_side
 from attndsl.ir.types import INT
 from attndsl.schedule.formula import Conjunct, TooManyConjunctsError, conjuncts
 from attndsl.schedule.interval import Boxes, bounds
@@ -73,6 +74,20 @@ def bands_of(mask: Expr, unknown: Index = KEY, rising: frozenset[str] = frozense
             return None
         made.append(replace(band, low=low, high=high))
     return tuple(made)
+
+
+def few_runs(mask: Expr, rising: frozenset[str] = frozenset()) -> bool:
+    """Whether the keys that a row sees are at most MOST_BANDS intervals, and as many more where a head or batch sees by
+    another rule. `rising` as in `bands_of`."""
+    try:
+        members = conjuncts(solve(mask, Unknown(KEY, Boxes(_ranges(mask), {}), dict.fromkeys(rising, POSITIONS))))
+    except TooManyConjunctsError:
+        return False
+    if any(m.unsolved or m.residues for m in members):
+        return False
+    found = _merged([_band(m) for m in members])
+    always = sum(band.rows == TRUE or q_side(band.rows) for band in found)
+    return always <= MOST_BANDS and len(found) - always <= MOST_BANDS
 
 
 def rising_of(attention: Attention) -> frozenset[str]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attndsl.codegen.cpu import title
 from attndsl.codegen.expr_triton import Reads
-from attndsl.codegen.templates import render
+from attndsl.codegen.templates import render, title
 from attndsl.codegen.triton import TritonModule, input_ranks, limited, tidy
 from attndsl.codegen.triton_arguments import Argument, numbers, read_arguments, table_arguments
 from attndsl.codegen.triton_backward import BackwardForm

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from attndsl.codegen.cpu import title
 from attndsl.codegen.expr_triton import UnsupportedError
+from attndsl.codegen.templates import title
 from attndsl.codegen.triton_scan import (
     DecayKind,
     FeatureMapping,

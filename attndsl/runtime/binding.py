@@ -7,7 +7,7 @@ the attention and the argument, what was given and what was expected.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -92,8 +92,27 @@ def bind_call(
         k_extents=k_extents,
         q_offset=offset,
         scale=scale_value(owner, scale, table.sizes["D"]),
-        tables={name: host_table(t) for name, t in inputs.items() if name in masked},
+        tables=HostTables({name: t for name, t in inputs.items() if name in masked}),
     )
+
+
+class HostTables(Mapping[str, Any]):
+    """Copies of tensors on the host, each made when it is first asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            self._made[name] = host_table(self._tensors[name])
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def host_table(tensor: Tensor) -> Any:

@@ -143,6 +143,16 @@ class Kernel(Protocol):
 
 
 @runtime_checkable
+class LocatingKernel(Protocol):
+    """A kernel that finds the boxes of some calls on the device: `forward` and `backward` are given None for the plan
+    of these, and nothing of them is copied to the host."""
+
+    def locates(self, call: Call) -> bool:
+        """Whether this is such a call. Shapes and element types decide it."""
+        ...
+
+
+@runtime_checkable
 class ScanKernel(Protocol):
     """A kernel that also runs feature maps in linear time. No method may change its arguments; gradient mode is off."""
 

@@ -73,7 +73,7 @@ class Asked:
     key: tuple[Any, ...]
     tensors: tuple[Tensor, ...]
     scalars: Scalars
-    offset: int
+    offset: int | Tensor
     differentiated: bool
 
     @property
@@ -105,9 +105,10 @@ class Growing:
             return None
         return Growing(known, *_rounded(binding.call.sizes, binding.call.q_offset, binding.tiling.step))
 
-    def bound(self, tensors: Sequence[Tensor], scalars: Scalars, offset: int) -> Bound | None:
+    def bound(self, tensors: Sequence[Tensor], scalars: Scalars, offset: int | Tensor) -> Bound | None:
         """The call on these tensors; None where it has another plan."""
         binding = self.known.binding
+        assert isinstance(offset, int)
         assert binding.tiling is not None
         sizes = binding.call.sizes
         rows, keys = sizes["Lq"], tensors[1].shape[2]
@@ -179,7 +180,12 @@ def asked(
     if count != len(arguments) or not (scale is None or type(scale) is float):
         return None
     offset: Any = q_offset
-    if not (type(q_offset) is int or (type(q_offset) is str and q_offset == "end")):
+    place: Hashable = q_offset
+    if isinstance(q_offset, Tensor):
+        if type(q_offset) is not Tensor or q_offset.ndim != 1:
+            return None
+        place = q_offset.shape, q_offset.dtype, q_offset.device, _keys(q_offset).raw_repr()
+    elif not (type(q_offset) is int or (type(q_offset) is str and q_offset == "end")):
         return None
     if not (grid is None or type(grid) is tuple):
         return None
@@ -192,12 +198,12 @@ def asked(
         wants = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         if wants and _C._dispatch_tls_is_dispatch_key_excluded(_C.DispatchKey.AutogradOther):
             return None
-        key = (wants, need_lse, layout, scale, q_offset, grid, backend, deciding, facts)
+        key = (wants, need_lse, layout, scale, place, grid, backend, deciding, facts)
         hash(key)
     except (RuntimeError, TypeError):
         # no dense tensor, or what is no extent
         return None
-    if q_offset == "end":
+    if type(q_offset) is str:
         rows = 1 if layout == "bshd" else 2
         offset = k.shape[rows] - q.shape[rows]
     return Asked(key, tensors, scalars, offset, wants)
@@ -281,12 +287,14 @@ class _Attend(torch.autograd.function._SingleLevelFunction):
 
     @staticmethod
     def forward(
-        ctx: Any, known: Repeated, scalars: Scalars, offset: int, need_lse: bool, *tensors: Tensor
+        ctx: Any, known: Repeated, scalars: Scalars, offset: int | Tensor, need_lse: bool, *tensors: Tensor
     ) -> Tensor | tuple[Tensor, Tensor]:
         out, lse, saved = _forward(known.bound(tensors, scalars, offset), need_lse, True)
-        ctx.known, ctx.scalars, ctx.offset = known, scalars, offset
+        # as much an operand as others, though without a gradient: a later change in place is an error
+        moved = offset if isinstance(offset, Tensor) else None
+        ctx.known, ctx.scalars, ctx.offset = known, scalars, None if moved is not None else offset
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, *saved)
+        ctx.save_for_backward(*tensors, *saved, *(() if moved is None else (moved,)))
         return out if lse is None else (out, lse)
 
     @staticmethod
@@ -297,14 +305,16 @@ class _Attend(torch.autograd.function._SingleLevelFunction):
         if (grad_out is None and grad_lse is None) or True not in needs:
             return (None,) * (4 + len(needs))
         grads = [g for g in (grad_out, grad_lse) if g is not None]
-        operands = (*ctx.saved_tensors, *grads)
+        *kept, last = ctx.saved_tensors
+        offset: int | Tensor = last if ctx.offset is None else ctx.offset
+        operands = (*kept, *(() if ctx.offset is None else (last,)), *grads)
         names = [n for n, w in zip(known.runner.differentiable, needs, strict=True) if w]
 
         def run(operands: tuple[Tensor, ...]) -> list[Tensor]:
             tensors, saved = operands[: len(needs)], operands[len(needs) : len(operands) - len(grads)]
             given = iter(operands[len(operands) - len(grads) :])
             out, lse = (None if g is None else unit_stride(next(given)) for g in (grad_out, grad_lse))
-            bound = _again(known, tensors, ctx.scalars, ctx.offset)
+            bound = _again(known, tensors, ctx.scalars, offset)
             found = bound.backward(saved, out, lse, frozenset(names))
             wanted = zip(known.runner.differentiable, tensors, needs, strict=True)
             return [
@@ -329,12 +339,16 @@ _once: Any = Gradient
 _gradient = _once.apply
 
 
-def _again(known: Repeated, tensors: Sequence[Tensor], scalars: Scalars, offset: int) -> Bound:
+def _again(known: Repeated, tensors: Sequence[Tensor], scalars: Scalars, offset: int | Tensor) -> Bound:
     """The call of a backward, whose tensors may have been moved, or settings changed, since."""
     if known.valid and all(_facts(t) == f for t, f in zip(tensors, known.facts, strict=True)):
         return known.bound(tensors, scalars, offset)
     q, k, v, *inputs = tensors
     floats = [float(x) for x in scalars.values() if type(x) is float]
     ints = [int(x) for x in scalars.values() if type(x) is not float]
-    given = known.given._replace(q=q, k=k, v=v, inputs=inputs, floats=floats, ints=ints, q_offset=offset)
+    given = known.given._replace(q=q, k=k, v=v, inputs=inputs, floats=floats, ints=ints)
+    if isinstance(offset, int):
+        given = given._replace(q_offset=offset)
+    else:
+        given = given._replace(numbers=[offset])
     return known.runner.bound(given, differentiated=True)

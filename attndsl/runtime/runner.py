@@ -18,8 +18,8 @@ from attndsl.ir.attention import Attention
 from attndsl.ir.expr import ParamRef, walk
 from attndsl.ir.free import tensors as tensors_read
 from attndsl.ir.types import Kind
-from attndsl.runtime.binding import bind_call, host_table
-from attndsl.runtime.call import Call, Kernel, Saved, ScanKernel
+from attndsl.runtime.binding import HostTables, bind_call
+from attndsl.runtime.call import Call, Kernel, LocatingKernel, Saved, ScanKernel
 from attndsl.runtime.checked import check_promises
 from attndsl.runtime.dispatch import choose_backend, kernel_of
 from attndsl.runtime.given import Given
@@ -42,7 +42,7 @@ class Bound:
     """A call that is checked, and who runs it: by a plan, or with `form` as a scan.
 
     `saves` is false where backward runs forward again: for attentions that may scan, as what a scan saves depends on
-    lengths, which graphs do not know.
+    lengths, which graphs do not know. `located`: the kernel finds boxes on the device, without a plan.
     """
 
     kernel: Kernel
@@ -50,6 +50,7 @@ class Bound:
     plan: Plan | None
     form: ScanForm | None = None
     saves: bool = True
+    located: bool = False
 
     def forward(self, need_lse: bool, save: bool) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
         """As `Kernel.forward`."""
@@ -68,15 +69,19 @@ class Bound:
         if self.form is not None:
             scan = self._scan
             return scan.scan_backward(self.call, self.form, None, saved, grad_out, (None, None), needs)
-        assert self.plan is not None
-        return self.kernel.backward(self.call, self.plan, saved, grad_out, grad_lse, needs)
+        return self.kernel.backward(self.call, self._given, saved, grad_out, grad_lse, needs)
 
     def _forward(self, need_lse: bool, save: bool) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
         if self.form is not None:
             out, _, saved = self._scan.scan(self.call, self.form, None, False, save)
             return out, None, saved
-        assert self.plan is not None
-        return self.kernel.forward(self.call, self.plan, need_lse, save)
+        return self.kernel.forward(self.call, self._given, need_lse, save)
+
+    @property
+    def _given(self) -> Any:
+        """The plan, which only kernels that find boxes on the device can do without."""
+        assert self.plan is not None or self.located
+        return self.plan
 
     @property
     def _scan(self) -> ScanKernel:
@@ -87,7 +92,7 @@ class Bound:
 @dataclass(frozen=True)
 class Binding:
     """What repeated calls share. `call` has no tensors; `copied` are those of q, k and v that need a unit stride.
-    `plan` is None where elements of tensors decide it, and with a `form`."""
+    `plan` is None where elements of tensors decide it, with a `form`, and where boxes are `located` on the device."""
 
     backend: str
     kernel: Kernel
@@ -96,6 +101,7 @@ class Binding:
     plan: Plan | None
     tiling: Tiling | None
     form: ScanForm | None
+    located: bool = False
 
 
 class Runner:
@@ -181,9 +187,9 @@ class Runner:
         if not isinstance(offset, int):
             offset = offset.to(torch.int64)
         call = binding.call.repeated(q, k, v, inputs, scalars, offset)
-        if binding.plan is not None or binding.form is not None:
-            return Bound(binding.kernel, call, binding.plan, binding.form, not self._scans)
-        call = call.replanned({n: host_table(inputs[n]) for n in self._masked})
+        if binding.plan is not None or binding.form is not None or binding.located:
+            return Bound(binding.kernel, call, binding.plan, binding.form, not self._scans, binding.located)
+        call = call.replanned(HostTables({n: inputs[n] for n in self._masked}))
         return Bound(binding.kernel, call, self.plan(call, binding.tiling), None, not self._scans)
 
     def plan(self, call: Call, tiling: Tiling | None = None) -> Plan:
@@ -227,7 +233,9 @@ class Runner:
             if place == count:
                 scale = number.item()
             elif place == count + 1:
-                offset = number if number.ndim else _whole(number)
+                offset = number if number.ndim or _stays(number) else _whole(number)
+                if isinstance(offset, Tensor) and not offset.ndim:
+                    offset = offset.expand(given.q.shape[0]).contiguous()
         return offset, scale
 
     def _key(
@@ -266,25 +274,33 @@ class Runner:
         )  # fmt: skip
         call = replace(call, differentiated=differentiated)
         form = self._form(kernel, call)
+        located = form is None and isinstance(kernel, LocatingKernel) and kernel.locates(call)
         tiling = None if form is not None else kernel.tiling(call)
-        plan = None if form is not None else self.plan(call, tiling)
+        plan = None if form is not None or located else self.plan(call, tiling)
         on_grid = self.attention.q_space is not None or self.attention.k_space is not None
         if isinstance(offset, int) or not on_grid:
             pairs = zip((given.q, given.k, given.v), (call.q, call.k, call.v), strict=True)
             copied = [a is not b for a, b in pairs]
             empty: Any = None
-            fixed = isinstance(offset, int) and not self._masked
+            fixed = located or (isinstance(offset, int) and not self._masked)
             template = call.repeated(empty, empty, empty, {}, {}, offset if isinstance(offset, int) else 0)
             template = template if fixed else template.replanned({})
             backend = choose_backend(self.attention.name, given.backend, given.q.device.type)
             binding = Binding(
-                backend, kernel, template, (copied[0], copied[1], copied[2]), plan if fixed else None, tiling, form
+                backend,
+                kernel,
+                template,
+                (copied[0], copied[1], copied[2]),
+                plan if fixed else None,
+                tiling,
+                form,
+                located,
             )
             with self._lock:
                 self._bindings[key] = binding
                 while len(self._bindings) > CAPACITY:
                     self._bindings.popitem(last=False)
-        return Bound(kernel, call, plan, form, not self._scans)
+        return Bound(kernel, call, plan, form, not self._scans, located)
 
     def _form(self, kernel: Kernel, call: Call) -> ScanForm | None:
         """How the kernel scans a call, None if it does not."""
@@ -292,6 +308,11 @@ class Runner:
             return None
         form = legalise(self.simplified, call.problem).form
         return None if form is None or kernel.scan_gap(call, form) is not None else form
+
+
+def _stays(number: Tensor) -> bool:
+    """Whether a number is not to be read by the host: it would wait for the device."""
+    return number.device.type == "cuda" and not number.dtype.is_floating_point and number.dtype != torch.bool
 
 
 def _whole(number: Tensor) -> Any:

@@ -52,7 +52,9 @@ def classes(attention: Attention, problem: Problem, pair: Pair) -> tuple[Ints, t
         _HEAD: np.arange(heads)[None, :],
     }
     if not isinstance(problem.q_offset, int):
-        given[BATCH_OFFSET] = np.asarray(problem.q_offset, np.int64)[:batches, None]
+        # without a batch as if there were one
+        offsets = problem.q_offset if len(problem.q_offset) else [0]
+        given[BATCH_OFFSET] = np.asarray(offsets, np.int64)[:batches, None]
     env = Env(given, tables)
     shape = (batches, heads)
     fixed = _fixed_parts(mask)

@@ -13,12 +13,11 @@ import subprocess
 import sys
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from queue import SimpleQueue
 from threading import Event, Lock, Timer
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from attndsl.codegen.triton import TritonModule
 from attndsl.ir.attention import Attention
 from attndsl.ir.printer import print_attention
 from attndsl.runtime.triton.config import Config, Pass
@@ -83,7 +82,7 @@ def compile_job(job: Job) -> Compiled:
 
     try:
         launches = _lowered(job)
-        built = [compile_lowered(replace(one, module=_as_called(one.module))) for one in launches]
+        built = [compile_lowered(one) for one in launches]
         if job.config.specialize:
             reason = _not_specialized(job, launches, built)
             if reason:
@@ -145,13 +144,6 @@ def rank(job: Ranking) -> list[Config]:
     attention = read_attention(job.attention)
     facts = facts_of(attention, job.problem, job.dtype, job.gpu.machine)
     return spread(ranked(attention, job.problem, facts, job.step, job.gpu), job.most)
-
-
-def _as_called(module: TritonModule) -> TritonModule:
-    """With strides as Triton takes those of a call: 32 bits hold them, in units of 16 bytes. What is compiled here is
-    then what the call finds in the cache."""
-    arguments = [replace(a, type="i32") if a.role in ("stride", "input stride") else a for a in module.arguments]
-    return replace(module, arguments=tuple(arguments))
 
 
 def job_of(attention: Attention, problem: Problem, dtype: str, gpu: Gpu, step: Pass, config: Config) -> Job:

@@ -22,7 +22,8 @@ from attndsl.runtime.call import Call
 from attndsl.runtime.triton.collect import Collected, deterministic
 from attndsl.runtime.triton.config import Config, Pass, apart
 from attndsl.runtime.triton.generated import backward_module
-from attndsl.runtime.triton.launch import Launch, Prepared, launch
+from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, launch
+from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, dtype_of, exact, form_of
 from attndsl.schedule.plan import Plan
@@ -32,8 +33,11 @@ from attndsl.schedule.tiling import Tiling
 class Backward:
     """The backward pass of an attention (consts bound, simplified)."""
 
-    def __init__(self, attention: Attention, config: Callable[[Pass, Call], Config]) -> None:
+    def __init__(
+        self, attention: Attention, config: Callable[[Pass, Call], Config], locator: Locator | None = None
+    ) -> None:
         self.attention, self.config = attention, config
+        self._locator = locator or Locator(attention)
         self._modules: dict[tuple[str, BackwardForm], TritonModule | None] = {}
         self._sweeps = Sweeps(attention)
         self._summed: dict[tuple[frozenset[str], tuple[Level, ...]], bool] = {}
@@ -60,7 +64,7 @@ class Backward:
     def run(
         self,
         call: Call,
-        plan: Plan,
+        plan: Plan | None,
         saved: tuple[Tensor, ...],
         grad_out: Tensor | None,
         grad_lse: Tensor | None,
@@ -82,16 +86,22 @@ class Backward:
             self._modules[key] = backward_module(step, self.attention, backward)
         return self._modules[key]
 
-    def launches(self, call: Call, plan: Plan, config: Config, *, turned: bool) -> tuple[Plan, tuple[OnDevice, ...]]:
+    def launches(
+        self, call: Call, plan: Plan | None, config: Config, *, turned: bool
+    ) -> tuple[Plan | None, tuple[OnDevice, ...]]:
         """The plan of a sweep, in boxes of its configuration, and its tables."""
         place = "sweeps", turned, config
-        known: tuple[Plan, tuple[OnDevice, ...]] | None = call.memo.get(place)
+        known: tuple[Plan | None, tuple[OnDevice, ...]] | None = call.memo.get(place)
         if known is not None:
             return known
         sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
         tiling = Tiling(*sizes, config.q_box, config.k_box)
-        own = plan.tiled(tiling)
-        found = own, self._sweeps.of(call, own, config.rows, turned=turned, spans=True)
+        if plan is None:
+            located = self._locator.sweep(call, config.rows, config.columns, turned=turned)
+            found = None, (OnDevice.of(located),)
+        else:
+            own = plan.tiled(tiling)
+            found = own, self._sweeps.of(call, own, config.rows, turned=turned, spans=True)
         call.memo[place] = found
         return found
 
@@ -113,7 +123,7 @@ class _Run:
         self,
         backward: Backward,
         call: Call,
-        plan: Plan,
+        plan: Plan | None,
         saved: tuple[Tensor, ...],
         grad_out: Tensor | None,
         grad_lse: Tensor | None,
@@ -142,6 +152,7 @@ class _Run:
             self.given["stats"] = torch.empty(size, dtype=torch.float32, device=call.q.device)
         floats = {n for n, t in call.inputs.items() if t.is_floating_point()}
         self.wanted = frozenset(needs & floats)
+        self.buffers: dict[int, Tensor] = {}
         self.collected = Collected(call, deterministic())
         self.dq, self.dkdv = backward.config("dq", call), backward.config("dkdv", call)
         self.fused = bool(self.dkdv.fused) and self._may_fuse()
@@ -160,6 +171,7 @@ class _Run:
         """All gradients."""
         call, needs = self.call, self.needs
         _, rows = self.backward.launches(call, self.plan, self.dq, turned=False)
+        self._fill(rows)
         if self.backward.attention.output is not None:
             self.given["do"] = torch.empty_like(self.given["grad"])
         for found in rows:
@@ -176,6 +188,7 @@ class _Run:
                     self._launch("dq", found)
         if {"k", "v"} & needs or self._summed(Level.COLUMN):
             _, columns = self.backward.launches(call, self.plan, self.dkdv, turned=True)
+            self._fill(columns)
             results["k"], results["v"] = self._output(call.k, columns), self._output(call.v, columns)
             self.given |= {"dk": results["k"], "dv": results["v"]}
             for found in columns:
@@ -188,6 +201,12 @@ class _Run:
             # kernels have a tiny one in its place
             results |= {n: torch.zeros_like(results[n]) for n in ("q", "k") if n in results}
         return results | self.collected.result()
+
+    def _fill(self, found: tuple[OnDevice, ...]) -> None:
+        """Have the tables of a sweep made where every call makes its own."""
+        for one in found:
+            if one.located is not None:
+                self.buffers[id(one)] = one.located.fill(self.call)
 
     def _refined(self) -> bool:
         """Whether the sweep over rows finds delta better than `prepare` does, for the one over keys."""
@@ -203,6 +222,8 @@ class _Run:
 
     def _launch(self, step: str, found: OnDevice) -> None:
         config = self.dkdv if step == "dkdv" else self.dq
+        if found.located is not None:
+            self.given[TABLES] = self.buffers[id(found)]
         key = "backward", step, id(found), config, self.wanted, self.grad_lse, self.collected.deterministic
         known: tuple[Prepared, TritonModule, OnDevice] | Literal["nothing"] | None = self.call.memo.get(key)
         if known is None:
@@ -231,7 +252,8 @@ class _Run:
         if module is None:
             return "nothing"
         given = {**self.given, **self.collected.targets(module.slots, found.tables.tiles)}
-        ready, _ = launch(Launch(call, form, module, found.tables, found.views, config, given, {}))
+        it = Launch(call, form, module, found.tables, found.views, config, given, {}, found.places)
+        ready, _ = launch(it)
         self.collected.take(module.slots, given)
         return ready, module, found
 

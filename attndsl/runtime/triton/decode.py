@@ -30,9 +30,10 @@ from attndsl.runtime.call import Call
 from attndsl.runtime.triton.choices import settings
 from attndsl.runtime.triton.config import Config, choose, decode_asked
 from attndsl.runtime.triton.decode_launch import Placed, Prepared, prepared_key
-from attndsl.runtime.triton.decode_tables import DecodeTables, decode_tables, joined
+from attndsl.runtime.triton.decode_tables import DecodeTables, decode_tables, joined, known_of
 from attndsl.runtime.triton.generated import decode_module
 from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
+from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.reach import far, wide
 from attndsl.runtime.triton.sweeps import dtype_of, is_aligned
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
@@ -99,8 +100,14 @@ def device_of(device: torch.device) -> Device:
 class Decode:
     """The decode kernels of one attention."""
 
-    def __init__(self, attention: Attention, chosen: Callable[[Call], Config] | None = None) -> None:
-        """`chosen` says which configuration a call has; the default without it."""
+    def __init__(
+        self,
+        attention: Attention,
+        chosen: Callable[[Call], Config] | None = None,
+        locator: Locator | None = None,
+    ) -> None:
+        """`chosen` says which configuration a call has; the default without it. `locator` finds boxes on the device."""
+        self._locator = locator or Locator(attention)
         self.attention = attention
         self._chosen = chosen
         self._modules: dict[Form, DecodeModule] = {}
@@ -141,14 +148,16 @@ class Decode:
 
     # Running
 
-    def forward(self, call: Call, plan: Plan, out: Tensor, lse: Tensor, need_lse: bool) -> bool:
+    def forward(self, call: Call, plan: Plan | None, out: Tensor, lse: Tensor, need_lse: bool) -> bool:
         """Fill `out` and, if asked for, `lse`; False where this is not the kernel to run, or no key is visible."""
         # a trial of tuning runs one call with many plans and settings
         memo = "few rows", need_lse, id(plan), settings()
         prepared: Prepared | None
         _, prepared = call.memo.get(memo, (plan, None))
         if prepared is None:
-            ready = self._tables(call, plan) if self.wanted(call) else None
+            ready = None
+            if self.wanted(call):
+                ready = self._located(call) if plan is None else self._tables(call, plan)
             if ready is None:
                 return False
             dtype = dtype_of(self.attention, call)
@@ -197,6 +206,15 @@ class Decode:
             self._ready[key] = found
         weakref.finalize(plan, self._ready.pop, key, None)
         return found
+
+    def _located(self, call: Call) -> Placed:
+        """Tables that every call makes on the device."""
+        tiling = self.tiling(call, dtype_of(self.attention, call))
+        try:
+            located = self._locator.few(call, tiling.rows, tiling.columns)
+        except UnsupportedError as error:
+            raise unsupported(self.attention, error) from error
+        return Placed(known_of(located), {}, located=located)
 
     def _made(self, call: Call, launch: LaunchTables) -> Placed:
         B, H, Hkv = (call.sizes[n] for n in ("B", "H", "Hkv"))

@@ -20,6 +20,7 @@ from attndsl.runtime.triton.config import Config, stages_that_fit
 from attndsl.runtime.triton.decode_tables import DecodeTables
 from attndsl.runtime.triton.failures import Attempt, reported, run_time_attempt, words_of
 from attndsl.runtime.triton.launch import SHARED_MEMORY, Launch, interpreting
+from attndsl.runtime.triton.locate import Located
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.submit import Ready, raw_stream
 
@@ -29,10 +30,12 @@ _OWN = frozenset(("size", "extent", "scalar", "input", "input stride", "input si
 
 @dataclass(frozen=True)
 class Placed:
-    """Tables, their copy on a device, and the launches that were prepared for them."""
+    """Tables, their copy on a device, and the launches that were prepared for them; with `located` every call makes its
+    own tables there."""
 
     tables: DecodeTables
     views: dict[str, Tensor]
+    located: Located | None = None
     prepared: dict[Hashable, Prepared] = field(default_factory=dict[Hashable, "Prepared"])
 
 
@@ -74,6 +77,8 @@ class Prepared:
         place = {a.name: i for i, a in enumerate(module.arguments)}
         self.changing = {n: place[n] for n in ("q", "k", "v", "out", "lse", "partial", "offsets", "Lk", "q_offset")
                          if n in place}  # fmt: skip
+        self.located = ready.located
+        self.places = {n: place[n] for n in ("rows", "bounds", "boxes", "classes")}
         self.own = [(i, a) for i, a in enumerate(module.arguments) if a.role in _OWN]
         self.rows_at = place["BM"]
         self.room = 0 if shares == 1 else shares * prod(call.q.shape[:3]) * (form.Dv + len(module.state))
@@ -93,6 +98,10 @@ class Prepared:
             given["q_offset"] = call.q_offset
         for name, i in self.changing.items():
             values[i] = given[name]
+        if self.located is not None:
+            buffer = self.located.fill(call)
+            for name, i in self.places.items():
+                values[i] = self.located.view(buffer, name)
         if self.own:
             nothing: Any = None
             reader = Launch(call, self.form, self.module, nothing, {}, nothing, {"out": out, "lse": lse}, {})

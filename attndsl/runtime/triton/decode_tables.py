@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attndsl.codegen.triton_form import PieceForm, SideForm
+from attndsl.runtime.triton.locate import Located
 from attndsl.runtime.triton.tables import LaunchTables, PieceTables
 
 Ints = npt.NDArray[np.int32]
@@ -44,6 +45,18 @@ class DecodeTables:
     def most_boxes(self) -> int:
         """Boxes of the longest list."""
         return int(self.bounds[:, :, 3].max(initial=0))
+
+
+def known_of(located: Located) -> DecodeTables:
+    """What the host knows of tables that every call makes on the device."""
+    sizes, tables = located.sizes, located.tables
+    start = np.arange(sizes.tiles, dtype=np.int32) * sizes.height
+    rows = np.stack([start, np.minimum(start + sizes.height, sizes.rows)], axis=1).astype(np.int32)
+    (piece,) = tables.pieces
+    return DecodeTables(
+        tables.q, piece.form, sizes.box, 1, 1, rows, np.full((1, 1, 4), sizes.lists, np.int32),
+        np.zeros((0, 1), np.int32), piece.class_of,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

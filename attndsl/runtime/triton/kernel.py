@@ -21,7 +21,8 @@ from attndsl.runtime.triton.choices import Choices, Facts, settings
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.generated import forward_module
-from attndsl.runtime.triton.launch import Launch, Prepared, interpreting, launch, no_numbers
+from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, interpreting, launch, no_numbers
+from attndsl.runtime.triton.locate import Located, Locator
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.scan_kernel import LinearKernel
 from attndsl.runtime.triton.sweeps import (
@@ -46,10 +47,11 @@ class TritonKernel(LinearKernel):
         self.attention = attention
         self._modules: dict[Form, TritonModule] = {}
         self._choices = Choices(attention)
-        self._backward = Backward(attention, self.config)
+        self._locator = Locator(attention)
+        self._backward = Backward(attention, self.config, self._locator)
         self._sweeps = Sweeps(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
-        self._decode = Decode(attention, lambda call: self.config("decode", call))
+        self._decode = Decode(attention, lambda call: self.config("decode", call), self._locator)
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
@@ -88,9 +90,10 @@ class TritonKernel(LinearKernel):
         return self._modules[form]
 
     def forward(
-        self, call: Call, plan: Plan, need_lse: bool, save: bool
+        self, call: Call, plan: Plan | None, need_lse: bool, save: bool
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
-        """As `Kernel.forward`. ValueError names a feature that this backend does not have.
+        """As `Kernel.forward`, without a plan where boxes are found on the device. ValueError names a feature that this
+        backend does not have.
 
         What is saved: the output before its clause, lse where the weight has an exponential, the sums in the
         denominator where there are any."""
@@ -98,7 +101,7 @@ class TritonKernel(LinearKernel):
         call = exact(call)
         # a trial of tuning runs one call with many plans and settings
         place = "forward", need_lse, save, id(plan), settings()
-        again: tuple[Prepared, ...] | None
+        again: tuple[tuple[Prepared, ...], Located | None] | None
         _, again = call.memo.get(place, (plan, None))
         B, H, Lq, _ = call.q.shape
         out = call.q.new_empty((B, H, Lq, call.v.shape[-1]))
@@ -115,15 +118,20 @@ class TritonKernel(LinearKernel):
         else:
             given["raw"] = given["sums"] = out
         if again is not None:
-            for ready in again:
+            if again[1] is not None:
+                given[TABLES] = again[1].fill(call)
+            for ready in again[0]:
                 ready.run(call, given)
         elif out.numel():
             flags = {"LSE": with_lse, "SAVE": save}
-            sweeps = self._sweeps.of(call, plan, self.config("forward", call).rows, spans=True)
+            sweeps = self._found(call, plan)
+            located = sweeps[0].located
+            if located is not None:
+                given[TABLES] = located.fill(call)
             made = [self._launch(call, found, given, flags) for found in sweeps]
             settled = tuple(m for m in made if m is not None)
             if len(settled) == len(made):
-                call.memo[place] = plan, settled
+                call.memo[place] = plan, (settled, located)
         result = out if out.dtype is dtype else out.to(dtype)
         if not save:
             return result, lse if need_lse else None, ()
@@ -134,7 +142,7 @@ class TritonKernel(LinearKernel):
     def backward(
         self,
         call: Call,
-        plan: Plan,
+        plan: Plan | None,
         saved: tuple[Tensor, ...],
         grad_out: Tensor | None,
         grad_lse: Tensor | None,
@@ -145,6 +153,25 @@ class TritonKernel(LinearKernel):
             return self._backward.run(call, plan, saved, grad_out, grad_lse, needs)
         except UnsupportedError as error:
             raise unsupported(self.attention, error) from error
+
+    def _found(self, call: Call, plan: Plan | None) -> tuple[OnDevice, ...]:
+        """The launches of a forward pass, and what is known of their tables."""
+        config = self.config("forward", call)
+        if plan is not None:
+            return self._sweeps.of(call, plan, config.rows, spans=True)
+        place = "located", config
+        found: OnDevice | None = call.memo.get(place)
+        if found is None:
+            try:
+                located = self._locator.sweep(call, config.rows, config.columns, searched=True)
+            except UnsupportedError as error:
+                raise unsupported(self.attention, error) from error
+            found = call.memo[place] = OnDevice.of(located)
+        return (found,)
+
+    def locates(self, call: Call) -> bool:
+        """Whether it finds the boxes of a call on the device, and is given no plan."""
+        return self._locator.wanted(call)
 
     def _launch(
         self, call: Call, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]
@@ -158,7 +185,10 @@ class TritonKernel(LinearKernel):
 
         def run(it: Walked) -> tuple[Prepared, Any]:
             module = self.module(it.form)
-            return launch(Launch(call, it.form, module, found.tables, found.views, it.config, given, flags))
+            it_ = Launch(
+                call, it.form, module, found.tables, found.views, it.config, given, flags, found.places
+            )  # fmt: skip
+            return launch(it_)
 
         try:
             ready, compiled = run(it)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
@@ -31,6 +31,10 @@ SHARED_SECTION = 24 << 20
 SHARED_MEMORY = {8: 163 << 10, 9: 227 << 10, 10: 227 << 10, 12: 99 << 10}
 
 
+TABLES = "@tables"
+"""The name of the tensor that holds the tables of a call."""
+
+
 def interpreting() -> bool:
     """Whether Triton runs kernels in Python, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -49,6 +53,8 @@ class Launch:
     config: Config
     given: Mapping[str, Tensor]
     flags: Mapping[str, bool]
+    places: Mapping[tuple[str, int], int] | None = None
+    """Where tables lie in the tensor that is given as `TABLES`, where every call makes its own."""
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -64,11 +70,7 @@ class Launch:
 
     def input(self, name: str) -> Tensor:
         """An input or const array as its kernel reads it."""
-        if name in self.call.inputs:
-            return readable(self.call.inputs[name])
-        const = self.call.attention.param(name)
-        assert isinstance(const, Const)
-        return readable(_table(const, self.call.q.device))
+        return input_of(self.call, name)
 
     def value(self, a: Argument) -> Any:
         """What is passed for an argument."""
@@ -76,7 +78,8 @@ class Launch:
             case "tensor":
                 return self.tensors[str(a.key[0])]
             case "table":
-                return self.views[str(a.key[0]), int(a.key[1])]
+                key = str(a.key[0]), int(a.key[1])
+                return self.views[key] if self.places is None else self.given[TABLES][self.places[key] :]
             case "stride":
                 return self.tensors[str(a.key[0])].stride(int(a.key[1])) // self.form.stride_unit
             case "number":
@@ -184,6 +187,7 @@ class Prepared:
         self._given: list[tuple[int, str]] = []
         self._inputs: list[tuple[int, str]] = []
         self._scalars: list[tuple[int, str, bool]] = []
+        self._places: list[tuple[int, int]] = []
         for i, a in enumerate(it.module.arguments):
             key = str(a.key[0]) if a.key else ""
             match a.role:
@@ -191,6 +195,8 @@ class Prepared:
                     self._inputs.append((i, key))
                 case "scalar":
                     self._scalars.append((i, key, a.type == "fp32"))
+                case "table" if it.places is not None:
+                    self._places.append((i, it.places[key, int(a.key[1])]))
                 case "tensor" | "sums" | "gradient" | "gradient rest":
                     self._given.append((i, key if a.role == "tensor" else a.name))
                 case _:
@@ -216,6 +222,8 @@ class Prepared:
             values[i] = given[name]
         for i, name in self._inputs:
             values[i] = readable(call.inputs[name])
+        for i, place in self._places:
+            values[i] = given[TABLES][place:]
         self._fill_scalars(call, values)
         return values
 
@@ -248,6 +256,10 @@ class Prepared:
             tensor = readable(call.inputs[name])
             held.append(tensor)
             values[i] = tensor.data_ptr()
+        if self._places:
+            first = given[TABLES].data_ptr()
+            for i, place in self._places:
+                values[i] = first + 4 * place
         self._fill_scalars(call, values)
         stream = raw_stream(device)
         keep_tables(self.tables, self.streams, stream)
@@ -262,11 +274,38 @@ class Prepared:
             return None
         with torch.cuda.device(q.device):
             index = torch.cuda.current_device()
-            keep_tables(self.tables, self.streams, raw_stream(index))
+            stream = raw_stream(index)
+            keep_tables(self.tables, self.streams, stream)
+            key = _compiled_key(it, values, index, self.stages)
+            known = _compiled.get(key)
+            if known is not None:
+                compiled = known[1]
+                self.ready = Ready(compiled, self.programs)
+                self.ready.run([v.data_ptr() if isinstance(v, Tensor) else v for v in values], index, stream)
+                return compiled
             allocate_on(index)
             compiled = _run(it, self.kernel[self.programs,], values, self.stages, self.tile)
             self.ready = Ready(compiled, self.programs)
+            if len(_compiled) >= MOST_COMPILED:
+                _compiled.clear()
+            _compiled[key] = it.module, compiled
             return compiled
+
+
+MOST_COMPILED = 1024
+_compiled: dict[Hashable, tuple[TritonModule, Any]] = {}
+"""Kernels that launches of other sizes have compiled; modules are kept because keys name them by place."""
+
+
+def _compiled_key(it: Launch, values: Sequence[Any], device: int, stages: int) -> Hashable:
+    """What decides which kernel Triton compiles: numbers do not."""
+    found: list[Hashable] = [id(it.module), device, stages, *it.config.options(stages).items()]
+    for a, value in zip(it.module.arguments, values, strict=True):
+        if isinstance(value, Tensor):
+            found.append((value.dtype, value.data_ptr() % 16 == 0))
+        elif a.role == "constexpr":
+            found.append(value)
+    return tuple(found)
 
 
 _held: dict[int, Mapping[tuple[str, int], Tensor]] = {}
@@ -288,6 +327,8 @@ def launch(it: Launch) -> tuple[Prepared, Any]:
 
 def keep_tables(tables: Mapping[tuple[str, int], Tensor], streams: set[int], stream: int) -> None:
     """Tables are not freed while a kernel on another stream, or a captured graph, reads them."""
+    if not tables:
+        return
     if torch.cuda.is_current_stream_capturing():
         _held[id(tables)] = tables
     elif stream not in streams:
@@ -295,6 +336,15 @@ def keep_tables(tables: Mapping[tuple[str, int], Tensor], streams: set[int], str
         for view in list(tables.values())[:1]:
             view.record_stream(torch.cuda.current_stream())
         streams.add(stream)
+
+
+def input_of(call: Call, name: str) -> Tensor:
+    """An input or const array of a call as kernels read it."""
+    if name in call.inputs:
+        return readable(call.inputs[name])
+    const = call.attention.param(name)
+    assert isinstance(const, Const)
+    return readable(_table(const, call.q.device))
 
 
 def readable(tensor: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import attndsl
-from attndsl.codegen.cpu import title
-from attndsl.codegen.templates import render
+from attndsl.codegen.templates import render, title
 from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_backward import stats_of
 from attndsl.codegen.triton_weight import rule_of

@@ -20,6 +20,7 @@ from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.launch import interpreting
+from attndsl.runtime.triton.locate import Located
 from attndsl.runtime.triton.reach import far_tiles, wide
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches, looked_up
 from attndsl.schedule import problem
@@ -30,10 +31,21 @@ _DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf1
 
 @dataclass(frozen=True)
 class OnDevice:
-    """A launch's tables and their copy on a device."""
+    """A launch's tables and their copy on a device; with `located` every call makes its own there."""
 
     tables: LaunchTables
     views: Mapping[tuple[str, int], Tensor]
+    located: Located | None = None
+
+    @staticmethod
+    def of(located: Located) -> OnDevice:
+        """A launch whose tables every call makes."""
+        return OnDevice(located.tables, {}, located)
+
+    @property
+    def places(self) -> Mapping[tuple[str, int], int] | None:
+        """Where tables lie in what `located` fills."""
+        return None if self.located is None else self.located.named
 
 
 class Sweeps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from attndsl.codegen.triton_form import Form
@@ -45,6 +46,7 @@ def plain(config: Config) -> Config:
     return replace(config, specialize=False, warps=8 if config.rows >= 128 else 4, stages=3, registers=0)
 
 
+@lru_cache(maxsize=1024)
 def specialized(compiled: Any) -> bool:
     """Whether a compiled kernel has specialised warps."""
     text = compiled.asm["ttgir"] if hasattr(compiled, "asm") else compiled.ttgir

@@ -55,6 +55,11 @@ def test_random_programs_equal_the_definition() -> None:
     run("interpret_random", SEED, 15)
 
 
+def test_boxes_that_the_device_finds() -> None:
+    """Tables against masks, and results without a copy to the host."""
+    run("interpret_located", 0, 1)
+
+
 def test_the_operator_on_this_backend() -> None:
     """Repeated calls, torch.compile and torch.func."""
     run("interpret_operator")
