@@ -43,9 +43,10 @@ class Facts:
 
 def facts_of(attention: Attention, problem: Problem, dtype: str, machine: Machine | None) -> Facts:
     """The facts of calls of an attention (consts bound, simplified) on a GPU."""
-    on_line = attention.q_space is None or problem.moved
-    q_extents, k_extents = ({}, {}) if on_line else (problem.q_extents, problem.k_extents)
-    return Facts(machine, dtype, problem.sizes, q_extents, k_extents, partial(visits_of, attention, problem))
+    visits = partial(visits_of, attention, problem)
+    if attention.q_space is None or problem.moved:
+        return Facts(machine, dtype, problem.sizes, {}, {}, visits)
+    return Facts(machine, dtype, problem.sizes, problem.q_extents, problem.k_extents, visits)
 
 
 @dataclass(frozen=True)
