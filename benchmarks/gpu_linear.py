@@ -35,6 +35,7 @@ from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, scan_con
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
 from benchmarks.crew import Crew, Job
 from benchmarks.linear_cases import ELU1, LinearCase, compare
+from tests.accuracy import assert_right
 
 RESULTS = Path(__file__).parent / "results"
 START = time.time()
@@ -89,6 +90,26 @@ def check_case(case: LinearCase, config: ScanConfig) -> str:
     return compare(case, config, "cuda")
 
 
+def check_taylor(dtype_name: str, L: int, size: int) -> str:
+    """What is wrong with a Taylor map, whose weight is 1 + s + s^2 / 2 for s = q.k / sqrt(D), empty for nothing."""
+    import attndsl
+
+    dtype, made = getattr(torch, dtype_name), torch.Generator(device="cuda").manual_seed(L)
+    q, k = (torch.randn(2, 4, L, size, device="cuda", generator=made).to(dtype) for _ in range(2))
+    v = torch.randn(2, 4, L, 64, device="cuda", generator=made).to(dtype)
+
+    def dense(precision: torch.dtype) -> Any:
+        s = q.to(precision) @ k.to(precision).transpose(-1, -2) / size**0.5
+        weights = (1 + s + s * s / 2).tril()
+        return weights @ v.to(precision) / weights.sum(-1, keepdim=True)
+
+    try:
+        assert_right("out", attndsl.load(TAYLOR)(q, k, v), dense(dtype), dense(torch.float64), dtype)
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
 def check_jobs() -> list[Job]:
     """Comparisons, those of many rows first."""
     every: list[Job] = [(" ".join(map(str, c)), check_case, c) for c in cases()]
@@ -101,7 +122,8 @@ def check_jobs() -> list[Job]:
                 dtype, L, D, Dv, "channel", norm, norm, False, state, strict=n == 2, B=1, Hkv=(2, 4)[n % 2]
             )
             channels.append((f"{case} {config}", check_case, (case, config)))
-    return [*every[:6], *channels, *every[6:]]
+    taylor: list[Job] = [(f"taylor {c}", check_taylor, c) for c in (("bfloat16", 700, 16), ("float16", 65, 8))]
+    return [*every[:6], *channels, *taylor, *every[6:]]
 
 
 # Speed
