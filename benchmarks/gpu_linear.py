@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from attndsl.runtime.triton import scan_step
 from attndsl.runtime.triton.scan import Carried
 from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, scan_configured
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
@@ -40,13 +41,10 @@ from tests.accuracy import assert_right
 RESULTS = Path(__file__).parent / "results"
 START = time.time()
 FORWARD = (
-    ScanConfig(64, 64, 4, 3, 1, 0, 64, 4, 4), ScanConfig(64, 64, 4, 4, 1, 0, 128, 8, 4),
-    ScanConfig(64, 64, 4, 3, 2, 0, 64, 4, 4), ScanConfig(64, 128, 8, 3, 1, 0, 128, 8, 4),
-    ScanConfig(64, 128, 8, 2, 2, 0, 128, 8, 4), ScanConfig(64, 64, 8, 3, 1, 0, 64, 4, 4), ScanConfig(64, 64, 8, 2, 2),
+    ScanConfig(64, 64, 4, 3, 1, state_stages=4), ScanConfig(64, 64, 4, 4, 1, 0, 128, 8, 4), ScanConfig(64, 64, 8, 3, 1),
+    ScanConfig(64, 64, 4, 4, 1, 0, 64, 4, 6), ScanConfig(64, 64, 4, 4, 2),
 )  # fmt: skip
-BACKWARD = (
-    ScanConfig(64, 64, 4, 3, 1, 0, 64, 4, 4), ScanConfig(64, 128, 8, 3, 1, 0, 128, 8, 4), ScanConfig(64, 64, 8, 2, 2),
-)  # fmt: skip
+BACKWARD = (ScanConfig(64, 64, 4, 3, 1, state_stages=4),)
 """Configurations measured beside the chosen one."""
 CHECKED = tuple(dict.fromkeys((*(choose_scan("bf16", n, 128) for n in (64, 128, 256, 512)), *FORWARD, *BACKWARD)))
 """Every configuration that may be chosen, and those measured."""
@@ -145,7 +143,7 @@ def runs() -> Iterator[tuple[str, str, ScanConfig | None]]:
     for config in FORWARD:
         yield "retention", "fwd", config
         yield "linear", "fwd", config
-    yield "gla", "fwd", replace(FORWARD[0], gate_warps=4)
+    yield "gla", "fwd", ScanConfig(64, 64, 4, 4, 1, gate_warps=1)
     for config in BACKWARD:
         yield "retention", "bwd", config
 
@@ -352,6 +350,8 @@ attention taylor_map { mask k <= q   weight dot(taylor(Q, D), taylor(K, D)) / su
 """
 
 
+STEP_TILES = (4096, 16384)
+"""Numbers of a state that a program of a step holds, measured beside what is chosen."""
 STEP_BYTES = 2 * 64 * H * D * D * 4
 
 
@@ -361,6 +361,8 @@ def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
     first = Carried(torch.rand(64, H, D, D, device="cuda"))
     call = replace(call_of("linear", q, k, v, None), initial=first)
     yield "attndsl-triton step", 1, 64, lambda: forward(call, want_final=True), "values and state"
+    for tile in STEP_TILES:
+        yield "attndsl-config step", 1, 64, lambda tile=tile: tiled_step(call, tile), f"{tile} numbers a program"
     import attndsl
 
     taylor = attndsl.load(TAYLOR)
@@ -369,6 +371,17 @@ def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
     yield "attndsl-triton taylor", 32768, 1, lambda: taylor(q, k, v), "16 components, values of 128"
     q, k, v, _ = tensors(32768, 1)
     yield "cudnn taylor", 32768, 1, lambda: cudnn(q, k, v), "causal softmax, heads of 128"
+
+
+def tiled_step(call: ScanCall, tile: int) -> Any:
+    """A step whose programs hold so many numbers of a state."""
+    chosen = scan_step.TILE
+    scan_step.TILE = tile
+    try:
+        # what is prepared for other sizes is kept apart
+        return forward(replace(call, sizes={"tile": tile}), want_final=True)
+    finally:
+        scan_step.TILE = chosen
 
 
 def cudnn(q: Any, k: Any, v: Any) -> Any:
