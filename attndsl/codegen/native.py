@@ -1,6 +1,6 @@
-"""Code for the CPU that is compiled: what lies between the two matrix products of softmax attention, as C.
+"""Code for the CPU that is compiled: softmax attention over any score, as C.
 
-Products of queries and keys come in, weights go out, in place; for the backward also the gradients of the products.
+Products of queries and keys become weights in place, row by row; for the backward also the gradients of the products.
 What a row or a key alone decides, and what C code is not written for, is computed by the torch functions of the module
 (`Leaf`); what is left of score and mask, for each pair, is one loop over the keys of a row.
 """
@@ -21,8 +21,6 @@ from attndsl.ir.free import column_only, depends, row_only
 from attndsl.ir.types import Kind
 
 Span = Lit["row", "column", "pair"]
-CHUNK = 8
-"""Rows that one thread takes at once."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,6 @@ class NativeModule:
         return render(
             "cpu/native.c.j2",
             whole="int64_t" if wide else "int32_t",
-            chunk=CHUNK,
             leaves=[x for x in self.leaves if x is not self.sink],
             sink=self.sink,
             score=(score.lines, score_text),

@@ -55,6 +55,10 @@ def footprint(step: Pass, config: Config, D: int, Dv: int, dtype: str) -> Footpr
     numbers = accumulators + scores * (1 + e / 8)
     # specialised, a tile of four warps is shared by two groups of them
     threads = 32 * config.warps * (2 if config.specialize else 1)
+    if config.fused:
+        # scores' gradients for all warps, and sums on their way to memory; scores are done with when these are there
+        numbers = max(numbers, accumulators + config.columns * _padded(D))
+        kept += pairs * e + (config.columns * D * 4 if config.fused == "boxes" else 0)
     return Footprint(numbers / threads + BESIDE, kept + stages * config.columns * head * e)
 
 
@@ -92,6 +96,8 @@ def candidates(step: Pass, facts: Facts, gpu: Gpu, default: Config) -> tuple[Con
     found |= dict.fromkeys(_crowded(step, tuple(found), facts))
     if step == "forward" and gpu.machine.capability // 10 == 9 and facts.dtype != "fp32":
         found |= dict.fromkeys(_specialised(rows, columns, facts, gpu))
+    if step == "dkdv" and gpu.machine.capability >= 90 and facts.dtype != "fp32":
+        found |= dict.fromkeys(_fused(rows, columns, facts, gpu))
     return tuple(found)
 
 
@@ -115,7 +121,7 @@ def spread(ranked: Sequence[Config], most: int) -> list[Config]:
 
 
 def _kind(config: Config) -> tuple[object, ...]:
-    return config.rows, config.columns, config.warps, config.specialize, config.q_box, config.k_box
+    return config.rows, config.columns, config.warps, config.specialize, config.fused, config.q_box, config.k_box
 
 
 def _crowded(step: Pass, configs: Sequence[Config], facts: Facts) -> Iterator[Config]:
@@ -125,6 +131,14 @@ def _crowded(step: Pass, configs: Sequence[Config], facts: Facts) -> Iterator[Co
         need = footprint(step, config, facts.sizes["D"], facts.sizes["Dv"], facts.dtype)
         if config.warps == 8 and not config.registers and HALF * 0.75 < need.registers <= HALF * 1.25:
             yield replace(config, registers=HALF)
+
+
+def _fused(rows: Sequence[int], columns: Sequence[int], facts: Facts, gpu: Gpu) -> Iterator[Config]:
+    """Sweeps that compute dq along: the more keys a tile has, the fewer of them add to a query's sums."""
+    for r, c, n in product(rows, columns, (2, 3)):
+        config = Config(r, c, r // WARP_ROWS, n, fused="boxes")
+        if r in (64, 128) and c in (32, 64, 128) and fits("dkdv", config, facts, gpu):
+            yield config
 
 
 def _specialised(rows: Sequence[int], columns: Sequence[int], facts: Facts, gpu: Gpu) -> Iterator[Config]:

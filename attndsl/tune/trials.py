@@ -167,7 +167,8 @@ class CallTrials(Predictions):
                     out, _, _ = self.kernel.forward(call, self.plan(config), False, save=False)
                 return {"out": out}
             plan, saved = self._forward()
-            needs = frozenset({"q"} if self.step == "dq" else {"k", "v"})
+            # a sweep for dk and dv may find dq too: what is compared is the whole backward pass
+            needs = frozenset("q" if self.step == "dq" else "qkv")
             with configured(**{self.step: config}):
                 return self.kernel.backward(call, plan, saved, grad, None, needs)
 

@@ -80,6 +80,23 @@ def test_offsets(offset: int | torch.Tensor) -> None:
                    if name == "alibi" else {}).check()  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["softcap", "relative", "sink_q", "alibi", "pair_bias"])
+def test_torch_may_multiply_instead(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attndsl.runtime.cpu.threads.gemm", lambda: None)
+    with forced("always"):
+        varied(name, shape=(2, 4, 2, L, L, D, 5)).check()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_any_number_of_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    case = varied("relative", shape=(1, 2, 1, 100, 133, D, D), inputs={"t": normal(2, 9)})
+    with forced("always"):
+        case.check()
+        monkeypatch.setattr("attndsl.runtime.cpu.threads.fork", lambda: None)
+        case.check()
+
+
 @pytest.mark.parametrize("empty", ["B", "Lq", "Lk"])
 def test_empty(empty: str) -> None:
     sizes = {"B": 2, "Lq": 9, "Lk": 9} | {empty: 0}

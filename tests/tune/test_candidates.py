@@ -48,6 +48,16 @@ def test_what_was_measured_best_is_among_them() -> None:
     assert not any(c.specialize for c in candidates("forward", facts("a100"), gpu_of("a100"), Config(128, 64, 8, 2)))
 
 
+def test_sweeps_that_compute_dq_along() -> None:
+    found = candidates("dkdv", facts("h200"), gpu_of("h200"), Config(64, 64, 4, 2))
+    assert Config(128, 64, 8, 2, fused="boxes") in found
+    assert footprint("dkdv", Config(128, 64, 8, 2, fused="boxes"), 128, 128, "bf16").shared == 180224
+    assert not any(c.fused for c in candidates("dq", facts("h200"), gpu_of("h200"), Config(128, 64, 8, 3)))
+    for gpu, dtype in (("a100", "bf16"), ("h200", "fp32")):
+        where = facts(gpu, dtype=dtype)
+        assert not any(c.fused for c in candidates("dkdv", where, gpu_of(gpu), untuned("dkdv", where)))
+
+
 def test_short_calls_get_small_tiles() -> None:
     default = Config(128, 128, 8, 3)
     found = candidates("forward", facts("h200", L=4096, Lq=40), gpu_of("h200"), default)

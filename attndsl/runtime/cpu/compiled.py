@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from attndsl.codegen.native import CHUNK, Leaf, NativeModule
+from attndsl.codegen.native import Leaf, NativeModule
 from attndsl.ir.types import Kind
 from attndsl.runtime.cpu import threads
 from attndsl.runtime.cpu.frame import TileFrame
+from attndsl.runtime.cpu.job import Job
 from attndsl.runtime.cpu.rows import (
     Recording,
     TileGradients,
@@ -24,22 +24,19 @@ from attndsl.runtime.cpu.rows import (
     outer_gradients,
     products_in_place,
     tile_tensors,
+    with_vectors,
 )
 
-
-class _Leaf(ctypes.Structure):
-    _fields_ = (("at", ctypes.c_void_p), ("step", ctypes.c_int64 * 5))
-
-
-class _Job(ctypes.Structure):
-    # as in templates/cpu/native.c.j2
-    _fields_ = (
-        ("pairs", ctypes.c_void_p), ("gradients", ctypes.c_void_p), ("top", ctypes.c_void_p),
-        ("total", ctypes.c_void_p), ("lse", ctypes.c_void_p), ("grad_lse", ctypes.c_void_p),
-        ("leaves", ctypes.c_void_p), ("wanted", ctypes.c_void_p), ("range", ctypes.c_void_p),
-        ("ranges", ctypes.c_int64), ("keys", ctypes.c_int64), ("size", ctypes.c_int64 * 5),
-        ("next", ctypes.c_int64), ("failed", ctypes.c_int64),
-    )  # fmt: skip
+OWN_PAIRS = 1 << 19
+"""Pairs that a thread computes at once where it multiplies itself: about a core's own cache."""
+MOST_ROWS, FEWEST_ROWS = 128, 8
+SLAB_PAIRS = 1 << 21
+"""Pairs of a tile whose products torch computes: products of many rows are fastest, and their buffer should stay in the
+last cache. Also where torch computes a leaf for every pair."""
+TILE_PAIRS = 1 << 26
+"""Pairs of other tiles: nothing of their size is kept."""
+UNITS = 2
+"""Parts of the rows for each thread, where key gradients are summed by part."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +47,32 @@ class NativeKernel:
     library: ctypes.CDLL
     wide: bool
 
+    @cached_property
+    def gemm(self) -> ctypes.c_void_p | None:
+        """What multiplies within the kernel; None where torch multiplies before and after it."""
+        return threads.gemm()
+
+    @cached_property
+    def tile_pairs(self) -> int:
+        """Pairs of a tile."""
+        by_pair = any(leaf.span == "pair" for leaf in self.module.leaves)
+        return SLAB_PAIRS if self.gemm is None or by_pair else TILE_PAIRS
+
     def forward(self, tile: TileFrame, scale: float) -> tuple[Tensor, Tensor]:
         """The weighted sum [b, g, tiles, r, rows, Dv] and lse [.., rows] of softmax over the score."""
         q, k, v = tile_tensors(tile)
+        total, lse = torch.empty((2, *tile.shape[:5]))
+        job = self._job(tile)
+        job.leaves([self._read(tile, leaf) for leaf in self.module.leaves])
+        job.arrays(total=total, lse=lse)
+        if self.gemm is not None:
+            out = torch.empty((*tile.shape[:5], v.shape[-1]))
+            job.matrices(self.gemm, scale, q=q, k=k, v=v, out=out)
+            job.run(self.library, "forward")
+            return out, lse
         s = products_in_place(tile, q, k, scale)
-        total, lse = s.new_empty(tile.shape[:5]), s.new_empty(tile.shape[:5])
-        leaves = [self._read(tile, leaf) for leaf in self.module.leaves]
-        self._run("forward", tile, leaves, pairs=s, total=total, lse=lse)
+        job.arrays(pairs=s)
+        job.run(self.library, "forward")
         return mixed(s, v).div_(total.unsqueeze(-1)), lse
 
     def backward(self, tile: TileFrame, scale: float, grad_out: Tensor, grad_lse: Tensor | None) -> TileGradients:
@@ -72,19 +88,53 @@ class NativeKernel:
         tile.own.clear()
         wanted = any(x.requires_grad for x in found)
         known = {leaf.name: x for leaf, x in zip(differentiated, found, strict=True)}
-        leaves = [self._read(tile, leaf, known.get(leaf.name)) for leaf in self.module.leaves]
-        s = products_in_place(tile, q, k, scale)
-        ds = products_in_place(tile, grad_out, v, 1.0, "gradients")
+        job = self._job(tile)
+        job.leaves([self._read(tile, leaf, known.get(leaf.name)) for leaf in self.module.leaves])
         into = [self._gradients(tile, leaf) for leaf in differentiated] if wanted else []
-        grad_lse = None if grad_lse is None else grad_lse.expand(tile.shape[:5]).contiguous()
-        self._run("backward", tile, leaves, pairs=s, gradients=ds, grad_lse=grad_lse, wanted=into)
+        job.wanted(into)
+        job.arrays(grad_lse=None if grad_lse is None else grad_lse.expand(tile.shape[:5]).contiguous())
+        grads = self._backward(tile, job, scale, grad_out, (q, k, v))
         vectors: dict[str, Tensor] = {}
         if wanted:
             sums = [g.sum_to_size(_like(g, x)).to(x.dtype).reshape(x.shape) for g, x in zip(into, found, strict=True)]
             tile.own.update(own)
             _, vectors = recording.pull(found, sums)
         tile.own.clear()
-        return outer_gradients(tile, scale, ds, vectors, gathered(s, grad_out), q, k)
+        return with_vectors(grads, vectors)
+
+    def _backward(
+        self, tile: TileFrame, job: Job, scale: float, grad_out: Tensor, tensors: tuple[Tensor, Tensor, Tensor]
+    ) -> TileGradients:
+        q, k, v = tensors
+        if self.gemm is None:
+            s = products_in_place(tile, q, k, scale)
+            ds = products_in_place(tile, grad_out, v, 1.0, "gradients")
+            job.arrays(pairs=s, gradients=ds)
+            job.run(self.library, "backward")
+            return outer_gradients(tile, scale, ds, {}, gathered(s, grad_out), q, k)
+        b, g, t, r, rows, columns = tile.shape
+        chunks = r * -(-rows // self._rows(tile))
+        parts = min(chunks, max(1, -(-UNITS * torch.get_num_threads() // (b * g * t))))
+        grad_q = torch.empty((*tile.shape[:5], q.shape[-1]))
+        grad_k, grad_v = (torch.empty((b, g, t, parts, columns, x.shape[-1])) for x in (k, v))
+        job.matrices(
+            self.gemm, scale, parts, q=q, k=k, v=v, grad_out=grad_out, grad_q=grad_q, grad_k=grad_k, grad_v=grad_v
+        )
+        job.run(self.library, "backward")
+        if parts == 1:
+            return TileGradients(grad_q, grad_k.squeeze(3), grad_v.squeeze(3))
+        return TileGradients(grad_q, grad_k.sum(3), grad_v.sum(3))
+
+    def _job(self, tile: TileFrame) -> Job:
+        return Job(tile.shape, self._rows(tile), _ranges(tile))
+
+    def _rows(self, tile: TileFrame) -> int:
+        """Rows that a thread takes at once: enough for a product, few enough to share a tile."""
+        *lead, rows, columns = tile.shape
+        if self.gemm is None:
+            return FEWEST_ROWS
+        share = -(-prod(lead) * rows // (4 * torch.get_num_threads()))
+        return max(FEWEST_ROWS, min(MOST_ROWS, OWN_PAIRS // columns, share))
 
     def _value(self, tile: TileFrame, leaf: Leaf) -> Tensor:
         return tile.run(leaf.function, **tile.pair_values(leaf.function))
@@ -115,45 +165,8 @@ class NativeKernel:
         if leaf.span == "row":
             return torch.empty((*lead, rows, 1))
         if leaf.span == "column":
-            return torch.zeros((*lead, -(-rows // CHUNK), columns))
+            return torch.zeros((*lead, -(-rows // self._rows(tile)), columns))
         return torch.empty((*lead, rows, columns))
-
-    def _run(
-        self,
-        name: str,
-        tile: TileFrame,
-        leaves: Sequence[Tensor],
-        pairs: Tensor,
-        gradients: Tensor | None = None,
-        total: Tensor | None = None,
-        lse: Tensor | None = None,
-        grad_lse: Tensor | None = None,
-        wanted: Sequence[Tensor] = (),
-    ) -> None:
-        table = (_Leaf * max(1, len(leaves)))(*[_leaf(t) for t in leaves])
-        ranges = [n for r in _ranges(tile) for n in r]
-        range_table = (ctypes.c_int64 * len(ranges))(*ranges)
-        places = (ctypes.c_void_p * max(1, len(wanted)))(*[t.data_ptr() for t in wanted])
-        job = _Job(
-            pairs=pairs.data_ptr(), gradients=_at(gradients), total=_at(total), lse=_at(lse),
-            grad_lse=_at(grad_lse), leaves=ctypes.addressof(table),
-            wanted=ctypes.addressof(places) if wanted else None, range=ctypes.addressof(range_table),
-            ranges=len(ranges) // 3, keys=tile.shape[5], size=(ctypes.c_int64 * 5)(*tile.shape[:5]),
-        )  # fmt: skip
-        assert pairs.numel() == prod(tile.shape)
-        threads.run(self.library, name, job)
-        if job.failed:
-            raise MemoryError(f"{tile.call.attention.name}: no memory for a row of {tile.shape[5]} keys")
-
-
-def _at(t: Tensor | None) -> int | None:
-    return None if t is None else t.data_ptr()
-
-
-def _leaf(t: Tensor) -> Any:
-    size = t.element_size()
-    steps = [t.stride(d) * size if t.shape[d] > 1 else 0 for d in range(5)]
-    return _Leaf(t.data_ptr(), (ctypes.c_int64 * 5)(*steps))
 
 
 def _ranges(tile: TileFrame) -> list[tuple[int, int, int]]:

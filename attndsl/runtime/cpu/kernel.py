@@ -27,7 +27,7 @@ from attndsl.runtime.cpu.frame import (
 from attndsl.runtime.cpu.general import general_backward, general_forward, output_backward, output_forward
 from attndsl.runtime.cpu.part import Batch, Selection
 from attndsl.runtime.cpu.rows import NEVER, SLAB_PAIRS, TileGradients, softmax_backward, softmax_forward
-from attndsl.runtime.cpu.schedule import NATIVE_PAIRS, ScheduleCache, Way
+from attndsl.runtime.cpu.schedule import ScheduleCache, Way
 from attndsl.runtime.cpu.widths import is_wide
 from attndsl.runtime.native.choice import large_enough
 from attndsl.runtime.native.store import library
@@ -160,13 +160,15 @@ class CpuKernel:
         found = library(module.source(wide))
         return None if found is None else NativeKernel(module, found, wide)
 
-    def steps(self, frame: CallFrame, plan: Plan, way: Way, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Step]:
-        """Head class by head class, and in each its batches of row tiles."""
+    def steps(self, frame: CallFrame, plan: Plan, way: Way | NativeKernel, dtype: torch.dtype) -> Iterator[Step]:
+        """Head class by head class, and in each its batches of row tiles; keys and values in `dtype`."""
         call = frame.call
+        q, k, v = call.q, call.k.to(dtype), call.v.to(dtype)
+        name, room = ("native", way.tile_pairs) if isinstance(way, NativeKernel) else (way, 0)
         B, H = call.q.shape[:2]
-        for entry in self._schedules.get(plan, call, way):
+        for entry in self._schedules.get(plan, call, name):
             chosen = Selection.of(entry.heads, B, H, call.k.shape[1])
-            yield Step(chosen, HeadTensors.of(chosen, q, k, v), lambda e=entry: e.batches(frame), way)
+            yield Step(chosen, HeadTensors.of(chosen, q, k, v), lambda e=entry: e.batches(frame), name, room)
 
 
 def pairs_of(call: Call, plan: Plan) -> float:
@@ -183,6 +185,8 @@ class Step:
     heads: HeadTensors
     batches: Callable[[], Iterator[Batch]]
     way: Way
+    room: int = 0
+    """Pairs that one step computes; 0 for as many as suit torch's operations."""
 
     def tiles(self, frame: CallFrame, width: int, chunked: bool, tiles: int) -> Iterator[tuple[TileFrame, Slices]]:
         """Batches, of all heads and at most `tiles` tiles; or `chunked`, cut so that one holds about TILE_PAIRS pairs,
@@ -218,8 +222,8 @@ class Step:
                         yield part, (slice(b0, b0 + b), slice(g0, g0 + g), slice(r0, r0 + r))
 
     def _room_of(self, batch: Batch) -> int:
-        if self.way == "native":
-            return NATIVE_PAIRS
+        if self.room:
+            return self.room
         return TILE_PAIRS if batch.pairs <= SLAB_PAIRS else 1
 
 
@@ -248,8 +252,8 @@ class _Forward:
         call = self.call
         if self.out.numel() or (self.lse is not None and self.lse.numel()):
             dtype = call.q.dtype if self.flash else self.frame.dtype
-            way = _way(self.native, self.flash)
-            for step in self.kernel.steps(self.frame, self.plan, way, call.q, call.k.to(dtype), call.v.to(dtype)):
+            way = self.native or ("flash" if self.flash else "rows")
+            for step in self.kernel.steps(self.frame, self.plan, way, dtype):
                 self._step(step)
         saved = [x for x in ((self.raw if self.keep_raw else self.out), self.lse) if x is not None] if self.save else []
         return self.out, self.lse if self.asked else None, tuple(saved)
@@ -288,10 +292,6 @@ class _Forward:
         tile.batch.put_rows(out, o)
         if lse is not None and e is not None:
             tile.batch.put_rows(lse, e)
-
-
-def _way(native: NativeKernel | None, flash: bool) -> Way:
-    return "native" if native is not None else "flash" if flash else "rows"
 
 
 def _part(chosen: Selection, whole: Tensor | None) -> Tensor | None:
@@ -342,8 +342,8 @@ class _Backward:
         call = self.call
         if self.grad_out.numel() or prod(call.q.shape[:3]):
             dtype = call.q.dtype if self.flash else self.frame.dtype
-            way = _way(self.native, self.flash)
-            for step in self.kernel.steps(self.frame, self.plan, way, call.q, call.k.to(dtype), call.v.to(dtype)):
+            way = self.native or ("flash" if self.flash else "rows")
+            for step in self.kernel.steps(self.frame, self.plan, way, dtype):
                 self._step(step)
         found = self.frame.gradients()
         for name, total in zip("qkv", self.totals, strict=True):

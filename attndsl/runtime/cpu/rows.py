@@ -188,7 +188,12 @@ def outer_gradients(
     tile: TileFrame, scale: float, grad_s: Tensor, vectors: dict[str, Tensor], grad_v: Tensor, q: Tensor, k: Tensor
 ) -> TileGradients:
     """From the gradient of the scaled dot products (and of vectors that expressions read) to that of q, k, v."""
-    grad_q, grad_k = mixed(grad_s, k) * scale, gathered(grad_s, q) * scale
+    return with_vectors(TileGradients(mixed(grad_s, k) * scale, gathered(grad_s, q) * scale, grad_v), vectors)
+
+
+def with_vectors(grads: TileGradients, vectors: dict[str, Tensor]) -> TileGradients:
+    """The same with the gradients of a tile's own vectors added."""
+    grad_q, grad_k, grad_v = grads.q, grads.k, grads.v
     if "Q" in vectors:
         grad_q = grad_q + vectors["Q"].squeeze(-2)
     if "K" in vectors:

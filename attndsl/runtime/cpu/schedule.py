@@ -27,7 +27,7 @@ WHOLE_ROWS = 128
 BIAS_PAIRS = 1 << 22
 """Pairs of a tile whose bias is written out: large enough for the flash kernel's large blocks."""
 NATIVE_PAIRS = 1 << 21
-"""Pairs of a tile for compiled C: products of many rows are fastest, and their buffer should stay in the last cache."""
+"""Pairs of a tile of one head for compiled C."""
 KEPT_BYTES = 16 << 20
 """Index lists and masks kept per head class; beyond it they are made anew in each call."""
 

@@ -8,6 +8,7 @@ them; ctypes lets go of the interpreter meanwhile.
 from __future__ import annotations
 
 import ctypes
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,41 @@ def fork() -> ctypes.c_void_p | None:
         except (OSError, AttributeError):
             continue
     return None
+
+
+@lru_cache(maxsize=1)
+def _sgemm() -> ctypes.c_void_p | None:
+    """MKL's `sgemm_` in the library of torch, if it is there and right: within a fork it runs on the calling thread."""
+    if not torch.backends.mkl.is_available() or sys.byteorder != "little":
+        return None
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
+        try:
+            found = ctypes.cast(ctypes.CDLL(str(path)).sgemm_, ctypes.c_void_p)
+        except (OSError, AttributeError):
+            continue
+        return found if _multiplies(found) else None
+    return None
+
+
+def _multiplies(gemm: ctypes.c_void_p) -> bool:
+    """Whether it gives a b^T, and reads nothing of where it writes."""
+    a, b = (torch.arange(3.0 * rows).reshape(rows, 3).sin() for rows in (5, 4))
+    c = torch.full((5, 4), float("nan"))
+    n, m, k = (ctypes.c_int64(x) for x in (4, 5, 3))
+    one, zero = ctypes.c_float(1.0), ctypes.c_float(0.0)
+    left, right = ctypes.c_char(b"T"), ctypes.c_char(b"N")
+    numbers = [ctypes.addressof(x) for x in (left, right, n, m, k, one, zero)]
+    left_at, right_at, n_at, m_at, k_at, one_at, zero_at = numbers
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 13)(gemm.value or 0)
+    call(
+        left_at, right_at, n_at, m_at, k_at, one_at, b.data_ptr(), k_at, a.data_ptr(), k_at, zero_at, c.data_ptr(), n_at
+    )
+    return bool(torch.allclose(c, a @ b.T, atol=1e-5))
+
+
+def gemm() -> ctypes.c_void_p | None:
+    """What multiplies matrices within a kernel: None where it would not stay on its thread."""
+    return _sgemm() if torch.get_num_threads() == 1 or fork() is not None else None
 
 
 def run(library: ctypes.CDLL, name: str, job: Any) -> None:
