@@ -262,6 +262,6 @@ class TritonKernel(LinearKernel):
         """What the configurations of a call depend on."""
         on_line = self.attention.q_space is None or moved(call)
         q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
-        visits = partial(visits_of, self.attention, call.problem) if on_line else None
+        visits = partial(visits_of, self.attention, call.problem)
         machine, dtype = machine_of(call.q.device), dtype_of(self.attention, call)
         return Facts(machine, dtype, call.sizes, q_extents, k_extents, visits)
