@@ -15,6 +15,7 @@ from torch import Tensor
 from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_form import Dtype
 from attndsl.codegen.triton_scan import ScanModule, Walk, generate_scan
+from attndsl.runtime.triton.generated import scan_module_for
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut, hazard
@@ -80,7 +81,7 @@ class Segments:
 @lru_cache(maxsize=256)
 def scan_module(walk: Walk, title: tuple[str, ...] = ("linear attention",)) -> ScanModule:
     """The generated module of a scan, made once."""
-    return generate_scan(walk, list(title))
+    return scan_module_for("scan", (walk, title), lambda: generate_scan(walk, list(title)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,9 @@ from torch import Tensor
 from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_expansion import WIDEST, Expansion, check_expansion, generate_expansion, length
-from attndsl.codegen.triton_scan import FeatureMapping, generate_features
+from attndsl.codegen.triton_scan import FeatureMapping, ScanModule, generate_features
 from attndsl.ir.expr import Expr
+from attndsl.runtime.triton.generated import scan_module_for
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import aligned
 from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready, launching, likeness, memo_of
@@ -22,8 +23,12 @@ from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready, launching, 
 
 @lru_cache(maxsize=256)
 def _module(mapping: FeatureMapping) -> tuple[Any, tuple[Argument, ...]]:
-    source, arguments = generate_features(mapping, ["features"])
-    return load_module(source).features, arguments
+    def make() -> ScanModule:
+        source, arguments = generate_features(mapping, ["features"])
+        return ScanModule(source, {"features": arguments})
+
+    found = scan_module_for("features", mapping, make)
+    return load_module(found.source).features, found.arguments["features"]
 
 
 def apply_map(
@@ -91,7 +96,8 @@ def expand(x: Tensor, features: Expr, tensor: str, reading: Reading) -> Tensor:
     found: tuple[Ready, tuple[Argument, ...]] | None = memo.get("expand")
     if found is None:
         unit = each if aligned(x) else 1
-        module = generate_expansion(Expansion(features, tensor, D, made.shape[-1], unit), ["features"])
+        expansion = Expansion(features, tensor, D, made.shape[-1], unit)
+        module = scan_module_for("expansion", expansion, lambda: generate_expansion(expansion, ["features"]))
         arguments = module.arguments["expand"]
         rows = max(16, 4096 // min(WIDEST, 1 << (many - 1).bit_length())) if x.device.type == "cuda" else 64
         tiles = -(-L // rows)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attndsl.codegen.triton_scan import ScanModule
 from attndsl.codegen.triton_scan_step import Step, generate_step
+from attndsl.runtime.triton.generated import scan_module_for
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import Carried
 from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready
@@ -21,7 +22,7 @@ TILE = 8192
 
 @lru_cache(maxsize=256)
 def _module(step: Step) -> ScanModule:
-    return generate_step(step, ["a step"])
+    return scan_module_for("step", step, lambda: generate_step(step, ["a step"]))
 
 
 def run_step(
