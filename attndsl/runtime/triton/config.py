@@ -159,7 +159,7 @@ def _backward(step: Pass, dtype: str, head: int, capability: int) -> Config:
         # two programs of four warps, which need not wait for each other, rather than one of eight
         keys = Config(64, 64, 4, 3) if head <= 64 else Config(64, 64, 4, 2)
         return keys if step == "dkdv" else Config(128, 64, 8, 3)
-    return Config(64, 64, 8, 1) if step == "dq" else Config(64, 32, 8, 1)
+    return Config(64, 64, 8, 2)
 
 
 def stages_that_fit(
