@@ -31,7 +31,9 @@ PASSES: dict[str, Pass] = {"attndsl-config": "forward", "attndsl-dq": "dq", "att
 """Passes by the `sys` of a row."""
 SHOWN = re.compile(
     r"(?P<rows>\d+)x(?P<columns>\d+) w(?P<warps>\d+) s(?P<stages>\d+)(?P<special> (?:ws|specialize))?"
-    r"(?: splits=(?P<splits>\d+))?(?: registers=(?P<registers>\d+))?(?=[;,: ]|$)"
+    r"(?: q_box=(?P<q_box>[\dx]+))?(?: k_box=(?P<k_box>[\dx]+))?"
+    r"(?: splits=(?P<splits>\d+))?(?: registers=(?P<registers>\d+))?(?P<mixed> mixed)?(?: fused=(?P<fused>\w+))?"
+    r"(?=[;,: ]|$)"
 )
 """A configuration as rows tell it."""
 
@@ -85,7 +87,12 @@ def _rows(record: dict[str, Any]) -> Iterator[tuple[tuple[str, Pass, Config], fl
             continue
         numbers = [int(shown[n]) for n in ("rows", "columns", "warps", "stages")]
         more = {n: int(shown[n] or 0) for n in ("splits", "registers")}
-        config = Config(*numbers, specialize=shown["special"] is not None, **more)
+        if shown["fused"]:
+            # two passes in one
+            continue
+        boxes = {n: tuple(map(int, shown[n].split("x"))) for n in ("q_box", "k_box") if shown[n]}
+        special, mixed = shown["special"] is not None, shown["mixed"] is not None
+        config = Config(*numbers, specialize=special, mixed=mixed, **boxes, **more)
         yield (str(row["wl"]), step, config), float(row["ms"])
 
 

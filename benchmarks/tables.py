@@ -84,16 +84,21 @@ def _per_peer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _system(name: str) -> tuple[str, str]:
     """Whose a row is, and which mechanism of a workload that has several it is about."""
-    if name.startswith("attndsl"):
-        return "ours", name.partition(" ")[2]
-    return ("fla", name.removeprefix("fla-")) if name.startswith("fla-") else (name, "")
+    system, _, variant = name.partition(" ")
+    if system.startswith("attndsl"):
+        return "ours", variant
+    return ("fla", system.removeprefix("fla-")) if system.startswith("fla-") else (system, variant)
+
+
+_PARTS = ("attndsl-config", "attndsl-dq", "attndsl-dkdv", "attndsl-kernels")
+"""Systems whose rows are no workload as a whole, or not as it is chosen."""
 
 
 def _beside_peers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row a workload and pass: our time, the peers' and how much faster ours is; refusals stand as a dash."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
-        if row["sys"] in ("attndsl-config", "attndsl-dq", "attndsl-dkdv") or not isinstance(row["ms"], int | float):
+        if row["sys"].partition(" ")[0] in _PARTS or not isinstance(row["ms"], int | float):
             continue
         system, variant = _system(row["sys"])
         workload = f"{row['wl']} {variant}".strip()

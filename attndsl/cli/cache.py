@@ -133,7 +133,7 @@ def prune(
         entry = read_entry(path)
         if everything or entry is None or not _current(entry.key):
             removed += store.remove(path)
-    for name in ("compiled", "kernels", "failures", "native") if everything else ():
+    for name in ("compiled", "kernels", "facts", "failures", "native") if everything else ():
         folder = part(name)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -28,8 +28,8 @@ from attndsl.tune.candidates import element_size, footprint
 from attndsl.tune.machines import Gpu
 
 TERMS = (
-    "tensor", "narrow", "exponentials", "masks", "switched", "loads", "memory", "alone", "serial", "starts", "tiles",
-    "stages", "last wave",
+    "tensor", "narrow", "exponentials", "polynomials", "masks", "switched", "loads", "memory", "alone", "serial",
+    "pressure", "starts", "tiles", "stages", "last wave",
 )  # fmt: skip
 DECODE_TERMS = ("memory", "uneven", "latency", "arithmetic", "starts", "merge")
 """Those of `decode`: keys and values from memory once, shares that end at other times, loads that are too few to hide
@@ -37,7 +37,7 @@ how long they take, products and exponentials, the start of programs and boxes, 
 FILE = Path(__file__).parent / "model.json"
 THREADS = 2048
 """Threads that a multiprocessor holds."""
-MASK_OPERATIONS = 12.0
+MASK_OPERATIONS, POLYNOMIAL_OPERATIONS = 12.0, 16.0
 PRODUCTS = {"forward": (1.0, 1.0), "decode": (1.0, 1.0), "dq": (2.0, 1.0), "dkdv": (2.0, 2.0)}
 """Matrix products a pair of tiles takes, of width D and of width Dv."""
 
@@ -120,8 +120,12 @@ def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, 
     units = gpu.machine.multiprocessors
     rate = gpu.tensor if dtype != "fp32" else gpu.scalar
     side = programs_side_by_side(step, config, problem, dtype, gpu)
+    need = footprint(step, config, D, Dv, dtype)
     by_d, by_dv = PRODUCTS[step]
     tensor = 2 * work.pairs * (by_d * D + by_dv * Dv) / rate
+    if config.specialize:
+        # two groups share a tile, and no product has fewer than 64 rows
+        tensor *= max(128 / config.rows, 1.0)
     exponentials = work.pairs * (0.75 if config.mixed else 1.0) / (gpu.exponentials * units * gpu.clock)
     loads = work.boxes * work.columns * (D + Dv) * e / (64.0 * units * gpu.clock)
     # every 64 rows read the box anew, every box its rows' queries: narrow boxes starve the tensor cores
@@ -138,6 +142,7 @@ def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, 
             tensor,
             max(shared - 0.75 * tensor, 0.0),
             exponentials,
+            POLYNOMIAL_OPERATIONS * 0.25 * work.pairs / gpu.scalar if config.mixed else 0.0,
             0.0 if config.specialize else MASK_OPERATIONS * work.partial / gpu.scalar,
             # one loop: all boxes go through the mask's arithmetic if one has a mask
             MASK_OPERATIONS * work.pairs / gpu.scalar if config.specialize and work.partial else 0.0,
@@ -146,6 +151,8 @@ def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, 
             busy / groups,
             # the same warps load, multiply and take exponentials, one after another
             0.0 if config.specialize else busy,
+            # registers that are not there
+            busy * max(need.registers / (168.0 if config.specialize else config.registers or 255.0) - 0.9, 0.0),
             1e3 * work.boxes / (units * side * gpu.clock),
             1e3 * work.tiles / (units * side * gpu.clock),
             loads / hidden,

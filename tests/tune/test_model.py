@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import attndsl
 from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.labels import label
 from attndsl.schedule.build import build
 from attndsl.tune.machines import gpu_of
 from attndsl.tune.model import TERMS, model, predict, terms, work_of
 from benchmarks.fit_model import non_negative
+from benchmarks.measured import read
 
 
 def plan(text: str, config: Config, L: int = 8192):
@@ -19,9 +24,10 @@ def plan(text: str, config: Config, L: int = 8192):
     return build(f.simplified, problem, (config.rows, config.columns)), problem
 
 
-def test_it_was_judged_on_workloads_that_it_had_not_seen() -> None:
-    judged = model().about["judged"]["forward"]
-    assert judged["workloads"] >= 15
+@pytest.mark.parametrize("step", ["forward", "dq", "dkdv"])
+def test_it_was_judged_on_workloads_that_it_had_not_seen(step: str) -> None:
+    judged = model().about["judged"][step]
+    assert judged["workloads"] >= 10
     assert judged["median over best"] <= 1.10
     assert judged["worst over best"] <= 1.30
     over = [r["over best"] for r in judged["held out"]]
@@ -68,3 +74,22 @@ def test_non_negative_least_squares() -> None:
         assert (found >= 0).all()
         assert (gradient >= -1e-6).all()
         assert np.allclose(gradient[found > 1e-12], 0, atol=1e-6)
+
+
+def test_rows_tell_their_configuration(tmp_path: Path) -> None:
+    configs = [
+        Config(128, 64, 8, 3), Config(128, 128, 4, 2, specialize=True), Config(128, 64, 8, 2, registers=128),
+        Config(128, 128, 4, 2, specialize=True, mixed=True), Config(64, 64, 4, 3, q_box=(8, 8), k_box=(4, 16)),
+    ]  # fmt: skip
+    name = "mask32k D128 H16 swa1024 causal"
+    rows = [{"wl": name, "sys": "attndsl-config", "ms": 1.0 + i, "note": f"{label(c)}; plan 2.0 ms, boxes 7"}
+            for i, c in enumerate(configs)]  # fmt: skip
+    rows += [{"wl": name, "sys": "attndsl-dq", "ms": 9.0, "note": f"{label(configs[0])} q 1.3e-03"}]
+    rows += [{"wl": name, "sys": "attndsl-dkdv", "ms": 9.0, "note": "64x64 w4 s2 fused=boxes k 1e-3"}]
+    rows += [{"wl": name, "sys": "flex", "ms": 2.0, "note": label(configs[0])}, {"workload": name, "gain": 1.0}]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"rows": rows}))
+    found = read([path])
+    assert [(m.step, m.config, m.ms) for m in found] == [
+        *(("forward", c, 1.0 + i) for i, c in enumerate(configs)), ("dq", configs[0], 9.0)
+    ]  # fmt: skip

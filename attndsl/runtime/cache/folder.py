@@ -6,7 +6,9 @@ one warning says so, and everything works without it.
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import stat
 import tempfile
 import warnings
@@ -60,6 +62,18 @@ def distrust(folder: Path) -> str:
     if real.st_mode & 0o022:
         return "can be written by other users (chmod go-w)"
     return ""
+
+
+_process_folders: dict[int, Path] = {}
+
+
+def process_folder() -> Path:
+    """A folder of this process alone, gone when it ends: for what the cache cannot hold."""
+    made = _process_folders.get(os.getpid())
+    if made is None:
+        made = _process_folders[os.getpid()] = Path(tempfile.mkdtemp(prefix="attndsl-"))
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 def part(name: str, *, make: bool = False) -> Path | None:

@@ -21,7 +21,7 @@ from threading import Lock, local
 from typing import Any, TypeVar, cast
 
 from attndsl.runtime.cache.files import write_file
-from attndsl.runtime.cache.folder import part
+from attndsl.runtime.cache.folder import part, process_folder, warn
 from attndsl.runtime.triton.toolchain import stand_ins
 
 FOLDER = "compiled"
@@ -49,14 +49,36 @@ def _manager() -> Any:
                 super().__init__(key, override=override, dump=dump)
                 return
             self.key = key
-            self.cache_dir = str(place / key)
-            self.lock_path = str(place / key / "lock")
-            Path(self.cache_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
-            _keys().append(Path(self.cache_dir))
+            try:
+                self._live(place / key)
+            except OSError as error:
+                self._give_up(error)
+
+        def _live(self, home: Path) -> None:
+            self.cache_dir = str(home)
+            self.lock_path = str(home / "lock")
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _keys().append(home)
+
+        def _give_up(self, error: OSError) -> None:
+            """Go on in a folder of this process: the cache cannot be written."""
+            said = error.strerror or error
+            warn(f"compiled kernels are not kept: {Path(self.cache_dir).parent} cannot be written ({said})")
+            self._live(process_folder() / self.key)
+
+        def _kept(self, write: Callable[[], str]) -> str:
+            try:
+                return write()
+            except OSError as error:
+                self._give_up(error)
+                return write()
 
         def get_group(self, filename: str) -> dict[str, str] | None:
             # compiling again replaces every file, one by one: another process may be reading them
-            return super().get_group(filename) if _whole(Path(self.cache_dir), filename) else None
+            if _whole(Path(self.cache_dir), filename):
+                return super().get_group(filename)
+            _sweep(Path(self.cache_dir))
+            return None
 
         def get_file(self, filename: str) -> str | None:
             # a launcher, which is loaded as a library: half of one takes the process with it
@@ -64,17 +86,42 @@ def _manager() -> Any:
             return found if found is None or not _library(filename) or _sealed(Path(found)) else None
 
         def put(self, data: Any, filename: str, binary: bool = True) -> str:
-            path = super().put(data, filename, binary)
-            if _library(filename):
-                write_file(Path(path + SEAL), _sum(Path(path)).encode())
-            return path
+            def write() -> str:
+                path = FileCacheManager.put(self, data, filename, binary)
+                if _library(filename):
+                    write_file(Path(path + SEAL), _sum(Path(path)).encode())
+                return path
+
+            return self._kept(write)
 
         def put_group(self, filename: str, group: dict[str, str]) -> str:
             sums = {name: _sum(Path(path)) for name, path in group.items()}
-            write_file(Path(self.cache_dir) / SUMS, json.dumps({filename: sums}).encode())
-            return super().put_group(filename, group)
+
+            def write() -> str:
+                write_file(Path(self.cache_dir) / SUMS, json.dumps({filename: sums}).encode())
+                return FileCacheManager.put_group(self, filename, group)
+
+            return self._kept(write)
 
     return Checked
+
+
+def _sweep(home: Path) -> None:
+    """Remove what killed processes were writing: folders that Triton names after the process."""
+    for left in home.glob("tmp.pid_*"):
+        number = left.name.removeprefix("tmp.pid_").split("_")[0]
+        if number.isdigit() and not _alive(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _library(filename: str) -> bool:

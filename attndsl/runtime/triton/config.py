@@ -84,11 +84,13 @@ def forced(step: Pass) -> Config | None:
 @dataclass(frozen=True)
 class Visits:
     """What tiles of a forward pass visit: keys of a tile on average, whether all their boxes are FULL, and whether what
-    is done with a pair is `plain`: softmax of its score as it is, which takes few registers."""
+    is done with a pair is `plain`: softmax of its score as it is, which takes few registers. `grid`: tiles are boxes of
+    a grid, of which nothing more is said."""
 
     keys: float
     bare: bool
     plain: bool
+    grid: bool = False
 
 
 SHORT = 6144
@@ -101,13 +103,14 @@ def choose(
     """The configuration of a pass for an element type (`fp16`, `bf16`, `fp32`), head sizes and compute capability
     (times ten), where nothing was tuned.
 
-    `visits`, of calls on a line, tells what a forward pass visits. On compute capability 9 and with heads of 64 or 128
+    `visits` tells what a forward pass visits. On compute capability 9 and with heads of 64 or 128
     components it decides, by what was measured on H100 and H200 (`benchmarks/results`):
 
     - 128, short ranges (windows, documents) of plain softmax: two programs on a multiprocessor, one computes while the
       other begins or ends;
     - 128, long ranges: warps of their own for loads, in one loop over all boxes;
-    - 64: such warps where no box has a mask; with masks their one loop computes too much.
+    - 64: such warps where no box has a mask; with masks their one loop computes too much;
+    - 128, boxes of a grid and plain softmax: programs of four warps, several on a multiprocessor.
 
     A launch that cannot have such warps (`walks.refusal`), or whose compiled code shows none, runs two loops.
     """
@@ -130,6 +133,8 @@ def choose(
         return Config(128, 64, 4, 2) if head <= 64 else Config(128, 64, 8, 2) if head <= 128 else Config(64, 32, 4, 2)
     if visits is not None and capability // 10 == 9 and Dv == D and D in (64, 128):
         seen = visits()
+        if seen.grid:
+            return Config(128, 64, 4, 2) if D == 128 and seen.plain else choose(step, dtype, D, Dv, capability)
         if seen.bare or (D == 128 and seen.keys > SHORT):
             return Config(128, 128, 4, 2, specialize=True)
         if D == 128 and seen.plain:

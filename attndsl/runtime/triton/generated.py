@@ -15,6 +15,7 @@ from attndsl.codegen.triton import TritonModule
 from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_decode import DecodeModule
 from attndsl.codegen.triton_form import Form
+from attndsl.codegen.triton_scan import ScanModule
 from attndsl.codegen.triton_slots import Slot
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import Load
@@ -72,6 +73,31 @@ def backward_module(step: str, attention: Attention, backward: BackwardForm) -> 
     return _kept(step, TritonModule, attention, form, make)
 
 
+def scan_module_for(kind: str, what: object, make: Callable[[], ScanModule]) -> ScanModule:
+    """A module of scans: what `make` writes for what is described by the `repr` of `what`."""
+    about = "\n".join((compiler_version(), repr(what)))
+    fact = known(kind, about)
+    if fact is not None:
+        try:
+            kernels = {str(n): tuple(map(_argument, listed)) for n, listed in fact["arguments"].items()}
+            return ScanModule(str(fact["source"]), kernels)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            pass
+    made = make()
+    kernels = {name: [_argument_data(a) for a in listed] for name, listed in made.arguments.items()}
+    keep(kind, about, {"source": made.source, "arguments": kernels})
+    return made
+
+
+def _argument_data(a: Argument) -> list[str | int]:
+    return [a.name, a.type, a.role, *a.key]
+
+
+def _argument(data: Any) -> Argument:
+    name, type_, role, *key = data
+    return Argument(str(name), str(type_), str(role), tuple(key))
+
+
 def _kept(kind: str, cls: type[M], attention: Attention, form: object, make: Callable[[], M | None]) -> M | None:
     """What another process wrote, else what `make` does."""
     about = "\n".join((compiler_version(), print_attention(attention), repr(form)))
@@ -91,7 +117,7 @@ def module_data(module: TritonModule) -> dict[str, Any]:
     """A module as JSON has it."""
     found: dict[str, Any] = {
         "source": module.source, "reads_vectors": module.reads_vectors, "name": module.name,
-        "arguments": [[a.name, a.type, a.role, *a.key] for a in module.arguments],
+        "arguments": [_argument_data(a) for a in module.arguments],
         "slots": [[s.number, print_expr(s.load), int(s.level), s.direct, s.vector] for s in module.slots],
     }  # fmt: skip
     return {**found, "state": list(module.state)} if isinstance(module, DecodeModule) else found
@@ -99,7 +125,7 @@ def module_data(module: TritonModule) -> dict[str, Any]:
 
 def module_of(cls: type[M], data: dict[str, Any]) -> M:
     """The module that `data` describes. KeyError, TypeError or ValueError for what is none."""
-    arguments = tuple(Argument(str(n), str(t), str(r), tuple(key)) for n, t, r, *key in data["arguments"])
+    arguments = tuple(map(_argument, data["arguments"]))
     slots: list[Slot] = []
     for number, load, level, direct, vector in data["slots"]:
         read = read_expr(load)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import importlib.util
-import shutil
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
 from attndsl.codegen.whitelist_triton import check_kernels
 from attndsl.runtime.cache.files import write_file
-from attndsl.runtime.cache.folder import warn
+from attndsl.runtime.cache.folder import process_folder, warn
 from attndsl.runtime.cache.tidy import clean_part
 
 
@@ -37,19 +34,12 @@ def _written(source: str, name: str) -> Path:
     if folder is not None:
         path = folder / f"{name}.py"
         try:
-            if not path.is_file() or path.is_symlink() or path.read_text() != source:
+            if not path.is_file() or path.is_symlink() or path.read_bytes() != source.encode():
                 write_file(path, source.encode())
             return path
-        except (OSError, ValueError) as error:
+        except OSError as error:
             warn(f"generated kernels are not kept: {folder} cannot be written ({error})")
-    path = _own_folder() / f"{name}.py"
+    # others must not write what Triton reads
+    path = process_folder() / f"{name}.py"
     path.write_text(source)
     return path
-
-
-@lru_cache(maxsize=1)
-def _own_folder() -> Path:
-    """A folder of this process alone: others must not write what Triton reads."""
-    made = Path(tempfile.mkdtemp(prefix="attndsl-"))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return made

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attndsl.codegen.triton_scan import ScanModule
 from attndsl.codegen.triton_scan_channel import Channel, generate_channel
+from attndsl.runtime.triton.generated import scan_module_for
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import aligned
 from attndsl.runtime.triton.scan_config import ScanConfig
@@ -23,7 +24,7 @@ FINISH_WARPS = 4
 
 @lru_cache(maxsize=256)
 def _module(channel: Channel) -> ScanModule:
-    return generate_channel(channel, ["decays per channel"])
+    return scan_module_for("channel", channel, lambda: generate_channel(channel, ["decays per channel"]))
 
 
 @dataclass(frozen=True, eq=False)

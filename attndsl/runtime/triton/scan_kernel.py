@@ -1,15 +1,15 @@
 """Attentions whose weight is a dot product of features, as scans on the GPU.
 
-Maps of single components (elu + 1, relu, powers) are applied by the kernels as they load tiles. Features whose
-components meet, or that read inputs, are computed by torch once, for all positions, and the kernels see the result.
+Features are computed once, for all positions, and scans see the result: maps of single components (elu + 1, relu,
+powers) by a kernel before the scan, and what stands side by side or is multiplied of such by another; features whose
+components meet, or that read inputs, by torch.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,7 +35,6 @@ _TOTAL = Load(FLOAT, "@total", ())
 _COUNT = Count(INT)
 
 
-@lru_cache(maxsize=512)
 def _gap(form: ScanForm, sizes: tuple[tuple[str, int], ...]) -> str | None:
     decay = form.weight.decay
     if decay.channel and (decay.token or decay.per_head or form.segments or form.kind != "scan"):
@@ -48,6 +47,45 @@ def _gap(form: ScanForm, sizes: tuple[tuple[str, int], ...]) -> str | None:
     if max(form.features(extents), form.z_features(extents), extents["Dv"]) > MOST_FEATURES:
         return f"more than {MOST_FEATURES} features"
     return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What was found out about a form, which is looked up by identity: hashing its expressions takes longer than a
+    launch."""
+
+    form: ScanForm
+    gaps: dict[tuple[tuple[str, int], ...], str | None] = field(default_factory=dict[Any, Any])
+    mapped: dict[tuple[int, str], tuple[Expr, bool, Expr | None, bool]] = field(default_factory=dict[Any, Any])
+
+    @staticmethod
+    def of(form: ScanForm) -> _Known:
+        found = _KNOWN.get(id(form))
+        if found is None:
+            if len(_KNOWN) >= 512:
+                _KNOWN.clear()
+            found = _KNOWN[id(form)] = _Known(form)
+        return found
+
+    def gap(self, sizes: tuple[tuple[str, int], ...]) -> str | None:
+        if sizes not in self.gaps:
+            if len(self.gaps) >= 512:
+                self.gaps.clear()
+            self.gaps[sizes] = _gap(self.form, sizes)
+        return self.gaps[sizes]
+
+    def map_of(self, features: Expr, tensor: str) -> tuple[bool, Expr | None, bool]:
+        """As `fused_map`, and whether a kernel expands these features."""
+        found = self.mapped.get((id(features), tensor))
+        if found is None:
+            # the expression is kept: another one may not take its place
+            found = self.mapped[id(features), tensor] = (
+                features, *fused_map(features, tensor), expands(features, tensor)
+            )  # fmt: skip
+        return found[1:]
+
+
+_KNOWN: dict[int, _Known] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +107,7 @@ class LinearKernel:
             return f"numbers of {call.q.dtype} (fp16, bf16 and fp32 have kernels)"
         if form.kind != "reduction" and (call.q_offset != 0 or call.sizes["Lq"] != call.sizes["Lk"]):
             return "queries at other positions than the keys"
-        return _gap(form, tuple(call.sizes.items()))
+        return _Known.of(form).gap(tuple(call.sizes.items()))
 
     def scan(
         self, call: Call, form: ScanForm, state: State | None, need_state: bool, save: bool
@@ -140,12 +178,24 @@ class LinearKernel:
                 ]
         names = [n for n in leaves if n in needs]
         pairs = [(t, g) for t, g in pairs if t.requires_grad]
-        if not pairs:
-            return {}
-        found: Any = torch.autograd.grad(
-            [t for t, _ in pairs], [leaves[n] for n in names], [g for _, g in pairs], allow_unused=True
-        )  # fmt: skip
-        return {n: g for n, g in zip(names, found, strict=True) if g is not None}
+        # what the kernels read as it is needs no graph
+        place = {id(leaves[n]): n for n in names}
+        found: dict[str, Tensor] = {}
+        behind: list[tuple[Tensor, Tensor]] = []
+        for t, g in pairs:
+            name = place.get(id(t))
+            if name is None:
+                behind.append((t, g))
+            else:
+                found[name] = found[name] + g if name in found else g
+        if behind:
+            more: Any = torch.autograd.grad(
+                [t for t, _ in behind], [leaves[n] for n in names], [g for _, g in behind], allow_unused=True
+            )  # fmt: skip
+            for name, g in zip(names, more, strict=True):
+                if g is not None:
+                    found[name] = found[name] + g if name in found else g
+        return found
 
     def _plain_backward(
         self,
@@ -206,7 +256,10 @@ class LinearKernel:
         )
         per_head = log if kind == "log" else gamma
         initial = self._initial(call, form, state, segments)
-        query, key = self._features(call, weight.query, "Q", rows), self._features(call, weight.key, "K", keys)
+        query, key = (
+            self._features(call, form, weight.query, "Q", rows),
+            self._features(call, form, weight.key, "K", keys),
+        )
         n = weight.normaliser
         # on both sides the two halves of a row are divided by the sum of both
         own = n is not None and n.own and form.kind == "scan"
@@ -222,7 +275,7 @@ class LinearKernel:
         other = None
         if n is not None and n.node is not None and not own:
             # the numerator's own features stand in the normaliser, too
-            other = self._other(call, n, scan, rows, keys, None if initial is None else initial[1])
+            other = self._other(call, form, n, scan, rows, keys, None if initial is None else initial[1])
         return _Parts(scan, other, segments)
 
     def _channel_gate(self, call: Call, form: ScanForm, position: int) -> Tensor:
@@ -241,23 +294,27 @@ class LinearKernel:
         total = total.expand(B, heads, L, total.shape[-1])
         return total if total.stride(-1) == 1 else total.contiguous()
 
-    def _features(self, call: Call, features: Expr, tensor: str, sides: Sides) -> tuple[Tensor, Expr | None]:
+    def _features(
+        self, call: Call, form: ScanForm, features: Expr, tensor: str, sides: Sides
+    ) -> tuple[Tensor, Expr | None]:
         given = call.q if tensor == "Q" else call.k
-        fused, mapped = fused_map(features, tensor)
+        fused, mapped, expanded = _Known.of(form).map_of(features, tensor)
         if fused and (tensor == "Q" or sides.heads == given.shape[1]):
             return given, mapped
         differentiated = torch.is_grad_enabled() and given.requires_grad
-        if not differentiated and sides.heads == given.shape[1] and expands(features, tensor):
+        if not differentiated and expanded and sides.heads == given.shape[1]:
             reading = Reading({}, {k: float(x) for k, x in call.scalars.items()}, call.sizes)
             return expand(given, features, tensor, reading), None
         found = narrowed(sides, features, call.q.dtype)
         B, L = given.shape[0], given.shape[2]
         return found.expand(B, sides.heads, L, found.shape[-1]), None
 
-    def _other(self, call: Call, n: Normaliser, scan: ScanCall, rows: Sides, keys: Sides, z: Tensor | None) -> ScanCall:
+    def _other(
+        self, call: Call, form: ScanForm, n: Normaliser, scan: ScanCall, rows: Sides, keys: Sides, z: Tensor | None
+    ) -> ScanCall:
         """The scan whose values are what a denominator sums: numbers are repeated in 16 columns."""
         assert n.key is not None
-        key, mapped = self._features(call, n.key, "K", keys)
+        key, mapped = self._features(call, form, n.key, "K", keys)
         ones = torch.ones((*key.shape[:3], 16), dtype=key.dtype, device=key.device)
         maps = replace(scan.maps, normalised=False)
         if n.query is None:
@@ -268,7 +325,7 @@ class LinearKernel:
             q = first.expand(*scan.q.shape[:3], 16)
             start = None if z is None else Carried(first[:, None] * z.unsqueeze(-2))
             return replace(scan, maps=replace(maps, query=None, key=None), q=q, k=one, v=key, initial=start)
-        query, query_map = self._features(call, n.query, "Q", rows)
+        query, query_map = self._features(call, form, n.query, "Q", rows)
         start = None if z is None else Carried(z.unsqueeze(-1).expand(*z.shape, 16))
         return replace(scan, maps=replace(maps, query=query_map, key=mapped), q=query, k=key, v=ones, initial=start)
 

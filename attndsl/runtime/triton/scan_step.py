@@ -11,17 +11,18 @@ from torch import Tensor
 
 from attndsl.codegen.triton_scan import ScanModule
 from attndsl.codegen.triton_scan_step import Step, generate_step
+from attndsl.runtime.triton.generated import scan_module_for
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import Carried
 from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready
 
-TILE = 4096
+TILE = 8192
 """Numbers of a state that a program holds."""
 
 
 @lru_cache(maxsize=256)
 def _module(step: Step) -> ScanModule:
-    return generate_step(step, ["a step"])
+    return scan_module_for("step", step, lambda: generate_step(step, ["a step"]))
 
 
 def run_step(

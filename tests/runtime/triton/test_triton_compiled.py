@@ -3,10 +3,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from attndsl.runtime.cache import folder
+from attndsl.runtime.cache.folder import CacheWarning
 from attndsl.runtime.triton import compiled
 from attndsl.runtime.triton.compiled import compiling
 from tests.runtime.triton.compiling import compile_spec
@@ -104,3 +113,63 @@ def test_a_damaged_launcher_is_built_again(cache: Path) -> None:
         assert manager.get_file("launcher.so") == str(path)
         Path(str(path) + compiled.SEAL).unlink()
         assert manager.get_file("launcher.so") is None
+
+
+def refused(*arguments: object, **more: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+def warned(said: list[warnings.WarningMessage]) -> list[str]:
+    return [str(w.message) for w in said if w.category is CacheWarning]
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where folders cannot be made, and where files cannot be written (a full disk)."""
+    cubin = build()
+    makes, replaces = Path.mkdir, os.replace
+
+    def mkdir(self: Path, *arguments: Any, **more: Any) -> None:
+        (refused if cache in self.parents else makes)(self, *arguments, **more)
+
+    def replace(source: Any, target: Any) -> None:
+        (refused if str(target).startswith(str(cache)) else replaces)(source, target)
+
+    for module, name, broken in ((Path, "mkdir", mkdir), (os, "replace", replace)):
+        for path in cache.glob("*"):
+            shutil.rmtree(path)
+        monkeypatch.setattr(folder, "_warned", set())
+        with monkeypatch.context() as patched, warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            patched.setattr(module, name, broken)
+            assert build() == cubin
+            assert build() == cubin
+        (text,) = [w for w in warned(said) if "compiled kernels are not kept" in w]
+        assert "Read-only file system" in text
+    assert build() == cubin
+    assert list(cache.glob("*/forward.cubin"))
+
+
+def test_a_file_where_a_folder_should_be(cache: Path) -> None:
+    cubin = build()
+    (home,) = {p.parent for p in cache.glob("*/forward.cubin")}
+    shutil.rmtree(home)
+    home.write_text("no folder")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert build() == cubin
+    assert len([w for w in warned(said) if "compiled kernels" in w]) <= 1
+
+
+def test_what_dead_processes_were_writing_is_removed(cache: Path) -> None:
+    build()
+    (home,) = {p.parent for p in cache.glob("*/forward.cubin")}
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine, theirs = home / f"tmp.pid_{os.getpid()}_abc", home / f"tmp.pid_{ended.pid}_abc"
+    for left in (mine, theirs, home / "tmp.pid_x"):
+        left.mkdir()
+        (left / "forward.cubin").write_text("half")
+    (home / "forward.cubin").write_text("half")
+    build()
+    assert mine.exists()
+    assert not theirs.exists()

@@ -62,7 +62,7 @@ CASES: tuple[tuple[str, int, int, Config], ...] = (
     ("attention swa { mask k <= q and q - k < 1024 }", 128, 524288, TWO),
     ("attention swa { mask k <= q and q - k < 4096 }", 128, 32768, TWO),
     ("attention docs(input doc: i32[L] sorted) { mask doc[q] == doc[k] and k <= q }", 128, 32768, TWO),
-    ("attention picture { grid g(y, x) mask abs(q.y - k.y) <= 2 }", 128, 16384, Config(128, 128, 8, 3)),
+    ("attention picture { grid g(y, x) mask abs(q.y - k.y) <= 2 }", 128, 16384, Config(128, 64, 4, 2)),
 )
 
 

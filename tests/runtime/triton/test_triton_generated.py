@@ -11,15 +11,17 @@ import pytest
 import attndsl
 from attndsl.codegen import templates
 from attndsl.codegen.triton import generate
+from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_backward import BackwardForm, generate_sweep
 from attndsl.codegen.triton_decode import generate_decode
 from attndsl.codegen.triton_form import Form, PieceForm, SideForm, typical_forms
 from attndsl.codegen.triton_prepare import generate_prepare
+from attndsl.codegen.triton_scan import ScanModule
 from attndsl.codegen.whitelist import UnsafeCodeError
 from attndsl.runtime.cache import tidy
 from attndsl.runtime.cache.facts import keep, known
 from attndsl.runtime.triton import generated
-from attndsl.runtime.triton.generated import backward_module, decode_module, forward_module
+from attndsl.runtime.triton.generated import backward_module, decode_module, forward_module, scan_module_for
 
 SPECS = (
     "attention causal { mask k <= q }",
@@ -126,6 +128,23 @@ def test_what_is_no_module_is_written_anew(root: Path, monkeypatch: pytest.Monke
         path.write_bytes(path.read_bytes()[:-10])
     assert backward_module("dq", attention, BackwardForm(form, frozenset({"slope"}))) == whole
     assert json.loads(next((root / "facts").glob("dq-*.json")).read_text())["fact"]["module"] is not None
+
+
+def test_modules_of_scans(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ScanModule(
+        "text", {"states": (Argument("q", "*qkv", "tensor", ("q",)), Argument("H", "i32", "size", ("H", 2)))}
+    )
+    assert scan_module_for("scan", ("walk", 1), lambda: made) == made
+
+    def never() -> ScanModule:
+        raise AssertionError("written twice")
+
+    assert scan_module_for("scan", ("walk", 1), never) == made
+    with pytest.raises(AssertionError, match="written twice"):
+        scan_module_for("scan", ("walk", 2), never)
+    for fact in ({}, {"source": "text", "arguments": []}, {"source": "text", "arguments": {"states": [["q"]]}}):
+        monkeypatch.setattr(generated, "known", lambda kind, about, fact=fact: fact)
+        assert scan_module_for("scan", ("walk", 1), lambda: made) == made
 
 
 def test_code_from_the_cache_is_checked_like_fresh_code(monkeypatch: pytest.MonkeyPatch) -> None:
