@@ -98,3 +98,11 @@ def test_dq_of_short_rows_has_narrow_tiles() -> None:
     assert chosen(1152).rows == 64
     assert chosen(16384).rows == chosen(0, grid=True).rows == choose("dq", "bf16", 128, 128).rows == 128
     assert chosen(16384, D=64).rows == 64
+
+
+@pytest.mark.parametrize(("rows", "keys"), [(0, 5), (5, 0), (0, 0), (1, 1), (127, 3), (20000, 7), (3, 40000)])
+def test_every_size_has_visits(rows: int, keys: int) -> None:
+    f = attndsl.load("attention causal { mask k <= q }")
+    seen = visits_of(f.simplified, f.problem(Lq=rows, Lk=keys, H=2, D=128))
+    assert 0 <= seen.keys <= keys + 128
+    assert seen.plain
