@@ -89,3 +89,11 @@ def test_few_rows_of_many_keys() -> None:
     seen = visits_of(f.simplified, problem)
     assert 99_000 < seen.keys < 101_000
     assert not seen.bare
+
+
+@pytest.mark.parametrize(("rows", "keys"), [(0, 5), (5, 0), (0, 0), (1, 1), (127, 3), (20000, 7), (3, 40000)])
+def test_every_size_has_visits(rows: int, keys: int) -> None:
+    f = attndsl.load("attention causal { mask k <= q }")
+    seen = visits_of(f.simplified, f.problem(Lq=rows, Lk=keys, H=2, D=128))
+    assert 0 <= seen.keys <= keys + 128
+    assert seen.plain
