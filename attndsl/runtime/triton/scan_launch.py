@@ -81,8 +81,7 @@ class Ready:
         if compiled is None:
             self.compiled[key] = submit.Ready(self._first(values), self.programs)
         else:
-            index = device.index if device.index is not None else torch.cuda.current_device()
-            compiled.run(values, index, submit.raw_stream(index))
+            compiled.run(values, device.index, submit.raw_stream(device.index))
 
     def _first(self, values: list[Any]) -> Any:
         """Compile and launch, with one stage less where it does not fit."""
