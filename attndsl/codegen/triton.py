@@ -104,7 +104,7 @@ class Generator:
         vector_free(attention)
         self.attention, self.form = attention, form
         self.rule = rule_of(attention)
-        self.reads = Reads(input_ranks(attention), form.wide)
+        self.reads = Reads(input_ranks(attention), form.wide, frozenset(form.loaded))
         self.hoisted = Scope("r")
         self.searched: dict[Expr, str] = {}
         self.exponent = self._exponent()

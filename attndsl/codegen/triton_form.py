@@ -57,7 +57,7 @@ class Form:
     addresses and strides of q, k and v are multiples of 16 bytes. `wide`: an input has 2^31 elements or more.
     `far`: elements of a tile or box lie 2^31 or more apart. `batch_offset`: `q_offset` is a tensor. `negative`: the
     scale is below zero. `boxed_stats`: what is known of rows is loaded as boxes too, which begin at multiples of 16
-    bytes.
+    bytes. `loaded`: scalars that are given as tensors of one number, sorted.
 
     `walk`: a loop over FULL boxes without mask code and one over PARTIAL boxes; or one loop over all boxes, whose mask
     is arithmetic that FULL boxes switch off, `specialized` if some warps only load. `bare`: all boxes are FULL, so that
@@ -81,6 +81,7 @@ class Form:
     searched: bool = False
     far: bool = False
     turned: bool = False
+    loaded: tuple[str, ...] = ()
     boxed_stats: bool = False
     mixed: bool = False
 

@@ -38,7 +38,7 @@ class _Prepare:
         self.form = replace(backward.form, pieces=(), tma=False)
         self.rule = rule_of(attention)
         ranks = input_ranks(attention)
-        self.reads = Reads(ranks, self.form.wide)
+        self.reads = Reads(ranks, self.form.wide, frozenset(self.form.loaded))
         self.slots = Slots(backward.wanted, ranks, self.form.batch_offset)
         self.rows = row_code(self.form, self.reads)
         self.stats = stats_of(self.rule, backward.grad_lse)
