@@ -30,22 +30,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from attndsl.runtime.triton import scan_step
 from attndsl.runtime.triton.scan import Carried
 from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, scan_configured
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
 from benchmarks.crew import Crew, Job
 from benchmarks.linear_cases import ELU1, LinearCase, compare
+from tests.accuracy import assert_right
 
 RESULTS = Path(__file__).parent / "results"
 START = time.time()
 FORWARD = (
-    ScanConfig(64, 64, 4, 3, 1, 0, 64, 4, 4), ScanConfig(64, 64, 4, 4, 1, 0, 128, 8, 4),
-    ScanConfig(64, 64, 4, 3, 2, 0, 64, 4, 4), ScanConfig(64, 128, 8, 3, 1, 0, 128, 8, 4),
-    ScanConfig(64, 128, 8, 2, 2, 0, 128, 8, 4), ScanConfig(64, 64, 8, 3, 1, 0, 64, 4, 4), ScanConfig(64, 64, 8, 2, 2),
+    ScanConfig(64, 64, 4, 3, 1, state_stages=4), ScanConfig(64, 64, 4, 4, 1, 0, 128, 8, 4), ScanConfig(64, 64, 8, 3, 1),
+    ScanConfig(64, 64, 4, 4, 1, 0, 64, 4, 6), ScanConfig(64, 64, 4, 4, 2),
 )  # fmt: skip
-BACKWARD = (
-    ScanConfig(64, 64, 4, 3, 1, 0, 64, 4, 4), ScanConfig(64, 128, 8, 3, 1, 0, 128, 8, 4), ScanConfig(64, 64, 8, 2, 2),
-)  # fmt: skip
+BACKWARD = (ScanConfig(64, 64, 4, 3, 1, state_stages=4),)
 """Configurations measured beside the chosen one."""
 CHECKED = tuple(dict.fromkeys((*(choose_scan("bf16", n, 128) for n in (64, 128, 256, 512)), *FORWARD, *BACKWARD)))
 """Every configuration that may be chosen, and those measured."""
@@ -89,6 +88,26 @@ def check_case(case: LinearCase, config: ScanConfig) -> str:
     return compare(case, config, "cuda")
 
 
+def check_taylor(dtype_name: str, L: int, size: int) -> str:
+    """What is wrong with a Taylor map, whose weight is 1 + s + s^2 / 2 for s = q.k / sqrt(D), empty for nothing."""
+    import attndsl
+
+    dtype, made = getattr(torch, dtype_name), torch.Generator(device="cuda").manual_seed(L)
+    q, k = (torch.randn(2, 4, L, size, device="cuda", generator=made).to(dtype) for _ in range(2))
+    v = torch.randn(2, 4, L, 64, device="cuda", generator=made).to(dtype)
+
+    def dense(precision: torch.dtype) -> Any:
+        s = q.to(precision) @ k.to(precision).transpose(-1, -2) / size**0.5
+        weights = (1 + s + s * s / 2).tril()
+        return weights @ v.to(precision) / weights.sum(-1, keepdim=True)
+
+    try:
+        assert_right("out", attndsl.load(TAYLOR)(q, k, v), dense(dtype), dense(torch.float64), dtype)
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
 def check_jobs() -> list[Job]:
     """Comparisons, those of many rows first."""
     every: list[Job] = [(" ".join(map(str, c)), check_case, c) for c in cases()]
@@ -101,7 +120,8 @@ def check_jobs() -> list[Job]:
                 dtype, L, D, Dv, "channel", norm, norm, False, state, strict=n == 2, B=1, Hkv=(2, 4)[n % 2]
             )
             channels.append((f"{case} {config}", check_case, (case, config)))
-    return [*every[:6], *channels, *every[6:]]
+    taylor: list[Job] = [(f"taylor {c}", check_taylor, c) for c in (("bfloat16", 700, 16), ("float16", 65, 8))]
+    return [*every[:6], *channels, *taylor, *every[6:]]
 
 
 # Speed
@@ -123,7 +143,7 @@ def runs() -> Iterator[tuple[str, str, ScanConfig | None]]:
     for config in FORWARD:
         yield "retention", "fwd", config
         yield "linear", "fwd", config
-    yield "gla", "fwd", replace(FORWARD[0], gate_warps=4)
+    yield "gla", "fwd", ScanConfig(64, 64, 4, 4, 1, gate_warps=1)
     for config in BACKWARD:
         yield "retention", "bwd", config
 
@@ -330,6 +350,8 @@ attention taylor_map { mask k <= q   weight dot(taylor(Q, D), taylor(K, D)) / su
 """
 
 
+STEP_TILES = (4096, 16384)
+"""Numbers of a state that a program of a step holds, measured beside what is chosen."""
 STEP_BYTES = 2 * 64 * H * D * D * 4
 
 
@@ -339,6 +361,8 @@ def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
     first = Carried(torch.rand(64, H, D, D, device="cuda"))
     call = replace(call_of("linear", q, k, v, None), initial=first)
     yield "attndsl-triton step", 1, 64, lambda: forward(call, want_final=True), "values and state"
+    for tile in STEP_TILES:
+        yield "attndsl-config step", 1, 64, lambda tile=tile: tiled_step(call, tile), f"{tile} numbers a program"
     import attndsl
 
     taylor = attndsl.load(TAYLOR)
@@ -347,6 +371,17 @@ def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
     yield "attndsl-triton taylor", 32768, 1, lambda: taylor(q, k, v), "16 components, values of 128"
     q, k, v, _ = tensors(32768, 1)
     yield "cudnn taylor", 32768, 1, lambda: cudnn(q, k, v), "causal softmax, heads of 128"
+
+
+def tiled_step(call: ScanCall, tile: int) -> Any:
+    """A step whose programs hold so many numbers of a state."""
+    chosen = scan_step.TILE
+    scan_step.TILE = tile
+    try:
+        # what is prepared for other sizes is kept apart
+        return forward(replace(call, sizes={"tile": tile}), want_final=True)
+    finally:
+        scan_step.TILE = chosen
 
 
 def cudnn(q: Any, k: Any, v: Any) -> Any:
