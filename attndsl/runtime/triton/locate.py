@@ -148,7 +148,7 @@ class Located:
         offsets: Tensor,
         codes: Tensor,
         buffer: Tensor,
-        loaded: list[Tensor],
+        loaded: Sequence[Tensor],
     ) -> None:
         index: int = call.q.device.index
         key = index, *(t.data_ptr() % 16 == 0 for t in (offsets, *inputs.values(), *loaded))
