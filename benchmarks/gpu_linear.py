@@ -159,15 +159,21 @@ def bench(f: Callable[[], Any], rep: int = 60) -> float:
 class Record:
     """Rows, written whenever one is added."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, commit: str = "") -> None:
+        from benchmarks.gpu import ask, versions
+
         self.out = out
         self.rows: list[dict[str, Any]] = []
-        self.about = {"card": torch.cuda.get_device_name(), "torch": torch.__version__}
+        self.about = {
+            "gpu": torch.cuda.get_device_name(),
+            "driver": ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+            "versions": versions(), "commit": commit or ask("git", "rev-parse", "HEAD"),
+        }  # fmt: skip
 
     def write(self) -> None:
         """The file as it stands."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(json.dumps({**self.about, "seconds": time.time() - START, "rows": self.rows}, indent=0))
+        self.out.write_text(json.dumps({**self.about, "rows": self.rows}, indent=0))
 
     def add(self, S: int, B: int, system: str, pas: str, ms: float | None, note: str) -> None:
         """A row."""
@@ -289,10 +295,13 @@ def speed(record: Record, end: float) -> None:
     for system, rows, batches, run, text in others():
         record.measure(rows, batches, system, "fwd", run, text)
     record.add(1, 64, "min-bytes step", "fwd", STEP_BYTES / 4.2e12 * 1e3, "the state read and written at 4.2 TB/s")
-    peer_rows(record, end, "fwd")
     kernels(record, end)
+    # tuning that of `gla` takes half a minute
+    quick = [name for name in PEERS if name != "fla-gla"]
+    peer_rows(record, end, "fwd", quick)
     own_rows(record, end, [r for r in runs() if r[2] is not None])
-    peer_rows(record, end, "bwd")
+    peer_rows(record, end, "bwd", quick)
+    peer_rows(record, end, "fwd", ["fla-gla"])
 
 
 def own_rows(record: Record, end: float, measured: list[tuple[str, str, ScanConfig | None]]) -> None:
@@ -326,18 +335,23 @@ def kernels(record: Record, end: float) -> None:
     """Rows of the single kernels of a pass, as the profiler sees them."""
     from torch.profiler import ProfilerActivity, profile
 
-    for (S, B), name, pas in product(WORKLOADS, (*NAMES, "elu1"), ("fwd", "bwd")):
+    cases = [(S, B, name, pas) for (S, B), name, pas in product(WORKLOADS, (*NAMES, "gla", "elu1"), ("fwd", "bwd"))]
+    for S, B, name, pas in [*cases, (32768, 1, "taylor", "fwd")]:
         if time.time() > end:
             return
         try:
-            run = pass_of(call_of(name, *tensors(S, B)), pas)
+            run = taylor_run() if name == "taylor" else pass_of(call_of(name, *tensors(S, B)), pas)
             run()
             torch.cuda.synchronize()
             with profile(activities=[ProfilerActivity.CUDA]) as taken:
                 for _ in range(5):
                     run()
                 torch.cuda.synchronize()
-            parts = [f"{e.key[:40]} {e.device_time_total / 5e3:.4f}/{e.count // 5}" for e in taken.key_averages()]
+            parts = [
+                f"{e.key[:24]} {e.device_time_total / 5e3:.4f}/{e.count // 5}"
+                for e in taken.key_averages()
+                if e.device_time_total
+            ]
             record.add(S, B, f"attndsl-kernels {name}", pas, None, "; ".join(parts))
         except Exception as error:
             record.add(S, B, f"attndsl-kernels {name}", pas, None, f"ERR {error!r}"[:200])
@@ -363,14 +377,19 @@ def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
     yield "attndsl-triton step", 1, 64, lambda: forward(call, want_final=True), "values and state"
     for tile in STEP_TILES:
         yield "attndsl-config step", 1, 64, lambda tile=tile: tiled_step(call, tile), f"{tile} numbers a program"
+    yield "attndsl-triton taylor", 32768, 1, taylor_run(), "16 components, values of 128"
+    q, k, v, _ = tensors(32768, 1)
+    yield "cudnn taylor", 32768, 1, lambda: cudnn(q, k, v), "causal softmax, heads of 128"
+
+
+def taylor_run() -> Callable[[], Any]:
+    """A Taylor map of 16 components, ready to be measured."""
     import attndsl
 
     taylor = attndsl.load(TAYLOR)
     q, k, v, _ = tensors(32768, 1)
     q, k = (x[..., :16].contiguous() for x in (q, k))
-    yield "attndsl-triton taylor", 32768, 1, lambda: taylor(q, k, v), "16 components, values of 128"
-    q, k, v, _ = tensors(32768, 1)
-    yield "cudnn taylor", 32768, 1, lambda: cudnn(q, k, v), "causal softmax, heads of 128"
+    return lambda: taylor(q, k, v)
 
 
 def tiled_step(call: ScanCall, tile: int) -> Any:
@@ -392,9 +411,9 @@ def cudnn(q: Any, k: Any, v: Any) -> Any:
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def peer_rows(record: Record, end: float, pas: str) -> None:
+def peer_rows(record: Record, end: float, pas: str, names: list[str]) -> None:
     """The rows of the peers. Their kernels are tuned here, alone on the GPU, when they are first called."""
-    for name, both in PEERS.items():
+    for name, both in ((n, PEERS[n]) for n in names):
         for S, B in WORKLOADS:
             if time.time() < end and (both or pas == "fwd"):
                 run, given, _ = peer_runs(S, B)[name]
@@ -440,12 +459,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", choices=("check", "speed", "time"))
     parser.add_argument("--compile-only", action="store_true")
+    parser.add_argument("--commit", default="")
     parser.add_argument("--budget", type=float, default=80.0)
     parser.add_argument("--workers", type=int, default=12)
     args = parser.parse_args()
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     card = torch.cuda.get_device_name().replace(" ", "-").lower()
-    record = Record(args.out or RESULTS / card / f"{datetime.date.today()}-linear.json")
+    record = Record(args.out or RESULTS / card / f"{datetime.date.today()}-linear.json", args.commit)
     end = START + args.budget
     checks = [] if args.only in ("speed", "time") or args.compile_only else check_jobs()
     jobs = warm_jobs() if args.compile_only or args.only is None else []

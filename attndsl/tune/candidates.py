@@ -137,7 +137,7 @@ def _fused(rows: Sequence[int], columns: Sequence[int], facts: Facts, gpu: Gpu) 
     """Sweeps that compute dq along: the more keys a tile has, the fewer of them add to a query's sums."""
     for r, c, n in product(rows, columns, (2, 3)):
         config = Config(r, c, r // WARP_ROWS, n, fused="boxes")
-        if r in (64, 128) and c in (32, 64, 128) and fits("dkdv", config, facts, gpu):
+        if r in (64, 128) and c <= 64 and fits("dkdv", config, facts, gpu):
             yield config
 
 

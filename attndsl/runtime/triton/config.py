@@ -93,6 +93,8 @@ class Visits:
     grid: bool = False
 
 
+NARROW = 2560
+"""Keys of a tile up to which the gradients of queries are faster in tiles of 64 rows."""
 SHORT = 6144
 """Keys of a tile up to which starting and ending it costs more than what it computes could gain."""
 
@@ -119,7 +121,7 @@ def choose(
         return asked
     head = max(D, Dv)
     if step in ("dq", "dkdv"):
-        return _backward(step, dtype, head, capability)
+        return _backward(step, dtype, head, capability, visits)
     if step == "decode":
         # rows of a tile that hold all heads of a group; loads in flight count, not products
         columns = 128 if head <= 64 else 64 if head <= 128 else 32
@@ -151,7 +153,7 @@ def apart(config: Config, dtype: str, D: int, Dv: int, capability: int = 90) -> 
     return _backward("dkdv", dtype, max(D, Dv), capability) if config.fused else config
 
 
-def _backward(step: Pass, dtype: str, head: int, capability: int) -> Config:
+def _backward(step: Pass, dtype: str, head: int, capability: int, visits: Callable[[], Visits] | None = None) -> Config:
     """Two accumulators of keys, or one of queries, and two tiles of pairs live in registers."""
     if dtype == "fp32":
         # scalar products: tiles whose registers hold them
@@ -161,10 +163,14 @@ def _backward(step: Pass, dtype: str, head: int, capability: int) -> Config:
     if capability < 90:
         return Config(64, 64, 4, 2) if head <= 64 else Config(64, 64, 8, 2) if head <= 128 else Config(64, 32, 8, 1)
     if head <= 128:
-        # two programs of four warps, which need not wait for each other, rather than one of eight
-        keys = Config(64, 64, 4, 3) if head <= 64 else Config(64, 64, 4, 2)
-        return keys if step == "dkdv" else Config(128, 64, 8, 3)
-    return Config(64, 64, 8, 1) if step == "dq" else Config(64, 32, 8, 1)
+        # two programs of four warps, which need not wait for each other, rather than one of eight; but for long rows
+        # of queries, whose one accumulator leaves registers for more of them
+        if step == "dq" and head > 64:
+            seen = None if visits is None else visits()
+            if seen is None or seen.grid or seen.keys > NARROW:
+                return Config(128, 64, 8, 3)
+        return Config(64, 64, 4, 3) if head <= 64 else Config(64, 64, 4, 2)
+    return Config(64, 64, 8, 2)
 
 
 def stages_that_fit(

@@ -156,6 +156,8 @@ class Launch:
         if self.tables.skewed:
             return max(1, B * (Hkv if self.form.turned else H))
         each = length * (call.sizes["D"] + call.sizes["Dv"]) * call.k.element_size()
+        if self.form.turned and self.config.fused:
+            each += length * call.sizes["D"] * 4
         groups = max(1, SHARED_SECTION // max(each, 1))
         if self.form.turned:
             return max(1, min(B * Hkv, groups))
