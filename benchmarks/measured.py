@@ -77,7 +77,7 @@ def _rows(record: dict[str, Any]) -> Iterator[tuple[tuple[str, Pass, Config], fl
         if name not in workloads():
             continue
         for timing in entry.timings.values():
-            if timing.state == "measured" and timing.ms:
+            if timing.state == "measured" and timing.ms and "mixed" not in timing.config:
                 step: Any = entry.key.step
                 yield (name, step, config_of(timing.config)), timing.ms
     rows: list[dict[str, Any]] = record.get("rows", [])
@@ -87,12 +87,11 @@ def _rows(record: dict[str, Any]) -> Iterator[tuple[tuple[str, Pass, Config], fl
             continue
         numbers = [int(shown[n]) for n in ("rows", "columns", "warps", "stages")]
         more = {n: int(shown[n] or 0) for n in ("splits", "registers")}
-        if shown["fused"]:
-            # two passes in one
+        if shown["fused"] or shown["mixed"]:
+            # two passes in one; exponentials that no kernel has any more
             continue
         boxes = {n: tuple(map(int, shown[n].split("x"))) for n in ("q_box", "k_box") if shown[n]}
-        special, mixed = shown["special"] is not None, shown["mixed"] is not None
-        config = Config(*numbers, specialize=special, mixed=mixed, **boxes, **more)
+        config = Config(*numbers, specialize=shown["special"] is not None, **boxes, **more)
         yield (str(row["wl"]), step, config), float(row["ms"])
 
 

@@ -122,7 +122,7 @@ def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, 
     side = programs_side_by_side(step, config, problem, dtype, gpu)
     by_d, by_dv = PRODUCTS[step]
     tensor = 2 * work.pairs * (by_d * D + by_dv * Dv) / rate
-    exponentials = work.pairs * (0.75 if config.mixed else 1.0) / (gpu.exponentials * units * gpu.clock)
+    exponentials = work.pairs / (gpu.exponentials * units * gpu.clock)
     loads = work.boxes * work.columns * (D + Dv) * e / (64.0 * units * gpu.clock)
     # every 64 rows read the box anew, every box its rows' queries: narrow boxes starve the tensor cores
     reads = work.boxes * (work.rows * D + max(work.rows / 64, 1.0) * work.columns * (D + Dv)) * e
