@@ -46,22 +46,16 @@ Keep = Callable[[dict[str, Any]], None]
 
 DQ = {
     128: [Config(128, 64, 8, 3), Config(64, 64, 4, 2)],
-    64: [Config(128, 64, 8, 3), Config(64, 64, 4, 3)],
+    64: [Config(64, 64, 4, 3), Config(128, 64, 8, 3)],
 }
 DKDV = {
     128: [Config(64, 64, 4, 2), Config(128, 64, 8, 3)],
-    64: [Config(64, 64, 4, 3), Config(128, 128, 8, 2)],
+    64: [Config(64, 64, 4, 3), Config(128, 64, 8, 3)],
 }
 FUSED = {
-    128: [
-        Config(128, 64, 8, 2, fused="boxes"), Config(64, 32, 4, 3, fused="boxes"),
-        Config(64, 64, 4, 2, fused="elements"),
-    ],
-    64: [
-        Config(128, 128, 8, 2, fused="boxes"), Config(64, 64, 4, 3, fused="boxes"),
-        Config(128, 64, 8, 2, fused="boxes"),
-    ],
-}  # fmt: skip
+    128: [Config(64, 32, 4, 3, fused="boxes"), Config(128, 64, 8, 2, fused="boxes")],
+    64: [Config(64, 64, 4, 3, fused="boxes"), Config(128, 128, 8, 2, fused="boxes")],
+}
 NEEDS = {"dq": "q", "dkdv": "kv", "fused": "qkv"}
 """What is asked for, by kind of kernel."""
 

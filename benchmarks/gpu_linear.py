@@ -30,22 +30,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from attndsl.runtime.triton import scan_step
 from attndsl.runtime.triton.scan import Carried
 from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, scan_configured
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
 from benchmarks.crew import Crew, Job
 from benchmarks.linear_cases import ELU1, LinearCase, compare
+from tests.accuracy import assert_right
 
 RESULTS = Path(__file__).parent / "results"
 START = time.time()
 FORWARD = (
-    ScanConfig(64, 64, 4, 3, 1, 0, 64, 4, 4), ScanConfig(64, 64, 4, 4, 1, 0, 128, 8, 4),
-    ScanConfig(64, 64, 4, 3, 2, 0, 64, 4, 4), ScanConfig(64, 128, 8, 3, 1, 0, 128, 8, 4),
-    ScanConfig(64, 128, 8, 2, 2, 0, 128, 8, 4), ScanConfig(64, 64, 8, 3, 1, 0, 64, 4, 4), ScanConfig(64, 64, 8, 2, 2),
+    ScanConfig(64, 64, 4, 3, 1, state_stages=4), ScanConfig(64, 64, 4, 4, 1, 0, 128, 8, 4), ScanConfig(64, 64, 8, 3, 1),
+    ScanConfig(64, 64, 4, 4, 1, 0, 64, 4, 6), ScanConfig(64, 64, 4, 4, 2),
 )  # fmt: skip
-BACKWARD = (
-    ScanConfig(64, 64, 4, 3, 1, 0, 64, 4, 4), ScanConfig(64, 128, 8, 3, 1, 0, 128, 8, 4), ScanConfig(64, 64, 8, 2, 2),
-)  # fmt: skip
+BACKWARD = (ScanConfig(64, 64, 4, 3, 1, state_stages=4),)
 """Configurations measured beside the chosen one."""
 CHECKED = tuple(dict.fromkeys((*(choose_scan("bf16", n, 128) for n in (64, 128, 256, 512)), *FORWARD, *BACKWARD)))
 """Every configuration that may be chosen, and those measured."""
@@ -89,6 +88,26 @@ def check_case(case: LinearCase, config: ScanConfig) -> str:
     return compare(case, config, "cuda")
 
 
+def check_taylor(dtype_name: str, L: int, size: int) -> str:
+    """What is wrong with a Taylor map, whose weight is 1 + s + s^2 / 2 for s = q.k / sqrt(D), empty for nothing."""
+    import attndsl
+
+    dtype, made = getattr(torch, dtype_name), torch.Generator(device="cuda").manual_seed(L)
+    q, k = (torch.randn(2, 4, L, size, device="cuda", generator=made).to(dtype) for _ in range(2))
+    v = torch.randn(2, 4, L, 64, device="cuda", generator=made).to(dtype)
+
+    def dense(precision: torch.dtype) -> Any:
+        s = q.to(precision) @ k.to(precision).transpose(-1, -2) / size**0.5
+        weights = (1 + s + s * s / 2).tril()
+        return weights @ v.to(precision) / weights.sum(-1, keepdim=True)
+
+    try:
+        assert_right("out", attndsl.load(TAYLOR)(q, k, v), dense(dtype), dense(torch.float64), dtype)
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
 def check_jobs() -> list[Job]:
     """Comparisons, those of many rows first."""
     every: list[Job] = [(" ".join(map(str, c)), check_case, c) for c in cases()]
@@ -101,7 +120,8 @@ def check_jobs() -> list[Job]:
                 dtype, L, D, Dv, "channel", norm, norm, False, state, strict=n == 2, B=1, Hkv=(2, 4)[n % 2]
             )
             channels.append((f"{case} {config}", check_case, (case, config)))
-    return [*every[:6], *channels, *every[6:]]
+    taylor: list[Job] = [(f"taylor {c}", check_taylor, c) for c in (("bfloat16", 700, 16), ("float16", 65, 8))]
+    return [*every[:6], *channels, *taylor, *every[6:]]
 
 
 # Speed
@@ -123,7 +143,7 @@ def runs() -> Iterator[tuple[str, str, ScanConfig | None]]:
     for config in FORWARD:
         yield "retention", "fwd", config
         yield "linear", "fwd", config
-    yield "gla", "fwd", replace(FORWARD[0], gate_warps=4)
+    yield "gla", "fwd", ScanConfig(64, 64, 4, 4, 1, gate_warps=1)
     for config in BACKWARD:
         yield "retention", "bwd", config
 
@@ -139,15 +159,21 @@ def bench(f: Callable[[], Any], rep: int = 60) -> float:
 class Record:
     """Rows, written whenever one is added."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, commit: str = "") -> None:
+        from benchmarks.gpu import ask, versions
+
         self.out = out
         self.rows: list[dict[str, Any]] = []
-        self.about = {"card": torch.cuda.get_device_name(), "torch": torch.__version__}
+        self.about = {
+            "gpu": torch.cuda.get_device_name(),
+            "driver": ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+            "versions": versions(), "commit": commit or ask("git", "rev-parse", "HEAD"),
+        }  # fmt: skip
 
     def write(self) -> None:
         """The file as it stands."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(json.dumps({**self.about, "seconds": time.time() - START, "rows": self.rows}, indent=0))
+        self.out.write_text(json.dumps({**self.about, "rows": self.rows}, indent=0))
 
     def add(self, S: int, B: int, system: str, pas: str, ms: float | None, note: str) -> None:
         """A row."""
@@ -269,10 +295,13 @@ def speed(record: Record, end: float) -> None:
     for system, rows, batches, run, text in others():
         record.measure(rows, batches, system, "fwd", run, text)
     record.add(1, 64, "min-bytes step", "fwd", STEP_BYTES / 4.2e12 * 1e3, "the state read and written at 4.2 TB/s")
-    peer_rows(record, end, "fwd")
     kernels(record, end)
+    # tuning that of `gla` takes half a minute
+    quick = [name for name in PEERS if name != "fla-gla"]
+    peer_rows(record, end, "fwd", quick)
     own_rows(record, end, [r for r in runs() if r[2] is not None])
-    peer_rows(record, end, "bwd")
+    peer_rows(record, end, "bwd", quick)
+    peer_rows(record, end, "fwd", ["fla-gla"])
 
 
 def own_rows(record: Record, end: float, measured: list[tuple[str, str, ScanConfig | None]]) -> None:
@@ -306,18 +335,23 @@ def kernels(record: Record, end: float) -> None:
     """Rows of the single kernels of a pass, as the profiler sees them."""
     from torch.profiler import ProfilerActivity, profile
 
-    for (S, B), name, pas in product(WORKLOADS, (*NAMES, "elu1"), ("fwd", "bwd")):
+    cases = [(S, B, name, pas) for (S, B), name, pas in product(WORKLOADS, (*NAMES, "gla", "elu1"), ("fwd", "bwd"))]
+    for S, B, name, pas in [*cases, (32768, 1, "taylor", "fwd")]:
         if time.time() > end:
             return
         try:
-            run = pass_of(call_of(name, *tensors(S, B)), pas)
+            run = taylor_run() if name == "taylor" else pass_of(call_of(name, *tensors(S, B)), pas)
             run()
             torch.cuda.synchronize()
             with profile(activities=[ProfilerActivity.CUDA]) as taken:
                 for _ in range(5):
                     run()
                 torch.cuda.synchronize()
-            parts = [f"{e.key[:40]} {e.device_time_total / 5e3:.4f}/{e.count // 5}" for e in taken.key_averages()]
+            parts = [
+                f"{e.key[:24]} {e.device_time_total / 5e3:.4f}/{e.count // 5}"
+                for e in taken.key_averages()
+                if e.device_time_total
+            ]
             record.add(S, B, f"attndsl-kernels {name}", pas, None, "; ".join(parts))
         except Exception as error:
             record.add(S, B, f"attndsl-kernels {name}", pas, None, f"ERR {error!r}"[:200])
@@ -330,6 +364,8 @@ attention taylor_map { mask k <= q   weight dot(taylor(Q, D), taylor(K, D)) / su
 """
 
 
+STEP_TILES = (4096, 16384)
+"""Numbers of a state that a program of a step holds, measured beside what is chosen."""
 STEP_BYTES = 2 * 64 * H * D * D * 4
 
 
@@ -339,14 +375,32 @@ def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
     first = Carried(torch.rand(64, H, D, D, device="cuda"))
     call = replace(call_of("linear", q, k, v, None), initial=first)
     yield "attndsl-triton step", 1, 64, lambda: forward(call, want_final=True), "values and state"
+    for tile in STEP_TILES:
+        yield "attndsl-config step", 1, 64, lambda tile=tile: tiled_step(call, tile), f"{tile} numbers a program"
+    yield "attndsl-triton taylor", 32768, 1, taylor_run(), "16 components, values of 128"
+    q, k, v, _ = tensors(32768, 1)
+    yield "cudnn taylor", 32768, 1, lambda: cudnn(q, k, v), "causal softmax, heads of 128"
+
+
+def taylor_run() -> Callable[[], Any]:
+    """A Taylor map of 16 components, ready to be measured."""
     import attndsl
 
     taylor = attndsl.load(TAYLOR)
     q, k, v, _ = tensors(32768, 1)
     q, k = (x[..., :16].contiguous() for x in (q, k))
-    yield "attndsl-triton taylor", 32768, 1, lambda: taylor(q, k, v), "16 components, values of 128"
-    q, k, v, _ = tensors(32768, 1)
-    yield "cudnn taylor", 32768, 1, lambda: cudnn(q, k, v), "causal softmax, heads of 128"
+    return lambda: taylor(q, k, v)
+
+
+def tiled_step(call: ScanCall, tile: int) -> Any:
+    """A step whose programs hold so many numbers of a state."""
+    chosen = scan_step.TILE
+    scan_step.TILE = tile
+    try:
+        # what is prepared for other sizes is kept apart
+        return forward(replace(call, sizes={"tile": tile}), want_final=True)
+    finally:
+        scan_step.TILE = chosen
 
 
 def cudnn(q: Any, k: Any, v: Any) -> Any:
@@ -357,9 +411,9 @@ def cudnn(q: Any, k: Any, v: Any) -> Any:
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def peer_rows(record: Record, end: float, pas: str) -> None:
+def peer_rows(record: Record, end: float, pas: str, names: list[str]) -> None:
     """The rows of the peers. Their kernels are tuned here, alone on the GPU, when they are first called."""
-    for name, both in PEERS.items():
+    for name, both in ((n, PEERS[n]) for n in names):
         for S, B in WORKLOADS:
             if time.time() < end and (both or pas == "fwd"):
                 run, given, _ = peer_runs(S, B)[name]
@@ -405,12 +459,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", choices=("check", "speed", "time"))
     parser.add_argument("--compile-only", action="store_true")
+    parser.add_argument("--commit", default="")
     parser.add_argument("--budget", type=float, default=80.0)
     parser.add_argument("--workers", type=int, default=12)
     args = parser.parse_args()
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     card = torch.cuda.get_device_name().replace(" ", "-").lower()
-    record = Record(args.out or RESULTS / card / f"{datetime.date.today()}-linear.json")
+    record = Record(args.out or RESULTS / card / f"{datetime.date.today()}-linear.json", args.commit)
     end = START + args.budget
     checks = [] if args.only in ("speed", "time") or args.compile_only else check_jobs()
     jobs = warm_jobs() if args.compile_only or args.only is None else []

@@ -33,6 +33,7 @@ from benchmarks.gpu import ask, versions
 
 RESULTS = Path(__file__).parent / "results"
 WINDOW = "attention window(const w: int = 1024) { mask k <= q and q - k < w }"
+DOCUMENTS = "attention docs(input doc: i32[B, L] sorted) { mask doc[b, q] == doc[b, k] and k <= q }"
 ALIBI = "attention alibi(input slope: f32[H], scalar c: float = 1.0) { score s - c * slope[h] * (q - k) mask k <= q }"
 COLD = """
 import sys, time
@@ -42,7 +43,8 @@ import attndsl
 q = torch.randn(1, 16, 4096, 128, device="cuda", dtype=torch.bfloat16)
 torch.cuda.synchronize()
 start = time.perf_counter()
-attndsl.load({text!r})(q, q, q)
+given = dict(doc=torch.zeros(1, 4096, device="cuda", dtype=torch.int32)) if "doc" in {text!r} else dict()
+attndsl.load({text!r})(q, q, q, **given)
 torch.cuda.synchronize()
 print(time.perf_counter() - start)
 """
@@ -151,18 +153,140 @@ def no_synchronisation() -> str:
     return ""
 
 
-def documents_without_synchronisation() -> str:
-    """Nor does one whose mask reads a new run-time tensor, once its kernels are compiled."""
-    f = attndsl.load("attention docs(input doc: i32[B, L] sorted) { mask doc[b, q] == doc[b, k] and k <= q }")
-    q, k, v = tensors(1, 4, 2048)
-    made = [torch.randint(0, 9, (1, 2048), device="cuda", dtype=torch.int32).sort(-1).values for _ in range(3)]
-    for doc in made[:2]:
-        f(q, k, v, doc=doc)
+def silent(run: Callable[[int], Tensor], expected: Callable[[int], Tensor]) -> str:
+    """The third call of three on new tensors does not wait for the device, and is right."""
+    for i in (0, 1):
+        run(i)
+    torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        f(q, k, v, doc=made[2])
+        found = run(2)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    return near(found, expected(2))
+
+
+def near(found: Tensor, expected: Tensor) -> str:
+    """Empty where two results in bf16 agree up to rounding."""
+    worst = float((found.float() - expected.float()).abs().max())
+    return "" if worst < 3e-2 else f"differs by {worst:.2e}"
+
+
+def dense(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+    """The same by torch, for a mask [B, 1, Lq, Lk]; rows that see nothing are 0."""
+    group = q.shape[1] // k.shape[1]
+    k, v = (t.repeat_interleave(group, 1) for t in (k, v))
+    out = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=visible)
+    return torch.where(visible.any(-1, keepdim=True), out, 0.0)
+
+
+def document_ids(L: int, seed: int, B: int = 1) -> Tensor:
+    """Sorted ids of eight documents on average."""
+    made = torch.Generator(device="cuda").manual_seed(seed)
+    found = torch.randint(0, 9, (B, L), generator=made, device="cuda", dtype=torch.int32)
+    return found.sort(-1).values
+
+
+def causal_pairs(L: int) -> Tensor:
+    """[1, 1, L, L]."""
+    return torch.ones(L, L, dtype=torch.bool, device="cuda").tril()[None, None]
+
+
+def documents_without_synchronisation() -> str:
+    """Nor does one whose mask reads a new run-time tensor, once its kernels are compiled."""
+    L = 2048
+    q, k, v = tensors(2, 4, L)
+    for text, rank in ((DOCUMENTS, 2), (DOCUMENTS.replace("[B, L]", "[L]").replace("[b, ", "["), 1)):
+        f = attndsl.load(text)
+        made = [document_ids(L, i, 2 if rank == 2 else 1) for i in range(3)]
+
+        def run(i: int, f: Any = f, made: list[Tensor] = made, rank: int = rank) -> Tensor:
+            return f(q, k, v, doc=made[i] if rank == 2 else made[i][0])
+
+        def expected(i: int, made: list[Tensor] = made) -> Tensor:
+            return dense(q, k, v, (made[i][:, :, None] == made[i][:, None, :])[:, None] & causal_pairs(L))
+
+        if wrong := silent(run, expected):
+            return f"ids of {rank} dimensions: {wrong}"
+    return ""
+
+
+def blocks_without_synchronisation() -> str:
+    """A table of blocks per head."""
+    f = attndsl.load("attention blocks(input t: bool[H, N, M]) { mask t[h, q // 64, k // 64] and k <= q }")
+    L = 2048
+    q, k, v = tensors(1, 4, L)
+    made = [torch.rand(4, L // 64, L // 64, device="cuda") < 0.3 for _ in range(3)]
+
+    def expected(i: int) -> Tensor:
+        return dense(q, k, v, made[i].repeat_interleave(64, 1).repeat_interleave(64, 2)[None] & causal_pairs(L))
+
+    return silent(lambda i: f(q, k, v, t=made[i]), expected)
+
+
+def offsets_without_synchronisation() -> str:
+    """An offset for each batch: many rows, and one row over a cache (decode)."""
+    f = attndsl.load(WINDOW)
+    for rows, keys in ((512, 4096), (1, 4096)):
+        q, k, v = tensors(4, 8, keys)
+        q, k, v = q[:, :, :rows], k[:, :2], v[:, :2]
+        made = [torch.randint(0, keys - rows, (4,), device="cuda") for _ in range(3)]
+
+        def expected(i: int, q: Tensor = q, k: Tensor = k, v: Tensor = v, made: list[Tensor] = made) -> Tensor:
+            at = made[i][:, None, None] + torch.arange(q.shape[2], device="cuda")[None, :, None]
+            apart = at - torch.arange(k.shape[2], device="cuda")
+            return dense(q, k, v, ((apart >= 0) & (apart < 1024))[:, None])
+
+        def run(i: int, q: Tensor = q, k: Tensor = k, v: Tensor = v, made: list[Tensor] = made) -> Tensor:
+            return f(q, k, v, q_offset=made[i])
+
+        if wrong := silent(run, expected):
+            return f"{rows} rows: {wrong}"
+    return ""
+
+
+def scalars_without_synchronisation() -> str:
+    """0-d tensors as a window in the mask, and as a factor of the score."""
+    text = "attention s(scalar w: int, scalar c: float) { score s - c * (q - k) mask k <= q and q - k < w }"
+    f = attndsl.load(text)
+    q, k, v = tensors(1, 4, 1500)
+    widths = [torch.tensor(n, device="cuda") for n in (100, 999, 333)]
+    slopes = [torch.tensor(x, device="cuda") for x in (0.1, 0.02, 0.5)]
+    return silent(
+        lambda i: f(q, k, v, w=widths[i], c=slopes[i]),
+        lambda i: f(q, k, v, w=int(widths[i]), c=float(slopes[i])),
+    )
+
+
+def graph_of_documents() -> str:
+    """A captured forward and backward, replayed on other document ids, finds their boxes."""
+    f = attndsl.load(DOCUMENTS)
+    L = 3000
+    q, k, v = (t.requires_grad_() for t in tensors(1, 4, L))
+    doc = document_ids(L, 0)
+    seed = torch.randn_like(q)
+
+    def step() -> tuple[Tensor, ...]:
+        out = f(q, k, v, doc=doc)
+        return out, *torch.autograd.grad(out, (q, k, v), seed)
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.synchronize()
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        found = step()
+    for i in (1, 2):
+        doc.copy_(document_ids(L, i))
+        captured.replay()
+        torch.cuda.synchronize()
+        visible = (doc[:, :, None] == doc[:, None, :])[:, None] & causal_pairs(L)
+        out = dense(q, k, v, visible)
+        for a, b in zip(found, (out, *torch.autograd.grad(out, (q, k, v), seed.float())), strict=True):
+            if float((a.float() - b.float()).norm() / b.float().norm()) > 2e-2:
+                return f"ids {i}: relative difference {float((a.float() - b.float()).norm() / b.float().norm()):.2e}"
     return ""
 
 
@@ -206,13 +330,56 @@ def compiled() -> str:
     return "" if worst < 1e-2 else f"relative difference {worst:.2e}"
 
 
+def host(run: Callable[[int], Any]) -> float:
+    """Milliseconds until a call returns, where the device has nothing else to do; the median of 50."""
+    times: list[float] = []
+    for i in range(58):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run(i)
+        times.append((time.perf_counter() - start) * 1e3)
+    return sorted(times[8:])[25]
+
+
+def called(run: Callable[[], Any]) -> float:
+    """Milliseconds per call of many, one after another."""
+    for _ in range(10):
+        run()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(200):
+        run()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) * 5.0
+
+
+def on_device(run: Callable[[], Any]) -> float:
+    """Milliseconds per call on the device alone: ten calls in a graph."""
+    for _ in range(3):
+        run()
+    torch.cuda.synchronize()
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        for _ in range(10):
+            run()
+    captured.replay()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(5):
+        captured.replay()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 50
+
+
 def figures(keep: Callable[[dict[str, Any]], None]) -> None:
     """What a first call and a plan cost."""
 
     def row(workload: str, step: str, ms: float, note: str = "") -> None:
         keep({"wl": workload, "sys": "attndsl-triton", "pas": step, "ms": ms, "tflops": None, "note": note})
 
-    for name, text in (("window", WINDOW), ("softcap", "attention cap { score 50 * tanh(s / 50) mask k <= q }")):
+    for name, text in (("window", WINDOW), ("softcap", "attention cap { score 50 * tanh(s / 50) mask k <= q }"),
+                       ("documents", DOCUMENTS)):  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             environment = {**os.environ, "ATTNDSL_CACHE_DIR": f"{folder}/a", "ATTNDSL_CACHE": f"{folder}/a",
                            "TRITON_CACHE_DIR": f"{folder}/t"}  # fmt: skip
@@ -248,11 +415,43 @@ def figures(keep: Callable[[dict[str, Any]], None]) -> None:
                 times.append((time.perf_counter() - start) * 1e3)
                 torch.cuda.synchronize()
             row(f"repeated call L{length}{' with gradients' if needs else ''}", "host", sorted(times)[25])
+            if not needs:
+                continue
+            seed = torch.randn_like(made[0])
+            times = []
+            for _ in range(50):
+                out = f(*made)
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                torch.autograd.grad(out, made, seed)
+                times.append((time.perf_counter() - start) * 1e3)
+                torch.cuda.synchronize()
+            row(f"repeated backward L{length}", "host", sorted(times)[25])
+    docs = attndsl.load(DOCUMENTS)
+    for length in (4096, 32768):
+        q, k, v = tensors(1, 16, length)
+        ids = [document_ids(length, i) for i in range(8)]
+        row(f"documents L{length}", "host", host(lambda i, q=q, k=k, v=v, ids=ids: docs(q, k, v, doc=ids[i % 8])))
+        doc = ids[0]
+        row(f"documents L{length}", "device, in a graph", on_device(lambda q=q, k=k, v=v, d=doc: docs(q, k, v, doc=d)))
+    for B, H, Hkv, keys in ((1, 32, 8, 32768), (8, 32, 8, 8192), (32, 32, 8, 2048)):
+        q, k, v = tensors(B, H, keys)
+        q, k, v = q[:, :, :1].contiguous(), k[:, :Hkv].contiguous(), v[:, :Hkv].contiguous()
+        for name, offset in (("", "end"), (" offsets [B]", torch.full((B,), keys - 1, device="cuda"))):
+            f = attndsl.load("attention causal { mask k <= q }")
+
+            def step(f: Any = f, q: Tensor = q, k: Tensor = k, v: Tensor = v, offset: Any = offset) -> Tensor:
+                return f(q, k, v, q_offset=offset)
+
+            row(f"decode B{B}{name}", "as called", called(step))
+            row(f"decode B{B}{name}", "host", host(lambda i, step=step: step()))
+            row(f"decode B{B}{name}", "device, in a graph", on_device(step))
 
 
 CHECKS = (
-    graph, graph_of_training, streams, threads, no_synchronisation, documents_without_synchronisation,
-    one_compilation, compiled,
+    graph, graph_of_training, graph_of_documents, streams, threads, no_synchronisation,
+    documents_without_synchronisation, blocks_without_synchronisation, offsets_without_synchronisation,
+    scalars_without_synchronisation, one_compilation, compiled,
 )  # fmt: skip
 
 

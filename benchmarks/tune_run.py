@@ -29,6 +29,8 @@ from benchmarks.tune_specs import LIBRARY, Item, items, problem_of
 
 QUIET = 45.0
 """Seconds without a row after which a process counts as hung."""
+FINALISTS = 0.08
+"""Seconds that each finalist is measured."""
 AT_ONCE = 4
 """Items that are ranked before it is looked again whether one can be measured."""
 COMPILE = 30.0
@@ -235,7 +237,7 @@ def tune_one(item: Item, ahead: Ahead, record: Record, seconds: float) -> None:
         subject = Subject(f.attention, call, w.grid, grad if item.step in ("dq", "dkdv") else None)
         (entry,) = tune_passes(
             kernel, subject, kernel.facts(call), [item.step], max(seconds, 0.5), workers=ahead.workers,
-            among={item.step: ahead.configs[item.place]},
+            among={item.step: ahead.configs[item.place]}, careful=FINALISTS,
         )  # fmt: skip
     except Exception as error:
         note = f"ERR {type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -120,6 +120,15 @@ class ScanModule:
     arguments: dict[str, tuple[Argument, ...]]
 
 
+SUMS = (
+    Argument("g", "*input", "tensor", ("g",)), Argument("falls", "*fp32", "tensor", ("falls",)),
+    *(Argument(f"g_s{axis}", "i64", "stride", ("g", axis)) for axis in "bhl"),
+    *(Argument(n, "i32", "number", (n,)) for n in ("H", "L", "chunks_all")),
+    Argument("BT", "constexpr", "constexpr", ("BT",)),
+)  # fmt: skip
+"""Arguments of `sums`."""
+
+
 @dataclass
 class MapCode:
     """Statements, and the value that they lead to."""
@@ -175,8 +184,8 @@ def generate_scan(w: Walk, title: list[str]) -> ScanModule:
     v = _Role("v", w.v.size, (Part(0, 0, 0, True),))
     slope = None if w.slope is None else map_code(w.slope, "x0_x", "ds", reads)
     mapped = map_code(COMPONENT if w.mapped is None else w.mapped, "x0_x", "xm", reads) if w.gated else None
-    names = ("states", "outputs")
-    arguments = {name: tuple(_arguments(w, name, reads)) for name in names}
+    names = ("states", "outputs", *(["sums"] if w.decay == "token" else []))
+    arguments = {name: tuple(_arguments(w, name, reads) if name != "sums" else SUMS) for name in names}
     x = _Role("x", w.v.size, ())
     roles = {"states": [k, v], "outputs": [q, k, v, *([x] if w.reads_x else [])]}
     text = render(
@@ -248,15 +257,14 @@ def _arguments(w: Walk, kernel: str, reads: Reads) -> list[Argument]:
         found.append(Argument("gamma", "*input", "tensor", ("gamma",)))
         strides += [("gamma", "b"), ("gamma", "h")]
     elif w.decay == "token":
-        found.append(Argument("g", "*input", "tensor", ("g",)))
-        strides += [("g", axis) for axis in "bhl"]
+        found.append(Argument("falls", "*fp32", "tensor", ("falls",)))
     if w.docs:
         found.append(Argument("docs", "*i32", "tensor", ("docs",)))
         strides += [("docs", axis) for axis in "bhl"]
     found += [Argument(f"{t}_s{axis}", "i64", "stride", (t, axis)) for t, axis in strides]
     found += [Argument(f"{r}_group", "i32", "number", (f"{r}_group",)) for r in roles]
     numbers = ["group", "B", "H", "L", "slices", "segments", "parts", "first", "length"]
-    numbers += ["chunks_all"] if w.channel else []
+    numbers += ["chunks_all"] if w.decay in ("token", "channel") else []
     numbers += [] if states else ["state_sk", "state_sv"]
     found += [Argument(n, "i32", "number", (n,)) for n in numbers]
     found += read_arguments(reads)
@@ -281,7 +289,8 @@ def read_arguments(reads: Reads) -> list[Argument]:
 @dataclass(frozen=True)
 class FeatureMapping:
     """Features of a tensor [B, H, L, size]: `map`, a function of COMPONENT (None: the identity), times a number of the
-    row where `scaled`. Strides are counted in `unit` elements."""
+    row where `scaled`. Strides are counted in `unit` elements. `dotted`: the row's product with one of `o`, times minus
+    that number, is written to `u`."""
 
     size: int
     map: Expr | None
@@ -289,6 +298,7 @@ class FeatureMapping:
     unit: int = 1
     ranks: tuple[tuple[str, int], ...] = ()
     wide: bool = False
+    dotted: bool = False
 
 
 def generate_features(m: FeatureMapping, title: list[str]) -> tuple[str, tuple[Argument, ...]]:
@@ -297,13 +307,15 @@ def generate_features(m: FeatureMapping, title: list[str]) -> tuple[str, tuple[A
     code = MapCode([], "x_here") if m.map is None else map_code(m.map, "x_here", "m", reads)
     found = [Argument(n, t, "tensor", (n,)) for n, t in (("x", "*qkv"), ("out", "*qkv"))]
     found += [Argument("share", "*fp32", "tensor", ("share",))] if m.scaled else []
+    found += [Argument("o", "*qkv", "tensor", ("o",)), Argument("u", "*fp32", "tensor", ("u",))] if m.dotted else []
     found += [Argument(f"x_s{axis}", "i64", "stride", ("x", axis)) for axis in "bhl"]
     found += [Argument(n, "i32", "number", (n,)) for n in ("H", "L", "tiles", "group")]
     found += read_arguments(reads)
     arguments = (*found, Argument("BT", "constexpr", "constexpr", ("BT",)))
     text = render(
         "triton/scan_features.py.j2", title=title, helpers=reads.helpers, fast_tanh=False, map=m.map is not None,
-        scaled=m.scaled, numbers=[a.name for a in found if not a.type.startswith("*")], arguments=arguments,
+        scaled=m.scaled, dotted=m.dotted, arguments=arguments,
+        numbers=[a.name for a in found if not a.type.startswith("*")],
         size=m.size, width=max(1 << (m.size - 1).bit_length(), 1), unit=m.unit, code=code,
     )  # fmt: skip
     return tidied(text), arguments

@@ -144,8 +144,8 @@ class Kernel(Protocol):
 
 @runtime_checkable
 class LocatingKernel(Protocol):
-    """A kernel that finds the boxes of some calls on the device: `forward` and `backward` are given None for the plan
-    of these, and nothing of them is copied to the host."""
+    """A kernel that finds the boxes of some calls without a plan, on the device or in closed form: `forward` and
+    `backward` are given None for the plan of these, and nothing of them is copied to the host."""
 
     def locates(self, call: Call) -> bool:
         """Whether this is such a call. Shapes and element types decide it."""

@@ -157,6 +157,8 @@ class SizeTable:
             for axis, (dim, n) in enumerate(zip(param.shape, shape, strict=True)):
                 if isinstance(dim, Size) and dim.name not in self.sizes:
                     self.set(dim.name, n, f"input {param.name!r} (dimension {axis})")
+        if not declared:
+            return
         env = Env({Size(INT, name): n for name, n in self.sizes.items()})
         for param, shape in declared:
             wanted: list[int | None] = []

@@ -12,6 +12,8 @@ CALLS = (
     "attndsl.runtime.given", "attndsl.runtime.registry", "attndsl.schedule.build", "attndsl.schedule.causal",
 )  # fmt: skip
 TRITON = ("attndsl.runtime.triton.kernel", "attndsl.runtime.triton.toolchain")
+LAUNCHES = ("triton.compiler", "triton.experimental.gluon.nvidia.hopper")
+"""What Triton 3.6 itself imports at its first launch."""
 
 
 def preload() -> None:
@@ -21,5 +23,5 @@ def preload() -> None:
     if getattr(sys.modules["torch"].version, "cuda", None) and find_spec("triton") is not None:
         # the call that needs the backend says what is wrong with it
         with suppress(ImportError):
-            for name in TRITON:
+            for name in (*TRITON, *(LAUNCHES if "triton" in sys.modules else ())):
                 import_module(name)

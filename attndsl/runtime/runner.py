@@ -114,6 +114,7 @@ class Runner:
         self.kernels: dict[str, Kernel] = {}
         """By backend."""
         self._bindings: OrderedDict[Hashable, Binding] = OrderedDict()
+        self._locating: dict[type, bool] = {}
         self._lock = Lock()
         self._masked = tuple(i.name for i in attention.inputs if i.name in tensors_read(simplified.mask))
         self._scans = scan_form(simplified).form is not None
@@ -274,7 +275,7 @@ class Runner:
         )  # fmt: skip
         call = replace(call, differentiated=differentiated)
         form = self._form(kernel, call)
-        located = form is None and isinstance(kernel, LocatingKernel) and kernel.locates(call)
+        located = form is None and self._locates(kernel, call)
         tiling = None if form is not None else kernel.tiling(call)
         plan = None if form is not None or located else self.plan(call, tiling)
         on_grid = self.attention.q_space is not None or self.attention.k_space is not None
@@ -301,6 +302,15 @@ class Runner:
                 while len(self._bindings) > CAPACITY:
                     self._bindings.popitem(last=False)
         return Bound(kernel, call, plan, form, not self._scans, located)
+
+    def _locates(self, kernel: Kernel, call: Call) -> bool:
+        """Whether the kernel needs no plan for a call."""
+        # once for a kind of kernel: asking a protocol takes longer than the answer
+        known = self._locating.get(type(kernel))
+        if known is None:
+            known = self._locating[type(kernel)] = isinstance(kernel, LocatingKernel)
+        asked: Any = kernel
+        return known and bool(asked.locates(call))
 
     def _form(self, kernel: Kernel, call: Call) -> ScanForm | None:
         """How the kernel scans a call, None if it does not."""

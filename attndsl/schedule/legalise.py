@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal as Lit
 
 from attndsl.ir.attention import Attention, Input
@@ -43,7 +43,7 @@ class ScanForm:
     segments: tuple[Expr, ...]
     output: Expr | None = None
 
-    @property
+    @cached_property
     def by_head(self) -> bool:
         """Whether states differ between the query heads of a key head: they are [B, H, ..] then, else [B, Hkv, ..]."""
         return self.weight.by_head or any("h" in depends(s) for s in self.segments)
@@ -57,13 +57,13 @@ class ScanForm:
         extent = self.weight.z_extent
         return 0 if extent is None else _number(extent, sizes)
 
-    @property
+    @cached_property
     def elsewhere(self) -> str | None:
         """A tensor that is read at other positions than the row's and the key's own; None if there is none."""
         outer = () if self.output is None else (self.output,)
         return read_elsewhere((*self.weight.expressions, *self.segments, *outer))
 
-    @property
+    @cached_property
     def stateless(self) -> str | None:
         """Why a call cannot start from a state or return one, in words; None if it can."""
         if self.kind != "scan":

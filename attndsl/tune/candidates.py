@@ -136,15 +136,16 @@ def _fused(rows: Sequence[int], columns: Sequence[int], facts: Facts, gpu: Gpu) 
     """Sweeps that compute dq along: the more keys a tile has, the fewer of them add to a query's sums."""
     for r, c, n in product(rows, columns, (2, 3)):
         config = Config(r, c, r // WARP_ROWS, n, fused="boxes")
-        if r in (64, 128) and c in (32, 64, 128) and fits("dkdv", config, facts, gpu):
+        if r in (64, 128) and c <= 64 and fits("dkdv", config, facts, gpu):
             yield config
 
 
 def _specialised(rows: Sequence[int], columns: Sequence[int], facts: Facts, gpu: Gpu) -> Iterator[Config]:
-    """Tiles whose loads have warps of their own: with two stages, as `walks.refusal` says."""
+    """Tiles whose loads have warps of their own: with two stages, as `walks.refusal` says, and of 128 rows at least,
+    for two groups share a tile and their products have 64."""
     for r, c in product(rows, columns):
         config = Config(r, c, 4, 2, specialize=True)
-        if r >= 64 and c >= 64 and fits("forward", config, facts, gpu):
+        if r >= 128 and c >= 64 and fits("forward", config, facts, gpu):
             yield config
 
 

@@ -28,8 +28,8 @@ from attndsl.tune.candidates import element_size, footprint
 from attndsl.tune.machines import Gpu
 
 TERMS = (
-    "tensor", "narrow", "exponentials", "masks", "switched", "loads", "memory", "alone", "serial", "starts", "tiles",
-    "stages", "last wave",
+    "tensor", "narrow", "exponentials", "masks", "switched", "loads", "memory", "alone", "serial", "pressure", "starts",
+    "tiles", "stages", "last wave",
 )  # fmt: skip
 DECODE_TERMS = ("memory", "uneven", "latency", "arithmetic", "starts", "merge")
 """Those of `decode`: keys and values from memory once, shares that end at other times, loads that are too few to hide
@@ -38,6 +38,8 @@ FILE = Path(__file__).parent / "model.json"
 THREADS = 2048
 """Threads that a multiprocessor holds."""
 MASK_OPERATIONS = 12.0
+FUSED = 1.4, 2.0
+"""As measured, in programs of four and of eight warps."""
 PRODUCTS = {"forward": (1.0, 1.0), "decode": (1.0, 1.0), "dq": (2.0, 1.0), "dkdv": (2.0, 2.0)}
 """Matrix products a pair of tiles takes, of width D and of width Dv."""
 
@@ -120,8 +122,12 @@ def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, 
     units = gpu.machine.multiprocessors
     rate = gpu.tensor if dtype != "fp32" else gpu.scalar
     side = programs_side_by_side(step, config, problem, dtype, gpu)
+    need = footprint(step, config, D, Dv, dtype)
     by_d, by_dv = PRODUCTS[step]
     tensor = 2 * work.pairs * (by_d * D + by_dv * Dv) / rate
+    if config.specialize:
+        # two groups share a tile, and no product has fewer than 64 rows
+        tensor *= max(128 / config.rows, 1.0)
     exponentials = work.pairs / (gpu.exponentials * units * gpu.clock)
     loads = work.boxes * work.columns * (D + Dv) * e / (64.0 * units * gpu.clock)
     # every 64 rows read the box anew, every box its rows' queries: narrow boxes starve the tensor cores
@@ -146,6 +152,8 @@ def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, 
             busy / groups,
             # the same warps load, multiply and take exponentials, one after another
             0.0 if config.specialize else busy,
+            # registers that are not there
+            busy * max(need.registers / (168.0 if config.specialize else config.registers or 255.0) - 0.9, 0.0),
             1e3 * work.boxes / (units * side * gpu.clock),
             1e3 * work.tiles / (units * side * gpu.clock),
             loads / hidden,
@@ -212,10 +220,12 @@ def model() -> Model:
 
 
 def predict(step: Pass, config: Config, plan: Plan, problem: Problem, dtype: str, gpu: Gpu) -> float:
-    """Milliseconds of a pass on a GPU. A fused sweep, which makes the pass dq needless, takes a fourth more than one
-    for dk and dv alone, less what dq would take in the same tiles."""
+    """Milliseconds of a pass on a GPU. A fused sweep takes so many times what one for dk and dv alone would (`FUSED`),
+    but makes the pass dq needless."""
     work = work_of(plan, problem, step)
     found = 1e3 * model().seconds(step, terms(step, config, work, problem, dtype, gpu))
     if not config.fused:
         return found
-    return 1.25 * found - 1e3 * model().seconds("dq", terms("dq", config, work, problem, dtype, gpu))
+    return FUSED[config.warps == 8] * found - 1e3 * model().seconds(
+        "dq", terms("dq", config, work, problem, dtype, gpu)
+    )

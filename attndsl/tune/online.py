@@ -24,7 +24,7 @@ from attndsl.runtime.tuning import asked as asked_here
 from attndsl.tune.machines import like
 from attndsl.tune.offline import space
 from attndsl.tune.oracle import Subject
-from attndsl.tune.search import AHEAD, Progress, Report
+from attndsl.tune.search import AHEAD, CAREFUL, Progress, Report
 from attndsl.tune.session import Task, tune
 from attndsl.tune.shape import shape_of
 from attndsl.tune.trials import CallTrials
@@ -103,10 +103,11 @@ def tune_passes(
     report: Report | None = None,
     workers: Workers | None = None,
     among: Mapping[Pass, Sequence[Config]] | None = None,
+    careful: float = CAREFUL,
 ) -> list[Entry]:
     """Tune passes of a call on its GPU, each for at most `budget` seconds. `workers` compile, and are the caller's to
     close; without them there are some for this call. `among` are the candidates of passes, the default first, where
-    not all are to be tried."""
+    not all are to be tried. Finalists are measured for `careful` seconds each."""
     assert facts.machine is not None
     gpu, found = like(facts.machine), list[Entry]()
     own = workers is None
@@ -125,7 +126,7 @@ def tune_passes(
                 later, its_trials = following
                 default, *rest = later.configs
                 workers.ahead(its_trials.jobs([default, *sorted(rest, key=its_trials.predict)[: AHEAD - 1]]))
-            found.append(tune(task, trials, budget=budget, report=report))
+            found.append(tune(task, trials, budget=budget, report=report, careful=careful))
             _done.add(task.key)
     finally:
         if own:

@@ -97,11 +97,13 @@ class Search:
         report: Report | None = None,
         keep: Callable[[Entry], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        careful: float = CAREFUL,
     ) -> None:
         """`entry` has what is known already; the first of `configs` is the default. `keep` is given the entry as it
-        grows."""
+        grows. Finalists are measured for `careful` seconds."""
         self.entry, self.configs, self.trials = entry, tuple(configs), trials
         self._budget, self._report, self._keep, self._clock = budget, report, keep, clock
+        self._careful = careful
         self._start = clock()
         self._tried = 0
 
@@ -185,9 +187,9 @@ class Search:
         by_label = {label(c): c for c in self.configs}
         for name in names:
             config = by_label.get(name)
-            if config is None or self._left() < -CAREFUL * len(names):
+            if config is None or self._left() < -self._careful * len(names):
                 continue
-            sample = self.trials.measure(config, CAREFUL)
+            sample = self.trials.measure(config, self._careful)
             self._note(config, Timing(config_data(config), "measured", sample.ms, sample.spread))
 
     def _note(self, config: Config, timing: Timing) -> None:

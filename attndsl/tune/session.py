@@ -13,7 +13,7 @@ from attndsl.runtime.cache.key import Key
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.labels import label
-from attndsl.tune.search import Report, Search, Trials, settled
+from attndsl.tune.search import CAREFUL, Report, Search, Trials, settled
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,16 @@ class Task:
 
 
 def tune(
-    task: Task, trials: Trials, *, budget: float, report: Report | None = None, store: Store | None = None
+    task: Task,
+    trials: Trials,
+    *,
+    budget: float,
+    report: Report | None = None,
+    store: Store | None = None,
+    careful: float = CAREFUL,
 ) -> Entry:
-    """The entry of a key, searched for at most `budget` seconds (the default is always measured). Who comes while
-    another process searches waits, and takes what that found."""
+    """The entry of a key, searched for at most `budget` seconds (the default is always measured), finalists measured
+    for `careful` seconds each. Who comes while another process searches waits, and takes what that found."""
     store = store or Store()
     known = store.read(task.key)
     if known is not None and settled(known, task.configs):
@@ -41,7 +47,7 @@ def tune(
             return known
         fresh = Entry(task.key, task.name, task.shape, {}, label(task.configs[0]), made_now())
         entry = fresh if known is None else _reread(fresh, known)
-        search = Search(entry, task.configs, trials, budget=budget, report=report, keep=store.write)
+        search = Search(entry, task.configs, trials, budget=budget, report=report, keep=store.write, careful=careful)
         return search.run()
 
 

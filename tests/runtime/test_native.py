@@ -97,6 +97,14 @@ def test_any_number_of_threads(threads: int, monkeypatch: pytest.MonkeyPatch) ->
         case.check()
 
 
+@pytest.mark.parametrize("tile", [(64, 64), (48, 32)])
+def test_lists_of_columns(tile: tuple[int, int]) -> None:
+    text = "attention a(const w: int = 70) { score 2 * tanh(s / 2) mask k <= q and (q - k < w or k < 5) }"
+    with forced("always"):
+        for exact in (True, False):
+            Case(text, shape=(1, 2, 1, 300, 300, 8, 8), tile=tile, exact_plan=exact).check()
+
+
 @pytest.mark.parametrize("empty", ["B", "Lq", "Lk"])
 def test_empty(empty: str) -> None:
     sizes = {"B": 2, "Lq": 9, "Lk": 9} | {empty: 0}

@@ -26,13 +26,14 @@ from attndsl.runtime.cpu.rows import (
     tile_tensors,
     with_vectors,
 )
+from attndsl.runtime.cpu.schedule import SLAB_PAIRS, Way
 
-OWN_PAIRS = 1 << 19
-"""Pairs that a thread computes at once where it multiplies itself: about a core's own cache."""
-MOST_ROWS, FEWEST_ROWS = 128, 8
-SLAB_PAIRS = 1 << 21
-"""Pairs of a tile whose products torch computes: products of many rows are fastest, and their buffer should stay in the
-last cache. Also where torch computes a leaf for every pair."""
+OWN_PAIRS = 1 << 22
+MOST_ROWS, FEWEST_ROWS = 128, 16
+"""Pairs and rows that a thread computes at once where it multiplies itself. Products of fewer rows are slower, though
+their pairs would fit a core's own cache."""
+SHARED_ROWS = 8
+"""Rows that a thread takes at once where torch multiplies."""
 TILE_PAIRS = 1 << 26
 """Pairs of other tiles: nothing of their size is kept."""
 UNITS = 2
@@ -53,10 +54,15 @@ class NativeKernel:
         return threads.gemm()
 
     @cached_property
+    def way(self) -> Way:
+        """Which tiles it wants."""
+        by_pair = any(leaf.span == "pair" for leaf in self.module.leaves)
+        return "slabs" if self.gemm is None or by_pair else "native"
+
+    @property
     def tile_pairs(self) -> int:
         """Pairs of a tile."""
-        by_pair = any(leaf.span == "pair" for leaf in self.module.leaves)
-        return SLAB_PAIRS if self.gemm is None or by_pair else TILE_PAIRS
+        return SLAB_PAIRS if self.way == "slabs" else TILE_PAIRS
 
     def forward(self, tile: TileFrame, scale: float) -> tuple[Tensor, Tensor]:
         """The weighted sum [b, g, tiles, r, rows, Dv] and lse [.., rows] of softmax over the score."""
@@ -132,7 +138,7 @@ class NativeKernel:
         """Rows that a thread takes at once: enough for a product, few enough to share a tile."""
         *lead, rows, columns = tile.shape
         if self.gemm is None:
-            return FEWEST_ROWS
+            return SHARED_ROWS
         share = -(-prod(lead) * rows // (4 * torch.get_num_threads()))
         return max(FEWEST_ROWS, min(MOST_ROWS, OWN_PAIRS // columns, share))
 

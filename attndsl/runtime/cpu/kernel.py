@@ -164,7 +164,7 @@ class CpuKernel:
         """Head class by head class, and in each its batches of row tiles; keys and values in `dtype`."""
         call = frame.call
         q, k, v = call.q, call.k.to(dtype), call.v.to(dtype)
-        name, room = ("native", way.tile_pairs) if isinstance(way, NativeKernel) else (way, 0)
+        name, room = (way.way, way.tile_pairs) if isinstance(way, NativeKernel) else (way, 0)
         B, H = call.q.shape[:2]
         for entry in self._schedules.get(plan, call, name):
             chosen = Selection.of(entry.heads, B, H, call.k.shape[1])

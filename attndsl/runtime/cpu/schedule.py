@@ -26,14 +26,16 @@ WHOLE_ROWS = 128
 """Rows of a tile for products on whole rows."""
 BIAS_PAIRS = 1 << 22
 """Pairs of a tile whose bias is written out: large enough for the flash kernel's large blocks."""
-NATIVE_PAIRS = 1 << 21
-"""Pairs of a tile of one head for compiled C."""
+SLAB_PAIRS = 1 << 21
+"""Pairs of a tile whose products torch computes for compiled C: products of many rows are fastest, and their buffer
+should stay in the last cache. Also where torch computes a leaf for every pair."""
 KEPT_BYTES = 16 << 20
 """Index lists and masks kept per head class; beyond it they are made anew in each call."""
 
 
-Way = Lit["rows", "flash", "native"]
-"""Who runs tiles: torch operations on whole rows, torch's flash kernel (with masks as numbers), or compiled C."""
+Way = Lit["rows", "flash", "native", "slabs"]
+"""Who runs tiles: torch operations on whole rows, torch's flash kernel (with masks as numbers), compiled C that keeps
+nothing of a tile's size, or compiled C beside numbers of every pair."""
 
 
 class Schedule:
@@ -66,11 +68,12 @@ class Schedule:
         rows = TRIMMED_ROWS if trimmed else MAX_ROWS
         tiles = row_tiles(self.plan, self.heads, WHOLE_ROWS if self.way == "rows" else rows)
         if self.way != "rows":
-            rows = FULL_ROWS
-            if self.way == "native" or frame.module.bias is not None:
-                most = NATIVE_PAIRS if self.way == "native" else BIAS_PAIRS
-                rows = max(MAX_ROWS, min(rows, most // max(1, frame.call.k.shape[2])))
-            tiles = merged(tiles, rows)
+            rows, columns = FULL_ROWS, max(1, frame.call.k.shape[2])
+            if self.way == "slabs":
+                rows = max(MAX_ROWS, min(rows, SLAB_PAIRS // columns))
+            elif self.way == "flash" and frame.module.bias is not None:
+                rows = max(MAX_ROWS, min(rows, BIAS_PAIRS // columns))
+            tiles = merged(tiles, rows, lists=self.way != "flash")
         if frame.module.output is not None:
             tiles = with_all_rows(tiles, frame.call.q.shape[2])
         if not trimmed:

@@ -216,14 +216,17 @@ def with_all_rows(tiles: Iterator[RowTile], rows: int) -> Iterator[RowTile]:
 
 FULL_ROWS = 1024
 PARTIAL_ROWS = 256
+LISTED_ROWS = 128
 
 
-def merged(tiles: Iterator[RowTile], full_rows: int = FULL_ROWS) -> Iterator[RowTile]:
+def merged(tiles: Iterator[RowTile], full_rows: int = FULL_ROWS, lists: bool = False) -> Iterator[RowTile]:
     """Larger tiles where that wastes little: neighbours with the same columns, or with long ranges that hardly
-    differ."""
+    differ; with `lists` also where columns are no ranges."""
     last: RowTile | None = None
     for tile in tiles:
         joined = None if last is None else _joined(last, tile, full_rows)
+        if joined is None and last is not None and lists:
+            joined = _listed(last, tile)
         if last is not None and joined is None:
             yield last
         last = tile if joined is None else joined
@@ -252,6 +255,18 @@ def _joined(a: RowTile, b: RowTile, full_rows: int) -> RowTile | None:
         else:
             union.append((start, stop))
     return RowTile(taken, Take(lo, hi - lo), few_ranges(union))
+
+
+def _listed(a: RowTile, b: RowTile) -> RowTile | None:
+    """Two tiles of few rows of which one has a list of columns; the mask is needed everywhere."""
+    rows = a.rows.count + b.rows.count
+    neighbours = a.rows.index is None and b.rows.index is None and b.rows.start == a.rows.start + a.rows.count
+    if rows > LISTED_ROWS or not neighbours or (a.cols.index is None and b.cols.index is None):
+        return None
+    both = np.union1d(a.cols.positions, b.cols.positions)
+    if len(both) > max(a.cols.count, b.cols.count) + b.rows.count:
+        return None
+    return RowTile(Take(a.rows.start, rows), Take.of(both), ((0, len(both)),))
 
 
 def _masked(tile: RowTile, lo: int, hi: int) -> list[tuple[int, int]]:

@@ -27,6 +27,7 @@ from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, dtype_of, exact, form_of
 from attndsl.runtime.triton.walks import pipelines
+from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
@@ -98,13 +99,21 @@ class Backward:
         sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
         tiling = Tiling(*sizes, config.q_box, config.k_box)
         if plan is None:
-            located = self._locator.sweep(call, config.rows, config.columns, turned=turned)
-            found = None, (OnDevice.of(located),)
+            found = None, self._without_plan(call, config, tiling, turned)
         else:
             own = plan.tiled(tiling)
             found = own, self._sweeps.of(call, own, config.rows, turned=turned, spans=True)
         call.memo[place] = found
         return found
+
+    def _without_plan(self, call: Call, config: Config, tiling: Tiling, turned: bool) -> tuple[OnDevice, ...]:
+        if self._locator.wanted(call):
+            return (OnDevice.of(self._locator.sweep(call, config.rows, config.columns, turned=turned)),)
+        line = self._sweeps.line(call, config.rows, config.columns, turned=turned)
+        if line is not None:
+            return (line,)
+        plan = build(self.attention, call.problem, tiling.tile(self.attention, call.problem))
+        return self._sweeps.of(call, plan, config.rows, turned=turned, spans=True)
 
     def summed(self, wanted: frozenset[str], levels: tuple[Level, ...]) -> bool:
         """Whether a sweep sums gradients of reads of `wanted` inputs whose indices vary like this."""

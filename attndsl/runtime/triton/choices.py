@@ -31,7 +31,7 @@ class Facts:
     q_extents: Mapping[str, tuple[int, ...]]
     k_extents: Mapping[str, tuple[int, ...]]
     visits: Callable[[], Visits] | None = None
-    """Of calls on a line."""
+    """What the forward pass visits, where an untuned configuration depends on it."""
 
     @property
     def memo(self) -> tuple[object, ...]:
@@ -43,9 +43,10 @@ class Facts:
 
 def facts_of(attention: Attention, problem: Problem, dtype: str, machine: Machine | None) -> Facts:
     """The facts of calls of an attention (consts bound, simplified) on a GPU."""
-    if attention.q_space is not None and not problem.moved:
-        return Facts(machine, dtype, problem.sizes, problem.q_extents, problem.k_extents)
-    return Facts(machine, dtype, problem.sizes, {}, {}, partial(visits_of, attention, problem))
+    visits = partial(visits_of, attention, problem)
+    if attention.q_space is None or problem.moved:
+        return Facts(machine, dtype, problem.sizes, {}, {}, visits)
+    return Facts(machine, dtype, problem.sizes, problem.q_extents, problem.k_extents, visits)
 
 
 @dataclass(frozen=True)

@@ -82,13 +82,17 @@ def forced(step: Pass) -> Config | None:
 @dataclass(frozen=True)
 class Visits:
     """What tiles of a forward pass visit: keys of a tile on average, whether all their boxes are FULL, and whether what
-    is done with a pair is `plain`: softmax of its score as it is, which takes few registers."""
+    is done with a pair is `plain`: softmax of its score as it is, which takes few registers. `grid`: tiles are boxes of
+    a grid, of which nothing more is said."""
 
     keys: float
     bare: bool
     plain: bool
+    grid: bool = False
 
 
+NARROW = 2560
+"""Keys of a tile up to which the gradients of queries are faster in tiles of 64 rows."""
 SHORT = 6144
 """Keys of a tile up to which starting and ending it costs more than what it computes could gain."""
 
@@ -99,13 +103,14 @@ def choose(
     """The configuration of a pass for an element type (`fp16`, `bf16`, `fp32`), head sizes and compute capability
     (times ten), where nothing was tuned.
 
-    `visits`, of calls on a line, tells what a forward pass visits. On compute capability 9 and with heads of 64 or 128
+    `visits` tells what a forward pass visits. On compute capability 9 and with heads of 64 or 128
     components it decides, by what was measured on H100 and H200 (`benchmarks/results`):
 
     - 128, short ranges (windows, documents) of plain softmax: two programs on a multiprocessor, one computes while the
       other begins or ends;
     - 128, long ranges: warps of their own for loads, in one loop over all boxes;
-    - 64: such warps where no box has a mask; with masks their one loop computes too much.
+    - 64: such warps where no box has a mask; with masks their one loop computes too much;
+    - 128, boxes of a grid and plain softmax: programs of four warps, several on a multiprocessor.
 
     A launch that cannot have such warps (`walks.refusal`), or whose compiled code shows none, runs two loops.
     """
@@ -114,7 +119,7 @@ def choose(
         return asked
     head = max(D, Dv)
     if step in ("dq", "dkdv"):
-        return _backward(step, dtype, head, capability)
+        return _backward(step, dtype, head, capability, visits)
     if step == "decode":
         # rows of a tile that hold all heads of a group; loads in flight count, not products
         columns = 128 if head <= 64 else 64 if head <= 128 else 32
@@ -128,6 +133,8 @@ def choose(
         return Config(128, 64, 4, 2) if head <= 64 else Config(128, 64, 8, 2) if head <= 128 else Config(64, 32, 4, 2)
     if visits is not None and capability // 10 == 9 and Dv == D and D in (64, 128):
         seen = visits()
+        if seen.grid:
+            return Config(128, 64, 4, 2) if D == 128 and seen.plain else choose(step, dtype, D, Dv, capability)
         if seen.bare or (D == 128 and seen.keys > SHORT):
             return Config(128, 128, 4, 2, specialize=True)
         if D == 128 and seen.plain:
@@ -144,7 +151,7 @@ def apart(config: Config, dtype: str, D: int, Dv: int, capability: int = 90) -> 
     return _backward("dkdv", dtype, max(D, Dv), capability) if config.fused else config
 
 
-def _backward(step: Pass, dtype: str, head: int, capability: int) -> Config:
+def _backward(step: Pass, dtype: str, head: int, capability: int, visits: Callable[[], Visits] | None = None) -> Config:
     """Two accumulators of keys, or one of queries, and two tiles of pairs live in registers."""
     if dtype == "fp32":
         # scalar products: tiles whose registers hold them
@@ -154,10 +161,14 @@ def _backward(step: Pass, dtype: str, head: int, capability: int) -> Config:
     if capability < 90:
         return Config(64, 64, 4, 2) if head <= 64 else Config(64, 64, 8, 2) if head <= 128 else Config(64, 32, 8, 1)
     if head <= 128:
-        # two programs of four warps, which need not wait for each other, rather than one of eight
-        keys = Config(64, 64, 4, 3) if head <= 64 else Config(64, 64, 4, 2)
-        return keys if step == "dkdv" else Config(128, 64, 8, 3)
-    return Config(64, 64, 8, 1) if step == "dq" else Config(64, 32, 8, 1)
+        # two programs of four warps, which need not wait for each other, rather than one of eight; but for long rows
+        # of queries, whose one accumulator leaves registers for more of them
+        if step == "dq" and head > 64:
+            seen = None if visits is None else visits()
+            if seen is None or seen.grid or seen.keys > NARROW:
+                return Config(128, 64, 8, 3)
+        return Config(64, 64, 4, 3) if head <= 64 else Config(64, 64, 4, 2)
+    return Config(64, 64, 8, 2)
 
 
 def stages_that_fit(

@@ -156,7 +156,7 @@ class Decode:
         _, prepared = call.memo.get(memo, (plan, None))
         if prepared is None:
             ready = None
-            if self.wanted(call):
+            if self.wanted(call) and (plan is not None or self._locator.wanted(call)):
                 ready = self._located(call) if plan is None else self._tables(call, plan)
             if ready is None:
                 return False

@@ -22,6 +22,7 @@ from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.generated import forward_module
 from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, interpreting, launch, no_numbers
+from attndsl.runtime.triton.lines import line_of
 from attndsl.runtime.triton.locate import Located, Locator
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.scan_kernel import LinearKernel
@@ -36,6 +37,7 @@ from attndsl.runtime.triton.sweeps import (
 )
 from attndsl.runtime.triton.visits import visits_of
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
+from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
@@ -160,18 +162,35 @@ class TritonKernel(LinearKernel):
         if plan is not None:
             return self._sweeps.of(call, plan, config.rows, spans=True)
         place = "located", config
-        found: OnDevice | None = call.memo.get(place)
+        found: tuple[OnDevice, ...] | None = call.memo.get(place)
         if found is None:
             try:
-                located = self._locator.sweep(call, config.rows, config.columns, searched=True)
+                found = call.memo[place] = self._without_plan(call, config)
             except UnsupportedError as error:
                 raise unsupported(self.attention, error) from error
-            found = call.memo[place] = OnDevice.of(located)
-        return (found,)
+        return found
+
+    def _without_plan(self, call: Call, config: Config) -> tuple[OnDevice, ...]:
+        if self._locator.wanted(call):
+            return (OnDevice.of(self._locator.sweep(call, config.rows, config.columns, searched=True)),)
+        line = self._sweeps.line(call, config.rows, config.columns)
+        if line is not None:
+            return (line,)
+        plan = build(self.attention, call.problem, self.tiling(call).tile(self.attention, call.problem))
+        return self._sweeps.of(call, plan, config.rows, spans=True)
 
     def locates(self, call: Call) -> bool:
-        """Whether it finds the boxes of a call on the device, and is given no plan."""
-        return self._locator.wanted(call)
+        """Whether it finds the boxes of a call on the device or in closed form, and is given no plan."""
+        if self._locator.wanted(call):
+            return True
+        after = differentiated(call)
+        if not isinstance(call.q_offset, int) or (self._decode.wanted(call) and not after):
+            return False
+        sweeps = [(False, self.config("forward", call))]
+        if after:
+            sweeps += [(False, self.config("dq", call)), (True, self.config("dkdv", call))]
+        lines = [(line_of(self.attention, turned), config) for turned, config in sweeps]
+        return all(line is not None and line.step <= config.columns for line, config in lines)
 
     def _launch(
         self, call: Call, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]
@@ -243,6 +262,6 @@ class TritonKernel(LinearKernel):
         """What the configurations of a call depend on."""
         on_line = self.attention.q_space is None or moved(call)
         q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
-        visits = partial(visits_of, self.attention, call.problem) if on_line else None
+        visits = partial(visits_of, self.attention, call.problem)
         machine, dtype = machine_of(call.q.device), dtype_of(self.attention, call)
         return Facts(machine, dtype, call.sizes, q_extents, k_extents, visits)

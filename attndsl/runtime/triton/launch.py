@@ -40,6 +40,12 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+class Views(dict[tuple[str, int], Tensor]):
+    """Tables on a device by table and piece. `uploaded` is the event after which they are there; None: they are."""
+
+    uploaded: Any = None
+
+
 @dataclass(frozen=True)
 class Launch:
     """A call's launch over one segment. `given` are the tensors that it reads and writes beside the call's own, by
@@ -148,6 +154,8 @@ class Launch:
         if self.tables.skewed:
             return max(1, B * (Hkv if self.form.turned else H))
         each = length * (call.sizes["D"] + call.sizes["Dv"]) * call.k.element_size()
+        if self.form.turned and self.config.fused:
+            each += length * call.sizes["D"] * 4
         groups = max(1, SHARED_SECTION // max(each, 1))
         if self.form.turned:
             return max(1, min(B * Hkv, groups))
@@ -326,12 +334,16 @@ def launch(it: Launch) -> tuple[Prepared, Any]:
 
 
 def keep_tables(tables: Mapping[tuple[str, int], Tensor], streams: set[int], stream: int) -> None:
-    """Tables are not freed while a kernel on another stream, or a captured graph, reads them."""
+    """Tables are there before a kernel on another stream reads them, and are not freed while it, or a captured graph,
+    does."""
     if not tables:
         return
     if torch.cuda.is_current_stream_capturing():
         _held[id(tables)] = tables
     elif stream not in streams:
+        uploaded: Any = getattr(tables, "uploaded", None)
+        if uploaded is not None:
+            torch.cuda.current_stream().wait_event(uploaded)
         # all tables of a launch are parts of one tensor
         for view in list(tables.values())[:1]:
             view.record_stream(torch.cuda.current_stream())

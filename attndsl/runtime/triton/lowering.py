@@ -104,8 +104,7 @@ def lower(
         )
     on_grid = attention.q_space is not None and not problem.moved
     if config is None:
-        visits = None if on_grid else partial(visits_of, attention, problem)
-        config = choose("forward", dtype, D, Dv, capability, visits)
+        config = choose("forward", dtype, D, Dv, capability, partial(visits_of, attention, problem))
     plan = build(
         attention, problem, Tiling(config.rows, config.columns, config.q_box, config.k_box).tile(attention, problem)
     )

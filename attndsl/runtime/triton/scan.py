@@ -51,7 +51,7 @@ class Operands:
 
     `gamma` (a base or its logarithm) broadcasts to [B, H], `g` and `docs` (i32) to [B, H, L]; `u` is fp32 [B, H, L].
     With a decay per channel, `factors` are those of whole chunks, fp32 [B, H, chunks, size], and `weights` those of
-    pairs, [B, H, L, rows of a chunk].
+    pairs, [B, H, L, rows of a chunk]; with one per token, `falls` are what `Scan.falls` gives.
     """
 
     q: Tensor
@@ -64,6 +64,7 @@ class Operands:
     u: Tensor | None = None
     factors: Tensor | None = None
     weights: Tensor | None = None
+    falls: Tensor | None = None
     reading: Reading = field(default_factory=lambda: Reading({}, {}, {}))
 
 
@@ -107,6 +108,15 @@ class Scan:
         config = self.config
         fill = _multiprocessors(self.operands.q.device) * config.resident
         return cut(self.rows, config.chunk, self.B * self.H * self.slices, fill, config.segments, most)
+
+    def falls(self) -> Tensor:
+        """Of a decay per token, its running sums in every chunk, for all scans of the same chunks: up to every row, and
+        from behind it to the chunk's end; fp32 [B, H, chunks, 2, rows of a chunk]."""
+        chunks = -(-self.rows // self.config.chunk)
+        device = self.operands.q.device
+        made = torch.empty((self.B, self.H, chunks, 2, self.config.chunk), dtype=torch.float32, device=device)
+        self._launch("sums", 1, self.rows, {"falls": made}, {"parts": 1}, {})
+        return made
 
     def states(self, segments: int, length: int, initial: Carried | None) -> Segments:
         """The states at the boundaries of segments."""
@@ -198,7 +208,7 @@ class Scan:
         o = self.operands
         values: dict[str, Any] = {
             "q": o.q, "k": o.k, "v": o.v, "x": o.x, "gamma": o.gamma, "g": o.g, "docs": o.docs, "u": o.u,
-            "factors": o.factors, "weights": o.weights, **given,
+            "factors": o.factors, "weights": o.weights, "falls": o.falls, **given,
         }  # fmt: skip
         values |= o.reading.values(self.module.arguments[name])
         spare = given.get("local")
@@ -214,6 +224,8 @@ class Scan:
         columns, warps, stages = self.config.columns, self.config.warps, self.config.stages
         if self.operands.q.device.type == "cuda" and (why := hazard(self.config, self.walk.dtype)) is not None:
             raise ValueError(f"a scan in this configuration has no kernel: {why}")
+        if name == "sums":
+            return Ready.of(kernel, arguments, known, self.B * self.H * known["chunks_all"], 1, 1)
         if name == "states":
             columns, warps, stages = self.config.of_states
         slices = -(-self.walk.v.size // columns)

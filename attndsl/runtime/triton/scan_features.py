@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -33,25 +34,41 @@ def _module(mapping: FeatureMapping) -> tuple[Any, tuple[Argument, ...]]:
 def apply_map(
     x: Tensor,
     mapped: Expr | None,
-    share: Tensor | None,
     reading: Reading,
+    memo: Memo,
+    name: str,
     ranks: tuple[tuple[str, int], ...] = (),
     wide: bool = False,
-    memo: Memo | None = None,
-    name: str = "",
 ) -> Tensor:
-    """`mapped` of every component of x [B, H, L, D], times `share` fp32 [B, H, L]; contiguous, of x's dtype. Runs
-    within `launching`; what it prepares is kept in `memo` under `name`."""
-    memo = {} if memo is None else memo
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    """`mapped` of every component of x [B, H, L, D], contiguous, of x's dtype. Runs within `launching`; what it
+    prepares is kept in `memo` under `name`."""
+    made = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    unit = 16 // x.element_size() if name not in memo and aligned(x) else 1
+    mapping = FeatureMapping(x.shape[-1], mapped, False, unit, ranks, wide)
+    _run(x, mapping, {"out": made}, reading, memo, name)
+    return made
+
+
+def divided(do: Tensor, out: Tensor, share: Tensor, reading: Reading, memo: Memo) -> tuple[Tensor, Tensor]:
+    """With what rows were multiplied by, fp32 [B, H, L]: do times it, and -(do . out) times it, fp32 [B, H, L]. Runs
+    within `launching`."""
+    made = torch.empty(do.shape, dtype=do.dtype, device=do.device)
+    u = torch.empty(share.shape, dtype=torch.float32, device=do.device)
+    unit = 16 // do.element_size() if "share" not in memo and aligned(do) else 1
+    mapping = FeatureMapping(do.shape[-1], None, True, unit, dotted=True)
+    given = {"out": made, "o": out.contiguous(), "u": u, "share": share.contiguous()}
+    _run(do, mapping, given, reading, memo, "share")
+    return made, u
+
+
+def _run(
+    x: Tensor, mapping: FeatureMapping, given: Mapping[str, Tensor], reading: Reading, memo: Memo, name: str
+) -> None:
     found: tuple[Ready, tuple[Argument, ...]] | None = memo.get(name)
     if found is None:
-        unit = 16 // x.element_size() if aligned(x) else 1
-        mapping = FeatureMapping(x.shape[-1], mapped, share is not None, unit, ranks, wide)
         found = memo[name] = _prepared(x, mapping, reading)
     ready, arguments = found
-    ready.run(x.device, {"x": x, "out": out, "share": share, **reading.values(arguments)}, x)
-    return out
+    ready.run(x.device, {"x": x, **given, **reading.values(arguments)}, x)
 
 
 @lru_cache(maxsize=256)

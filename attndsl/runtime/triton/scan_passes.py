@@ -30,7 +30,7 @@ from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.scan import DTYPES, Carried, Operands, Scan, Segments, aligned, config_of, has_tma
 from attndsl.runtime.triton.scan_channel import Channels, Gated, units_of
 from attndsl.runtime.triton.scan_config import GATE_LENGTH, ScanConfig, forced_scan
-from attndsl.runtime.triton.scan_features import apply_map
+from attndsl.runtime.triton.scan_features import apply_map, divided
 from attndsl.runtime.triton.scan_gates import log_gradient
 from attndsl.runtime.triton.scan_launch import Memo, Reading, launching, likeness, memo_of
 from attndsl.runtime.triton.scan_step import run_step
@@ -68,6 +68,8 @@ class ScanCall:
     inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     scalars: Mapping[str, float] = field(default_factory=dict[str, float])
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+    falls: dict[int, Tensor] = field(default_factory=dict[int, Tensor], init=False)
+    """Within a pass: the sums of a decay per token, by the rows of a chunk."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -129,7 +131,7 @@ def _scan(
     operands = Operands(
         q, k, v, x, call.gamma, None if pairs is not None else call.g, call.docs, u,
         None if pairs is None else pairs.factors, None if pairs is None else pairs.weights,
-        call.reading,
+        reading=call.reading,
     )  # fmt: skip
     found: tuple[Walk, ScanConfig, Memo] | None = memo.get(name)
     if found is None:
@@ -147,7 +149,13 @@ def _scan(
             config = replace(config, chunk=pairs.weights.shape[-1])
         found = memo[name] = walk, config, {}
     walk, config, prepared = found
-    return Scan(walk, operands, B, H, config, prepared)
+    scan = Scan(walk, operands, B, H, config, prepared)
+    if call.maps.decay != "token":
+        return scan
+    falls = call.falls.get(config.chunk)
+    if falls is None:
+        falls = call.falls[config.chunk] = scan.falls()
+    return replace(scan, operands=replace(operands, falls=falls))
 
 
 def _extent(t: Tensor) -> int:
@@ -189,13 +197,11 @@ def _features(call: ScanCall, memo: Memo) -> tuple[Tensor, Tensor]:
     return _mapped(call, memo, "query", call.q, call.maps.query), _mapped(call, memo, "key", call.k, call.maps.key)
 
 
-def _mapped(
-    call: ScanCall, memo: Memo, name: str, x: Tensor, mapped: Expr | None, share: Tensor | None = None
-) -> Tensor:
-    """A map of x's components, times a number of each row."""
-    if mapped is None and share is None:
+def _mapped(call: ScanCall, memo: Memo, name: str, x: Tensor, mapped: Expr | None) -> Tensor:
+    """A map of x's components."""
+    if mapped is None:
         return x
-    return apply_map(x, mapped, share, call.reading, call.maps.ranks, call.wide, memo, name)
+    return apply_map(x, mapped, call.reading, memo, name, call.maps.ranks, call.wide)
 
 
 def _empty(call: ScanCall, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -207,7 +213,7 @@ def forward(
 ) -> tuple[Tensor, Tensor | None, Carried | None]:
     """Output [B, H, L, Dv] in q's dtype (`wide`: fp32); with a normaliser what rows are multiplied by, fp32 [B, H, L];
     the state after the last row if wanted."""
-    memo = call.memo("forward", wide)
+    memo, call = call.memo("forward", wide), replace(call)
     with launching(call.q.device):
         return _forward(call, memo, want_final, wide)
 
@@ -261,7 +267,7 @@ def backward(
     do = grad_out.to(call.q.dtype)
     if do.stride(-1) != 1 or not aligned(do):
         do = do.contiguous()
-    memo = call.memo("backward", likeness(do))
+    memo, call = call.memo("backward", likeness(do)), replace(call)
     with launching(call.q.device):
         return _backward(call, memo, out, shares, do, needs, grad_final, final)
 
@@ -278,10 +284,10 @@ def _backward(
 ) -> Gradients:
     maps = call.maps
     normalised = maps.normalised
-    u = None if shares is None else -(do.float() * out.float()).sum(-1) * shares
+    u: Tensor | None = None
     logs = "log" in needs
     if shares is not None:
-        do = _mapped(call, memo, "share", do, None, shares)
+        do, u = divided(do, out, shares, call.reading, memo)
     q, k = _features(call, memo)
     channels = _channels(call, memo, do)
     gated = None if channels is None else channels.gated(q, k)

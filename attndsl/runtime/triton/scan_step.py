@@ -16,7 +16,7 @@ from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import Carried
 from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready
 
-TILE = 4096
+TILE = 8192
 """Numbers of a state that a program holds."""
 
 

@@ -19,7 +19,8 @@ from attndsl.codegen.triton_bands import searches_of
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.launch import interpreting
+from attndsl.runtime.triton.launch import Views, interpreting
+from attndsl.runtime.triton.lines import line_tables
 from attndsl.runtime.triton.locate import Located
 from attndsl.runtime.triton.reach import far_tiles, wide
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches, looked_up
@@ -78,6 +79,11 @@ class Sweeps:
                 self._known[key] = found
             weakref.finalize(plan, self._known.pop, key, None)
         return found
+
+    def line(self, call: Call, rows: int, columns: int, *, turned: bool = False) -> OnDevice | None:
+        """The launch of a sweep in closed form, without a plan; None where it has none."""
+        tables = line_tables(self.attention, call, rows, columns, turned=turned)
+        return None if tables is None else _uploaded(tables, call.q.device)
 
     def _places(self, call: Call) -> tuple[Any, ...]:
         """Bounds of rows that are places in sorted tensors."""
@@ -156,8 +162,16 @@ def is_aligned(call: Call, *others: Tensor) -> bool:
 
 def _uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:
     whole, places = joined(tables)
-    on_device: Any = torch.from_numpy(whole).to(device)
-    return OnDevice(tables, {key: on_device[a:b] for key, (a, b) in places.items()})
+    on_host: Any = torch.from_numpy(whole)
+    quiet = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+    if quiet:
+        # from memory that the device reads on its own: nothing waits
+        on_host = on_host.pin_memory()
+    on_device: Any = on_host.to(device, non_blocking=quiet)
+    views = Views({key: on_device[a:b] for key, (a, b) in places.items()})
+    if quiet:
+        views.uploaded = torch.cuda.current_stream(device).record_event()
+    return OnDevice(tables, views)
 
 
 def _has_tma(call: Call) -> bool:

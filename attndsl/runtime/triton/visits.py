@@ -17,11 +17,15 @@ MOST = 16384
 
 
 def visits_of(attention: Attention, problem: Problem) -> Visits:
-    """The visits of a forward pass of an attention (consts bound, simplified) on a line."""
+    """The visits of a forward pass of an attention (consts bound, simplified)."""
+    plain = attention.score == SCORE and attention.weight is None
+    if attention.q_space is not None and not problem.moved:
+        # loops over several segments take more registers
+        one = len(problem.q_extents) == len(problem.k_extents) == 1
+        return Visits(0.0, False, plain and one, grid=True)
     plan = build(attention, _head(problem), (BOX, BOX))
     tiles = sum(row_tile_count(p, s) for p in plan.forward.pieces for s in p.sources)
     ragged = any(problem.sizes[n] % BOX for n in ("Lq", "Lk"))
-    plain = attention.score == SCORE and attention.weight is None
     return Visits(plan.visited * BOX / max(tiles, 1), plan.visited == plan.full and not ragged, plain)
 
 

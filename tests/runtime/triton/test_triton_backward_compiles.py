@@ -63,6 +63,8 @@ HOPPER = [
     (CAUSAL, "dkdv", {"D": 64, "config": Config(128, 64, 8, 2, fused="boxes")}, 0),
     (CAUSAL, "dkdv", {"D": 64, "config": Config(64, 64, 4, 2, fused="elements")}, 64),
     (CAUSAL, "dkdv", {"D": 64, "dtype": "fp16"}, 0),
+    (CAUSAL, "dq", {"D": 256}, 0),
+    (CAUSAL, "dkdv", {"D": 256}, 128),
     (SINK, "dq", {"D": 64}, 200),
     (SINK, "prepare", {}, 0),
     (BIAS, "dq", {"D": 64, "deterministic": True}, 1400),

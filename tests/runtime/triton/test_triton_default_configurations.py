@@ -9,7 +9,7 @@ import pytest
 
 import attndsl
 from attndsl.runtime.triton.choices import facts_of, untuned
-from attndsl.runtime.triton.config import Config, choose
+from attndsl.runtime.triton.config import Config, Visits, choose
 from attndsl.runtime.triton.lowering import compile_fitting, lower, shared_memory
 from attndsl.runtime.triton.visits import visits_of
 from attndsl.tune.machines import gpu_of
@@ -62,7 +62,7 @@ CASES: tuple[tuple[str, int, int, Config], ...] = (
     ("attention swa { mask k <= q and q - k < 1024 }", 128, 524288, TWO),
     ("attention swa { mask k <= q and q - k < 4096 }", 128, 32768, TWO),
     ("attention docs(input doc: i32[L] sorted) { mask doc[q] == doc[k] and k <= q }", 128, 32768, TWO),
-    ("attention picture { grid g(y, x) mask abs(q.y - k.y) <= 2 }", 128, 16384, Config(128, 128, 8, 3)),
+    ("attention picture { grid g(y, x) mask abs(q.y - k.y) <= 2 }", 128, 16384, Config(128, 64, 4, 2)),
 )
 
 
@@ -89,3 +89,20 @@ def test_few_rows_of_many_keys() -> None:
     seen = visits_of(f.simplified, problem)
     assert 99_000 < seen.keys < 101_000
     assert not seen.bare
+
+
+def test_dq_of_short_rows_has_narrow_tiles() -> None:
+    def chosen(keys: float, grid: bool = False, D: int = 128) -> Config:
+        return choose("dq", "bf16", D, D, 90, lambda: Visits(keys, False, True, grid))
+
+    assert chosen(1152).rows == 64
+    assert chosen(16384).rows == chosen(0, grid=True).rows == choose("dq", "bf16", 128, 128).rows == 128
+    assert chosen(16384, D=64).rows == 64
+
+
+@pytest.mark.parametrize(("rows", "keys"), [(0, 5), (5, 0), (0, 0), (1, 1), (127, 3), (20000, 7), (3, 40000)])
+def test_every_size_has_visits(rows: int, keys: int) -> None:
+    f = attndsl.load("attention causal { mask k <= q }")
+    seen = visits_of(f.simplified, f.problem(Lq=rows, Lk=keys, H=2, D=128))
+    assert 0 <= seen.keys <= keys + 128
+    assert seen.plain

@@ -253,6 +253,20 @@ def test_repeated_calls_prepare_their_arguments_once(monkeypatch: pytest.MonkeyP
     assert len(prepared) == 3
 
 
+def test_another_stream_waits_for_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[Any] = []
+    stream = SimpleNamespace(wait_event=waited.append)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, s: waited.append(s))
+    views = launch_module.Views({("order", -1): torch.zeros(1)})
+    views.uploaded = "uploaded"
+    seen: set[int] = set()
+    for number in (1, 1, 2):
+        launch_module.keep_tables(views, seen, number)
+    assert waited == ["uploaded", stream, "uploaded", stream]
+
+
 def test_const_arrays_are_copied_to_a_device_once() -> None:
     const = Const("shift", Kind.INT, 3, (1, 2, 3))
     table = launch_module._table  # pyright: ignore[reportPrivateUsage]

@@ -1,0 +1,248 @@
+"""Tables of masks that are one or two intervals per row, in closed form: no plan, a few operations on vectors.
+
+Bounds are solved once for an attention (`codegen/triton_bands.py`). Where they go one way along the rows, those of a
+tile follow from its first and last row: the hull [A, B) of what any row sees and the core [C, D) that all rows see. A
+tile then visits ceil((B - A) / box) boxes, from where most of them lie in the core. Two bands whose boxes would meet
+are one hull with the longer core.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from attndsl.codegen.triton_bands import KEY, QUERY, Band, bands_of
+from attndsl.codegen.triton_form import FULL_SPANS, PARTIAL_SPANS, PieceForm, SideForm
+from attndsl.ir.attention import Attention
+from attndsl.ir.evaluate import Env, evaluate
+from attndsl.ir.expr import TRUE, Decay, Expr, Index, Load, ParamRef, Size, op, walk
+from attndsl.runtime.call import Call
+from attndsl.runtime.host import meaning
+from attndsl.runtime.triton.tables import LaunchTables, PieceTables
+from attndsl.schedule.monotone import trend
+
+Longs = npt.NDArray[np.int64]
+LINE = SideForm("", ("0",), (False,))
+ZERO = np.zeros((1, 1), np.int32)
+MANY = 256
+"""Tiles from which on it pays to look which are alike."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """The bands of a mask, solved for keys or with `turned` for queries; `step` is the furthest that one of the bounds
+    moves from row to row. `certain`: whether a band's width goes one way along the rows."""
+
+    bands: tuple[Band, ...]
+    certain: tuple[bool, ...]
+    step: int
+    turned: bool
+
+
+@lru_cache(maxsize=512)
+def line_of(attention: Attention, turned: bool) -> Line | None:
+    """The bands of an attention's mask; None where bounds do not follow from positions, sizes and scalars alone, or
+    turn within the rows."""
+    if attention.q_space is not None or attention.k_space is not None:
+        return None
+    if any(isinstance(n, Decay) for e in meaning(attention) for n in walk(e)):
+        # a plan checks that its mask fits
+        return None
+    nodes = list(walk(attention.mask))
+    if any(isinstance(n, Load) or (isinstance(n, Index) and n not in (KEY, QUERY)) for n in nodes):
+        return None
+    found = bands_of(attention.mask, QUERY if turned else KEY)
+    if found is None:
+        return None
+    own = KEY if turned else QUERY
+    steps: list[int] = []
+    certain: list[bool] = []
+    for band in found:
+        if any(isinstance(n, Index) for n in walk(band.rows)):
+            return None
+        ways = [trend(e, own) for e in (band.low, band.high) if e is not None]
+        if any(w.direction is None for w in ways):
+            return None
+        steps.append(min((w.step for w in ways), default=0) if len(ways) == 2 else 0)
+        apart = None if band.low is None or band.high is None else op("sub", band.high, band.low)
+        certain.append(apart is not None and trend(apart, own).direction is not None)
+    return Line(found, tuple(certain), max(steps, default=0), turned)
+
+
+class Runs(NamedTuple):
+    """Boxes of tiles: so many from `first`, of which [`full`, `rest`) are FULL."""
+
+    first: Longs
+    boxes: Longs
+    full: Longs
+    rest: Longs
+
+
+def line_tables(attention: Attention, call: Call, rows: int, columns: int, *, turned: bool) -> LaunchTables | None:
+    """The tables of a sweep of tiles of `rows` positions and boxes of `columns`; None without a closed form."""
+    line = line_of(attention, turned)
+    # a gap between neighbouring rows' intervals must not hold a box
+    if line is None or line.step > columns or columns & (columns - 1) or not isinstance(call.q_offset, int):
+        return None
+    lengths = call.sizes["Lq"], call.sizes["Lk"]
+    length, width = lengths[::-1] if turned else lengths
+    start = np.arange(0, length, rows)
+    stop = np.minimum(start + rows, length)
+    offset = call.q_offset
+    runs = _runs(line, call, start, stop - 1, width, columns, offset)
+    bounds, cost = _spans(runs, len(start), columns)
+    order = np.argsort(-cost, kind="stable").astype(np.int32)
+    tiles = np.empty((len(start), 2), np.int32)
+    tiles[:, 0], tiles[:, 1] = start, stop
+    piece = PieceTables(
+        PieceForm(LINE, False, True), (columns,), 0, (1,), bounds[None], np.zeros((0, 1), np.int32), ZERO
+    )  # fmt: skip
+    return LaunchTables(LINE, (rows,), 0, (1,), tiles, order, (piece,), False)
+
+
+def _runs(line: Line, call: Call, first: Longs, last: Longs, width: int, box: int, offset: int) -> list[Runs]:
+    values: dict[Expr, Any] = {n: call.sizes[n.name] for n in _leaves(call.attention) if isinstance(n, Size)}
+    values |= {n: call.scalars[n.name] for n in _leaves(call.attention) if isinstance(n, ParamRef)}
+    own, shift = (KEY, 0) if line.turned else (QUERY, offset)
+    ends = [Env({**values, own: at + shift}) for at in (first, last)]
+    back = offset if line.turned else 0
+
+    def at_ends(e: Expr | None, default: int) -> tuple[Longs, Longs]:
+        """The values in the first and the last row of a tile."""
+        if e is None:
+            whole = np.full(len(first), default)
+            return whole, whole
+        a, b = (np.broadcast_to(np.asarray(evaluate(e, env), np.int64), first.shape) - back for env in ends)
+        return a, b
+
+    def inside(x: Longs) -> Longs:
+        return np.minimum(np.maximum(x, 0), width)
+
+    found: list[tuple[Longs, Longs, Longs, Longs]] = []
+    for band, certain in zip(line.bands, line.certain, strict=True):
+        if band.rows != TRUE and not bool(evaluate(band.rows, ends[0])):
+            continue
+        low, low_2 = at_ends(band.low, 0)
+        high, high_2 = at_ends(band.high, width)
+        top = np.maximum(high, high_2)
+        if certain:
+            # a width that is not positive at the ends is nowhere
+            top = np.where((low >= high) & (low_2 >= high_2), 0, top)
+        ends_of = np.minimum(low, low_2), top, np.maximum(low, low_2), np.minimum(high, high_2)
+        found.append((inside(ends_of[0]), inside(ends_of[1]), inside(ends_of[2]), inside(ends_of[3])))
+    if not found:
+        return []
+    if len(found) == 1:
+        low, high, core, end = found[0]
+        return [_placed(low, high, core, end, box)]
+    return _two(found[0], found[1], box)
+
+
+@lru_cache(maxsize=512)
+def _leaves(attention: Attention) -> tuple[Size | ParamRef, ...]:
+    """Sizes and scalars that the mask reads."""
+    return tuple({n: None for n in walk(attention.mask) if isinstance(n, Size | ParamRef)})
+
+
+def _placed(low: Longs, high: Longs, core: Longs, end: Longs, box: int, least: Longs | None = None) -> Runs:
+    """The fewest boxes that cover [low, high), placed so that most lie within [core, end); not before `least`."""
+    shape = [low & (box - 1), high - low, core - low, end - low, *([] if least is None else [low - least])]
+    if len(low) < MANY:
+        back, count, full, rest = _shift(shape, box)
+        return Runs(low - back, count, full, rest)
+    # tiles that stand to their columns as the one in the middle does have the same answer
+    usual = [x[len(low) // 2] for x in shape]
+    other = np.flatnonzero(np.logical_or.reduce([x != u for x, u in zip(shape, usual, strict=True)]))
+    few = np.append(other, len(low) // 2)
+    found: list[Longs] = []
+    for part in _shift([x[few] for x in shape], box):
+        whole = np.full(len(low), part[-1])
+        whole[other] = part[:-1]
+        found.append(whole)
+    return Runs(low - found[0], found[1], found[2], found[3])
+
+
+def _shift(shape: list[Longs], box: int) -> tuple[Longs, Longs, Longs, Longs]:
+    """How far before its hull a tile's first box begins, how many boxes it has, and which are FULL."""
+    over, length, core, end, *before = shape
+    # a box is a power of two: a shift rounds down, a mask is what is left
+    bits, rest_of = box.bit_length() - 1, box - 1
+    count = np.maximum(length + rest_of, 0) >> bits
+    room = count * box - length
+    if before:
+        room = np.minimum(room, before[0])
+    shift, best = np.zeros_like(over), np.full_like(over, -1)
+    for ahead in (over, -core & rest_of, -end & rest_of, np.zeros_like(over)):
+        fits = ahead <= room
+        inside = np.maximum(((end + ahead) >> bits) - ((core + ahead + rest_of) >> bits), 0)
+        better = fits & (inside > best)
+        shift, best = np.where(better, ahead, shift), np.where(better, inside, best)
+    full = np.minimum(np.maximum((core + shift + rest_of) >> bits, 0), count)
+    rest = np.minimum(np.maximum((end + shift) >> bits, full), count)
+    return shift, count, full, rest
+
+
+def _two(a: tuple[Longs, ...], b: tuple[Longs, ...], box: int) -> list[Runs]:
+    """The boxes of two bands, each pair in one."""
+    # an empty band is taken for one at the other's start
+    for one, other in ((a, b), (b, a)):
+        bare = one[0] >= one[1]
+        if bare.any():
+            one[0][:], one[1][:] = np.where(bare, other[0], one[0]), np.where(bare, other[0], one[1])
+            one[2][:], one[3][:] = np.where(bare, other[0], one[2]), np.where(bare, other[0], one[3])
+    swap = b[0] < a[0]
+    low = [np.where(swap, y, x) for x, y in zip(a, b, strict=True)]
+    high = [np.where(swap, x, y) for x, y in zip(a, b, strict=True)]
+    alone = _placed(low[0], low[1], low[2], low[3], box)
+    meet = high[0] <= alone.first + alone.boxes * box
+    longer = high[3] - high[2] > low[3] - low[2]
+    core, end = (np.where(meet & longer, high[i], low[i]) for i in (2, 3))
+    first = _placed(low[0], np.where(meet, np.maximum(low[1], high[1]), low[1]), core, end, box)
+    after = first.first + first.boxes * box
+    start = np.where(meet, after, high[0])
+    second = _placed(start, np.where(meet, after, high[1]), np.where(meet, after, high[2]), high[3], box, after)
+    # three runs of PARTIAL boxes are told, not four
+    many = (first.full > 0) & (first.rest < first.boxes) & (second.full > 0) & (second.rest < second.boxes)
+    many &= first.rest > first.full
+    first = first._replace(full=np.where(many, first.boxes, first.full), rest=np.where(many, first.boxes, first.rest))
+    return [first, second]
+
+
+def _spans(runs: list[Runs], tiles: int, box: int) -> tuple[npt.NDArray[np.int32], Longs]:
+    """[tiles, ends of spans..., origins of spans...], and what tiles cost."""
+    spans = FULL_SPANS + PARTIAL_SPANS
+    found = np.zeros((2 * spans, tiles), np.int32)
+    if not runs:
+        return found.T, np.zeros(tiles, np.int64)
+    zero = np.zeros(tiles, np.int64)
+    full = [(r.first + r.full * box, r.rest - r.full) for r in runs]
+    partial: list[tuple[Longs, Longs]] = []
+    for r in runs:
+        partial += [(r.first, r.full), (r.first + r.rest * box, r.boxes - r.rest)]
+    if len(partial) > PARTIAL_SPANS:
+        partial = _squeezed(partial)
+    full += [(zero, zero)] * (FULL_SPANS - len(full))
+    partial += [(zero, zero)] * (PARTIAL_SPANS - len(partial))
+    end = zero
+    for i, (start, count) in enumerate((*full, *partial)):
+        found[spans + i] = start - end * box
+        end = end + count
+        found[i] = end
+    total_full = full[0][1] + full[1][1]
+    return np.ascontiguousarray(found.T), 10 * total_full + 13 * (end - total_full)
+
+
+def _squeezed(partial: list[tuple[Longs, Longs]]) -> list[tuple[Longs, Longs]]:
+    """Four runs of which one is empty as three."""
+    (a, n), (b, m), (c, k), (d, j) = partial
+    none = n == 0
+    first = np.where(none, b, a), np.where(none, m, n)
+    gone = none | (m == 0)
+    second = np.where(gone, c, b), np.where(gone, k, m)
+    last = gone | (k == 0)
+    third = np.where(last, d, c), np.where(last, j, k)
+    return [first, second, third]
