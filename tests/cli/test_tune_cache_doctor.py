@@ -84,6 +84,8 @@ def test_doctor(root: Path) -> None:
     assert found["calls"]["passes"] == {}
     assert found["gpus"] == []
     assert found["cache"]["usable"]
+    assert found["cpu"]["from_pairs"] == 1 << 23
+    assert (found["cpu"]["compiler"] is None) == (not found["cpu"]["usable"])
     assert found["versions"]["kernels"] == kernels_version()
     text = attndsl("doctor", WINDOW, "--target", "sm_90", "--shape", "L=32768,H=16,D=128").out
     assert "on NVIDIA H200" in text

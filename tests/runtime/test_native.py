@@ -154,6 +154,36 @@ def test_large_scores() -> None:
         varied("softcap", magnitude=400.0, with_lse=False, scalars={"c": 1e4}).check()
 
 
+@pytest.mark.parametrize("z", [(500.0, -3.0, 80.0, 0.0), (-300.0, 30.0, -80.0, 1.0)])
+def test_sinks_of_any_size(z: tuple[float, ...]) -> None:
+    text = "attention a(input z: f32[H]) { score 3 * tanh(s) mask k <= q weight exp(s) / (exp(z[h]) + sum) }"
+    case = Case(text, inputs={"z": torch.tensor(z)})
+    native(case)
+    with forced("always"):
+        case.check()
+
+
+@pytest.mark.parametrize("name", ["softcap", "relative", "sink_q", "documents", "pair_bias", "no_structure"])
+def test_nothing_is_read_before_it_is_written(name: str) -> None:
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        with forced("always"):
+            varied(name, shape=(2, 4, 2, L, L, D, 5)).check()
+            varied(name, shape=(2, 4, 2, 7, L, D, 5), q_offset=-4).check() if name == "softcap" else None
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def test_gradients_are_the_same_in_every_run() -> None:
+    case = varied("relative", shape=(1, 4, 2, 150, 150, D, D))
+    with forced("always"):
+        first, second = case.actual(), case.actual()
+    assert all(torch.equal(first[n], second[n]) for n in first)
+
+
 def test_small_calls_run_torch_operations() -> None:
     assert not large_enough(1000)
     assert large_enough(1 << 30)

@@ -36,6 +36,8 @@ SHARED_ROWS = 8
 """Rows that a thread takes at once where torch multiplies."""
 TILE_PAIRS = 1 << 26
 """Pairs of other tiles: nothing of their size is kept."""
+KEY_NUMBERS = 1 << 20
+"""Numbers of key gradients of one step: they should stay in a cache until they are added."""
 UNITS = 2
 """Parts of the rows for each thread, where key gradients are summed by part."""
 
@@ -59,10 +61,13 @@ class NativeKernel:
         by_pair = any(leaf.span == "pair" for leaf in self.module.leaves)
         return "slabs" if self.gemm is None or by_pair else "native"
 
-    @property
-    def tile_pairs(self) -> int:
-        """Pairs of a tile."""
-        return SLAB_PAIRS if self.way == "slabs" else TILE_PAIRS
+    def room(self, rows: int, columns: int, width: int, backward: bool) -> int:
+        """Pairs of one step, of tiles of so many rows and columns; keys and values together are `width` numbers."""
+        most = SLAB_PAIRS if self.way == "slabs" else TILE_PAIRS
+        if not backward:
+            return most
+        units = max(UNITS * torch.get_num_threads(), KEY_NUMBERS // (columns * width))
+        return min(most, units * rows * columns)
 
     def forward(self, tile: TileFrame, scale: float) -> tuple[Tensor, Tensor]:
         """The weighted sum [b, g, tiles, r, rows, Dv] and lse [.., rows] of softmax over the score."""

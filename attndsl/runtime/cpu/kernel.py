@@ -160,15 +160,19 @@ class CpuKernel:
         found = library(module.source(wide))
         return None if found is None else NativeKernel(module, found, wide)
 
-    def steps(self, frame: CallFrame, plan: Plan, way: Way | NativeKernel, dtype: torch.dtype) -> Iterator[Step]:
+    def steps(
+        self, frame: CallFrame, plan: Plan, way: Way | NativeKernel, dtype: torch.dtype, backward: bool = False
+    ) -> Iterator[Step]:
         """Head class by head class, and in each its batches of row tiles; keys and values in `dtype`."""
         call = frame.call
         q, k, v = call.q, call.k.to(dtype), call.v.to(dtype)
-        name, room = (way.way, way.tile_pairs) if isinstance(way, NativeKernel) else (way, 0)
+        name, native = (way.way, way) if isinstance(way, NativeKernel) else (way, None)
         B, H = call.q.shape[:2]
         for entry in self._schedules.get(plan, call, name):
             chosen = Selection.of(entry.heads, B, H, call.k.shape[1])
-            yield Step(chosen, HeadTensors.of(chosen, q, k, v), lambda e=entry: e.batches(frame), name, room)
+            yield Step(
+                chosen, HeadTensors.of(chosen, q, k, v), lambda e=entry: e.batches(frame), name, native, backward
+            )
 
 
 def pairs_of(call: Call, plan: Plan) -> float:
@@ -185,8 +189,8 @@ class Step:
     heads: HeadTensors
     batches: Callable[[], Iterator[Batch]]
     way: Way
-    room: int = 0
-    """Pairs that one step computes; 0 for as many as suit torch's operations."""
+    native: NativeKernel | None = None
+    backward: bool = False
 
     def tiles(self, frame: CallFrame, width: int, chunked: bool, tiles: int) -> Iterator[tuple[TileFrame, Slices]]:
         """Batches, of all heads and at most `tiles` tiles; or `chunked`, cut so that one holds about TILE_PAIRS pairs,
@@ -209,7 +213,7 @@ class Step:
                 part = batch if batch.tiles <= tiles else batch.part(t, min(batch.tiles, t + tiles))
                 yield part, (slice(0, B), slice(0, G), slice(0, R))
             return
-        room = max(1, self._room_of(batch) // max(1, batch.pairs * width))
+        room = max(1, self._room(batch) // max(1, batch.pairs * width))
         r = min(R, room)
         g = min(G, max(1, room // R))
         b = min(B, max(1, room // (R * G)))
@@ -221,9 +225,10 @@ class Step:
                     for r0 in range(0, R, r):
                         yield part, (slice(b0, b0 + b), slice(g0, g0 + g), slice(r0, r0 + r))
 
-    def _room_of(self, batch: Batch) -> int:
-        if self.room:
-            return self.room
+    def _room(self, batch: Batch) -> int:
+        if self.native is not None:
+            width = self.heads.k.shape[-1] + self.heads.v.shape[-1]
+            return self.native.room(batch.row_count, max(1, batch.col_count), width, self.backward)
         return TILE_PAIRS if batch.pairs <= SLAB_PAIRS else 1
 
 
@@ -343,7 +348,7 @@ class _Backward:
         if self.grad_out.numel() or prod(call.q.shape[:3]):
             dtype = call.q.dtype if self.flash else self.frame.dtype
             way = self.native or ("flash" if self.flash else "rows")
-            for step in self.kernel.steps(self.frame, self.plan, way, dtype):
+            for step in self.kernel.steps(self.frame, self.plan, way, dtype, backward=True):
                 self._step(step)
         found = self.frame.gradients()
         for name, total in zip("qkv", self.totals, strict=True):
