@@ -1,8 +1,8 @@
 """What Triton finds out about itself before it looks into its cache, known from an earlier process.
 
 Triton's key of a kernel holds a hash of its whole compiler, a library of 400 MB, and the words of `ptxas --version`:
-0.3 s of every process. Both follow from the files, and the size, times and inode of every one say whether they are
-those that were read before.
+0.3 s of every process. Both follow from the files, and the size and times of every one (of its contents, and of what is
+said of it, which nobody can set) tell whether they are those that were read before.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingImports=false
@@ -63,7 +63,7 @@ def _known(what: str, ask: Callable[[], str]) -> str:
 
 @lru_cache(maxsize=1)
 def _fingerprint() -> str:
-    """Path, size, times and inode of every file that the answers follow from."""
+    """Path, size and times of every file that the answers follow from."""
     import triton
 
     home = Path(triton.__file__).parent
@@ -81,4 +81,4 @@ def _files(folder: str) -> Iterator[str]:
                     yield from _files(e.path)
             elif not e.name.endswith(".pyc"):
                 s = e.stat()
-                yield f"{e.path} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}"
+                yield f"{e.path} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}"
