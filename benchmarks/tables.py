@@ -90,7 +90,7 @@ def _system(name: str) -> tuple[str, str]:
     return ("fla", system.removeprefix("fla-")) if system.startswith("fla-") else (system, variant)
 
 
-_PARTS = ("attndsl-config", "attndsl-dq", "attndsl-dkdv", "attndsl-kernels")
+_PARTS = ("attndsl-config", "attndsl-dq", "attndsl-dkdv", "attndsl-fused", "attndsl-kernels")
 """Systems whose rows are no workload as a whole, or not as it is chosen."""
 
 

@@ -29,7 +29,7 @@ def generate_finish(attention: Attention, backward: BackwardForm) -> TritonModul
         numbers=[a.name for a in arguments if a.role != "constexpr" and not a.type.startswith("*")],
         arguments=arguments,
         q=rows,
-        d_parts=limited(parts(form.D), form.D),
+        d_parts=limited(parts(form.D, form.narrowest), form.D),
         D=form.D,
         batch_offset=form.batch_offset,
     )
