@@ -15,6 +15,7 @@ import attndsl
 from attndsl.runtime.cache import folder, tidy
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton.config import Config
+from attndsl.tune import offline
 from attndsl.tune import workers as workers_module
 from attndsl.tune.machines import gpu_of
 from attndsl.tune.offline import predict_passes
@@ -37,6 +38,14 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def workers() -> Iterator[Workers]:
+    made = Workers(1)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Workers]:
+    """One that tests share: a process takes seconds to start."""
     made = Workers(1)
     yield made
     made.close()
@@ -85,49 +94,50 @@ def test_a_compiler_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
         made.compile([job(Config(16, 16, 1, 4))])
 
 
-def test_jobs_are_the_same_whatever_the_order_of_their_sizes(workers: Workers) -> None:
+def test_jobs_are_the_same_whatever_the_order_of_their_sizes(pool: Workers) -> None:
     one = job(Config(16, 16, 1, 1))
     tables = {"t": np.arange(3)}
     problem = replace(one.problem, sizes=dict(reversed(one.problem.sizes.items())))
-    assert workers.ask(one) is workers.ask(replace(one, problem=problem))
-    asked = [workers.ask(replace(one, problem=replace(problem, tables=t))) for t in (tables, {"t": np.arange(3)}, {})]
+    assert pool.ask(one) is pool.ask(replace(one, problem=problem))
+    asked = [pool.ask(replace(one, problem=replace(problem, tables=t))) for t in (tables, {"t": np.arange(3)}, {})]
     assert asked[0] is asked[1]
     assert asked[0] is not asked[2]
-    assert workers.ask(replace(one, problem=replace(problem, tables={"t": np.ones(3)}))) is not asked[0]
-    assert workers.ask(replace(one, config=Config(16, 16, 1, 2))) is not asked[2]
+    assert pool.ask(replace(one, problem=replace(problem, tables={"t": np.ones(3)}))) is not asked[0]
+    assert pool.ask(replace(one, config=Config(16, 16, 1, 2))) is not asked[2]
 
 
-def test_answers_that_come_ahead(workers: Workers) -> None:
+def test_answers_that_come_ahead(pool: Workers) -> None:
     some = [job(Config(16, 16, 1, 1)), job(Config(16, 32, 1, 1))]
-    workers.ahead(some)
-    assert [c.error for c in workers.compile(some)] == ["", ""]
+    pool.ahead(some)
+    assert [c.error for c in pool.compile(some)] == ["", ""]
     ranking = Ranking(some[0].attention, some[0].problem, "bf16", gpu_of("h200"), "forward", 4)
-    configs = workers.ask(ranking).result()
+    configs = pool.ask(ranking).result()
     assert len(configs) == 4
     assert len(set(configs)) == 4
 
 
-def test_what_does_not_fit_is_said(workers: Workers) -> None:
+def test_what_does_not_fit_is_said(pool: Workers) -> None:
     f = attndsl.load(SPEC)
     gpu = gpu_of("sm_89")
     safe, large = Config(64, 64, 4, 3), Config(64, 64, 4, 4)
-    made = Predictions(f.simplified, f.problem(L=512, D=256), "bf16", "forward", gpu, workers, safe)
+    made = Predictions(f.simplified, f.problem(L=512, D=256), "bf16", "forward", gpu, pool, safe)
     found = made.compile([safe, large])
     assert found[large] == "shared memory holds 1 stages"
     assert found[safe] == "", "what runs untuned runs with as many as fit"
 
 
-def test_warps_that_are_not_specialised_are_no_candidate(workers: Workers) -> None:
+def test_warps_that_are_not_specialised_are_no_candidate(pool: Workers) -> None:
     f = attndsl.load("attention table(input t: f32[L]) { score s + t[k] }")
     wished = Config(128, 64, 4, 2, specialize=True)
     made = Predictions(
-        f.simplified, f.problem(L=512, D=64), "bf16", "forward", gpu_of("h200"), workers, Config(64, 64, 4, 3)
+        f.simplified, f.problem(L=512, D=64), "bf16", "forward", gpu_of("h200"), pool, Config(64, 64, 4, 3)
     )
     said = made.compile([wished])[wished]
     assert said == "warps are not specialised: vectors of inputs are loaded by pointers"
 
 
-def test_a_prediction_for_a_gpu_that_is_not_here(root: Path) -> None:
+def test_a_prediction_for_a_gpu_that_is_not_here(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offline, "AHEAD", 2)
     f = attndsl.load(SPEC)
     problem = f.problem(L=64, D=16)
     (entry,) = predict_passes(f.simplified, "causal", problem, "bf16", ["dkdv"], gpu_of("sm_80"), 0.0)
