@@ -1,6 +1,6 @@
 """The CPU backend beside torch's own: dense SDPA with a mask, and FlexAttention compiled. One run, alternating.
 
-    python benchmarks/cpu.py [--rounds 7] [--length 4096] [--no-flex] [--select TEXT] [--cpu-time] [--out FILE]
+    python benchmarks/cpu.py [--rounds 5] [--length 4096] [--no-flex] [--select TEXT] [--cpu-time] [--out FILE]
 
 Every row measures all its competitors in turn, round by round, and reports medians; the ratios are medians over the
 rounds of ours to theirs, so that a machine that others use distorts them less. `--cpu-time` runs one thread and counts
@@ -181,7 +181,7 @@ def write_whole(path: Path, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--no-flex", action="store_true")
     parser.add_argument("--select", default="", help="rows whose name has this in it")

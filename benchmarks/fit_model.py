@@ -27,7 +27,7 @@ from attndsl.tune.model import DECODE_USUAL, FILE, terms, terms_of, work_of
 from benchmarks.measured import Measured, files, plan_of, problem_of, read
 
 USUAL = {
-    "tensor": 1.1, "narrow": 1.0, "exponentials": 0.5, "polynomials": 1.0, "masks": 2.0, "switched": 0.3, "loads": 0.2,
+    "tensor": 1.1, "narrow": 1.0, "exponentials": 0.5, "masks": 2.0, "switched": 0.3, "loads": 0.2,
     "memory": 0.2, "alone": 0.1, "serial": 0.1, "pressure": 1.0, "starts": 0.3, "tiles": 5.0, "stages": 0.4,
     "last wave": 0.5,
 }  # fmt: skip

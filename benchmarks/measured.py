@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import attndsl
 from attndsl.bench.workloads import Workload
-from attndsl.runtime.cache.entry import entry_of
+from attndsl.runtime.cache.entry import Entry, entry_of
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.labels import config_of
 from attndsl.schedule.plan import Plan
@@ -60,6 +61,12 @@ def files(gpu: str = "nvidia-h200") -> list[Path]:
     return sorted((RESULTS / gpu).glob("*.json"))
 
 
+def current(entry: Entry) -> Entry:
+    """An entry without configurations that kernels do not have any more."""
+    fields = {f.name for f in dataclasses.fields(Config)}
+    return replace(entry, timings={n: t for n, t in entry.timings.items() if t.config.keys() <= fields})
+
+
 def read(paths: Iterable[Path]) -> list[Measured]:
     """Every configuration that was measured, runs of one joined by their median. Rows of other systems, of results
     that were wrong, and of workloads that are not here are left out."""
@@ -72,7 +79,7 @@ def read(paths: Iterable[Path]) -> list[Measured]:
 
 def _rows(record: dict[str, Any]) -> Iterator[tuple[tuple[str, Pass, Config], float]]:
     for data in record.get("entries", []):
-        entry = entry_of(data)
+        entry = current(entry_of(data))
         name = entry.made.get("workload", "")
         if name not in workloads():
             continue
@@ -87,12 +94,11 @@ def _rows(record: dict[str, Any]) -> Iterator[tuple[tuple[str, Pass, Config], fl
             continue
         numbers = [int(shown[n]) for n in ("rows", "columns", "warps", "stages")]
         more = {n: int(shown[n] or 0) for n in ("splits", "registers")}
-        if shown["fused"]:
-            # two passes in one
+        if shown["fused"] or shown["mixed"]:
+            # two passes in one; exponentials that no kernel has any more
             continue
         boxes = {n: tuple(map(int, shown[n].split("x"))) for n in ("q_box", "k_box") if shown[n]}
-        special, mixed = shown["special"] is not None, shown["mixed"] is not None
-        config = Config(*numbers, specialize=special, mixed=mixed, **boxes, **more)
+        config = Config(*numbers, specialize=shown["special"] is not None, **boxes, **more)
         yield (str(row["wl"]), step, config), float(row["ms"])
 
 

@@ -25,7 +25,7 @@ from attndsl.runtime.triton.config import Pass
 from attndsl.runtime.triton.labels import config_data, label
 from attndsl.tune.machines import gpu_of
 from attndsl.tune.shape import shape_of
-from benchmarks.measured import Measured, files, problem_of, read
+from benchmarks.measured import Measured, current, files, problem_of, read
 
 FEWEST = 2
 """Candidates that must have been compared."""
@@ -67,7 +67,7 @@ def main() -> int:
             _join(entries, entry)
     for path in paths:
         for data in json.loads(path.read_text()).get("entries", []):
-            entry = entry_of(data)
+            entry = current(entry_of(data))
             if entry.key.machine.name == name and entry.best is not None:
                 entries[_place(entry)] = entry
     chosen = sorted(entries.values(), key=lambda e: (e.name, e.key.step, e.key.D, e.key.bucket.Lk, e.key.name))

@@ -99,11 +99,13 @@ class Reads:
     """What the kernel must be given beside q, k and v: arguments in order of first use, and helper functions.
 
     `ranks` maps inputs (and const arrays) to their number of dimensions. Offsets within them are int32 unless `wide`.
-    `vectors` becomes true when more than a number of an input is read at once.
+    `loaded` are the scalars that are passed as pointers to a number. `vectors` becomes true when more than a number of
+    an input is read at once.
     """
 
     ranks: Mapping[str, int]
     wide: bool = False
+    loaded: frozenset[str] = frozenset()
     vectors: bool = False
     sizes: dict[str, None] = field(default_factory=dict[str, None])
     extents: dict[tuple[str, str, str], None] = field(default_factory=dict[tuple[str, str, str], None])
@@ -202,6 +204,11 @@ class Printer:
             case ParamRef(name=name, component=None):
                 self.reads.scalars[name] = node.type.kind
                 text = scalar_name(name)
+                if name in self.reads.loaded:
+                    if node.type.kind is Kind.BOOL:
+                        return Text(f"(tl.load({text}) != 0)")
+                    kind = "tl.int32" if node.type.kind is Kind.INT else "tl.float32"
+                    return Text(f"tl.load({text}).to({kind})")
                 return Text(f"({text} != 0)") if node.type.kind is Kind.BOOL else Text(text)
             case Load():
                 return self._load(node)

@@ -104,7 +104,7 @@ class Generator:
         vector_free(attention)
         self.attention, self.form = attention, form
         self.rule = rule_of(attention)
-        self.reads = Reads(input_ranks(attention), form.wide)
+        self.reads = Reads(input_ranks(attention), form.wide, frozenset(form.loaded))
         self.hoisted = Scope("r")
         self.searched: dict[Expr, str] = {}
         self.exponent = self._exponent()
@@ -152,12 +152,10 @@ class Generator:
             "rule": self.rule,
             "plain": self.exponent is not None and self.exponent.plain,
             "exp": self.exp,
-            "exp_of_pairs": "exp2_mixed" if form.mixed else self.exp,
-            "mixed": form.mixed,
             "scale": "scale_log2" if form.low_precision else "scale",
             "has_output": self.attention.output is not None,
             "d_parts": limited(parts(form.D), form.D),
-            "v_parts": limited(parts(form.Dv), form.Dv),
+            "v_parts": limited(form.v_parts, form.Dv),
             "D": form.D,
             "Dv": form.Dv,
             "tma": form.tma,
@@ -285,10 +283,10 @@ class Generator:
         outer = Printer(self.reads, leaves, scope)
         printer = Printer(self.reads, {**leaves, **self.rows.vectors}, scope) if self._vectors else outer
         factor = self._factor(printer, local, scope)
-        values = [f"acc{p.index}" + (f" * {factor}[:, None]" if factor else "") for p in parts(form.Dv)]
+        values = [f"acc{p.index}" + (f" * {factor}[:, None]" if factor else "") for p in form.v_parts]
         lines, scope.lines = scope.lines, []
         scope.prefix = "z"
-        outputs = [self._output(part, outer, local, scope) for part in parts(form.Dv)]
+        outputs = [self._output(part, outer, local, scope) for part in form.v_parts]
         output_lines, scope.lines = scope.lines, []
         lse = "(m + tl.log2(l)) * 0.6931471805599453" if self.form.low_precision else "m + tl.log(l)"
         scope.prefix = "t"

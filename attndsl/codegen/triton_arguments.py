@@ -84,7 +84,7 @@ def read_arguments(reads: Reads) -> list[Argument]:
     for side, segment, axis in reads.extents:
         found.append(Argument(extent_name(side, segment, axis), "i32", "extent", (side, segment, axis)))
     for name, kind in reads.scalars.items():
-        type_ = "fp32" if kind is Kind.FLOAT else "i32"
+        type_ = "*scalar" if name in reads.loaded else "fp32" if kind is Kind.FLOAT else "i32"
         found.append(Argument(scalar_name(name), type_, "scalar", (name,)))
     for name in reads.inputs:
         text = input_name(name)

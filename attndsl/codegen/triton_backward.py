@@ -95,7 +95,7 @@ class _Sweep:
         assert self.turned or not self.fused
         self.rule = rule_of(attention)
         ranks = input_ranks(attention)
-        self.reads = Reads(ranks, self.form.wide)
+        self.reads = Reads(ranks, self.form.wide, frozenset(self.form.loaded))
         self.slots = Slots(backward.wanted, ranks, self.form.batch_offset)
         self.hoisted = Scope("r")
         self.rows = row_code(self.form, self.reads)
@@ -156,8 +156,8 @@ class _Sweep:
             deterministic=self.backward.deterministic,
             own=own,
             other=other,
-            d_parts=limited(parts(form.D), form.D),
-            v_parts=limited(parts(form.Dv), form.Dv),
+            d_parts=limited(parts(form.D, form.narrowest), form.D),
+            v_parts=limited(form.v_parts, form.Dv),
             D=form.D,
             Dv=form.Dv,
             tma=form.tma,

@@ -37,6 +37,7 @@ class ClassifyForm:
     searched: bool = False
     batch_offset: bool = False
     wide: bool = False
+    loaded: tuple[str, ...] = ()
 
     @property
     def piece(self) -> PieceForm:
@@ -120,7 +121,7 @@ def generate_classify(attention: Attention, form: ClassifyForm) -> ClassifyModul
 class _Generator:
     def __init__(self, attention: Attention, form: ClassifyForm) -> None:
         self.attention, self.form = attention, form
-        self.reads = Reads(input_ranks(attention), form.wide)
+        self.reads = Reads(input_ranks(attention), form.wide, frozenset(form.loaded))
         self.rows, self.columns, self.ranges, self.pairs = (Scope(p) for p in "rvxy")
         uniform: dict[Expr, str] = {BATCH: "b", HEAD: "h", KEY_HEAD: "hkv"}
         own: dict[Expr, str] = {Index(INT, "row"): "row", Index(INT, "q"): "q_at"}

@@ -17,7 +17,7 @@ from attndsl.ir.attention import Attention
 def generate_finish(attention: Attention, backward: BackwardForm) -> TritonModule:
     """The kernel of a form, whose pieces play no part."""
     form = replace(backward.form, pieces=(), tma=False)
-    reads = Reads(input_ranks(attention), form.wide)
+    reads = Reads(input_ranks(attention), form.wide, frozenset(form.loaded))
     rows = row_code(form, reads)
     arguments = [Argument("dq_sums", "*fp32", "tensor", ("dq_sums",)), Argument("dq", "*qkv", "tensor", ("dq",))]
     arguments += table_arguments(form) + numbers(form, ()) + read_arguments(reads)
@@ -29,7 +29,7 @@ def generate_finish(attention: Attention, backward: BackwardForm) -> TritonModul
         numbers=[a.name for a in arguments if a.role != "constexpr" and not a.type.startswith("*")],
         arguments=arguments,
         q=rows,
-        d_parts=limited(parts(form.D), form.D),
+        d_parts=limited(parts(form.D, form.narrowest), form.D),
         D=form.D,
         batch_offset=form.batch_offset,
     )

@@ -48,6 +48,27 @@ class PieceForm:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Components [start, start + width) of a head; `ragged` where the head ends inside."""
+
+    index: int
+    start: int
+    width: int
+    ragged: bool
+
+
+def parts(size: int, least: int = 16) -> tuple[Part, ...]:
+    """A head size as powers of two of at least `least`: 96 is 64 + 32, 40 is 32 + 16, or 64."""
+    left, start = -(-size // least) * least, 0
+    found: list[Part] = []
+    while left:
+        width = 1 << (left.bit_length() - 1)
+        found.append(Part(len(found), start, width, start + width > size))
+        start, left = start + width, left - width
+    return tuple(found)
+
+
+@dataclass(frozen=True)
 class Form:
     """A kernel: the rows of one q segment against the pieces of their k segments. `turned`: the other way round, `q` is
     the k segment whose keys are a tile's rows, and `pieces` are q segments.
@@ -57,11 +78,12 @@ class Form:
     addresses and strides of q, k and v are multiples of 16 bytes. `wide`: an input has 2^31 elements or more.
     `far`: elements of a tile or box lie 2^31 or more apart. `batch_offset`: `q_offset` is a tensor. `negative`: the
     scale is below zero. `boxed_stats`: what is known of rows is loaded as boxes too, which begin at multiples of 16
-    bytes.
+    bytes. `loaded`: scalars that are given as tensors of one number, sorted.
 
     `walk`: a loop over FULL boxes without mask code and one over PARTIAL boxes; or one loop over all boxes, whose mask
     is arithmetic that FULL boxes switch off, `specialized` if some warps only load. `bare`: all boxes are FULL, so that
-    there is no mask at all. `mixed`: one of four exponentials is a polynomial.
+    there is no mask at all. `pipelined`:
+    boxes that descriptors load are under way while others are multiplied.
     """
 
     dtype: Dtype
@@ -81,8 +103,9 @@ class Form:
     searched: bool = False
     far: bool = False
     turned: bool = False
+    loaded: tuple[str, ...] = ()
     boxed_stats: bool = False
-    mixed: bool = False
+    pipelined: bool = False
 
     @property
     def sides(self) -> tuple[Lit["q", "k"], Lit["q", "k"]]:
@@ -98,6 +121,17 @@ class Form:
     def low_precision(self) -> bool:
         return self.dtype != "fp32"
 
+    @property
+    def narrowest(self) -> int:
+        """The least width of a part of a product's result. On Hopper, Triton 3.6 multiplies wrong by boxes of 16
+        components that are not loaded ahead by descriptors: it reads shared memory beyond them."""
+        return 16 if self.pipelined or not self.low_precision else 32
+
+    @property
+    def v_parts(self) -> tuple[Part, ...]:
+        """The parts of a value, and of a row of the output."""
+        return parts(self.Dv, self.narrowest)
+
 
 def typical_forms(attention: Attention) -> tuple[Form, ...]:
     """The forms that a call of this attention most likely needs: bf16, heads of 128, tensors that TMA can load."""
@@ -112,24 +146,3 @@ def typical_forms(attention: Attention) -> tuple[Form, ...]:
 
 def _side(segment: Segment) -> SideForm:
     return SideForm(segment.name, segment.axes, (False,) * len(segment.axes))
-
-
-@dataclass(frozen=True)
-class Part:
-    """Components [start, start + width) of a head; `ragged` where the head ends inside."""
-
-    index: int
-    start: int
-    width: int
-    ragged: bool
-
-
-def parts(size: int) -> tuple[Part, ...]:
-    """A head size as powers of two of at least 16: 96 is 64 + 32, 40 is 32 + 16."""
-    left, start = -(-size // 16) * 16, 0
-    found: list[Part] = []
-    while left:
-        width = 1 << (left.bit_length() - 1)
-        found.append(Part(len(found), start, width, start + width > size))
-        start, left = start + width, left - width
-    return tuple(found)

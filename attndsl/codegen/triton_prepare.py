@@ -11,7 +11,7 @@ from attndsl.codegen.templates import render, title
 from attndsl.codegen.triton import TritonModule, input_ranks, limited, tidy
 from attndsl.codegen.triton_arguments import Argument, numbers, read_arguments, table_arguments
 from attndsl.codegen.triton_backward import BackwardForm, stats_of
-from attndsl.codegen.triton_form import Part, parts
+from attndsl.codegen.triton_form import Part
 from attndsl.codegen.triton_score import LOG2E, SCALE
 from attndsl.codegen.triton_sides import local_meaning, row_code
 from attndsl.codegen.triton_slots import Slot, Slots, element_of, scope_lines
@@ -38,7 +38,7 @@ class _Prepare:
         self.form = replace(backward.form, pieces=(), tma=False)
         self.rule = rule_of(attention)
         ranks = input_ranks(attention)
-        self.reads = Reads(ranks, self.form.wide)
+        self.reads = Reads(ranks, self.form.wide, frozenset(self.form.loaded))
         self.slots = Slots(backward.wanted, ranks, self.form.batch_offset)
         self.rows = row_code(self.form, self.reads)
         self.stats = stats_of(self.rule, backward.grad_lse)
@@ -87,7 +87,7 @@ class _Prepare:
             ends=ends,
             grad_lse=self.backward.grad_lse,
             deterministic=self.backward.deterministic,
-            v_parts=limited(parts(form.Dv), form.Dv),
+            v_parts=limited(form.v_parts, form.Dv),
             Dv=form.Dv,
             batch_offset=form.batch_offset,
         )
@@ -104,7 +104,7 @@ class _Prepare:
         slots = self.slots.of([whole], (Level.UNIFORM, Level.ROW))
         by_slot = [(s, simplify_expr(derivative(whole, s.load))) for s in slots]
         found: list[str] = []
-        for part in parts(self.form.Dv):
+        for part in self.form.v_parts:
             i = part.index
             own = Scope(f"z{i}_")
             leaves = {**self.leaves, O: f"o{i}"}
@@ -182,7 +182,7 @@ class _Prepare:
             lines.append(f"{slot.name} = tl.zeros([BM, 1], tl.float32) + {' + '.join(texts)}")
             ends.append(self._end(slot, None))
         for slot, by_part in self.vectors.items():
-            for part in parts(self.form.Dv):
+            for part in self.form.v_parts:
                 name = f"{slot.name}_{part.index}"
                 lines.append(f"{name} = tl.zeros([BM, {part.width}], tl.float32) + {by_part[part.index]}")
                 ends.append(self._end(slot, part))

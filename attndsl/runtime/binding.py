@@ -7,7 +7,7 @@ the attention and the argument, what was given and what was expected.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -53,12 +53,14 @@ def bind_call(
     scale: Any = None,
     q_offset: Any = 0,
     grid: Any = None,
+    stay: Collection[str] = (),
 ) -> Call:
     """The call of `attention` (consts bound) on these arguments; backends run the `simplified` one.
 
     q is [B, H, Lq, D], k [B, Hkv, Lk, D], v [B, Hkv, Lk, Dv] (`bshd`: positions before heads). A tensor whose innermost
-    stride is not 1 is copied. `arguments` are the scalars and inputs. A float input takes any floating element type,
-    an int input the declared integer type or a narrower one, a bool input bools. Raises TypeError and ValueError.
+    stride is not 1 is copied. `arguments` are the scalars and inputs; scalars that `stay` are tensors, and left so. A
+    float input takes any floating element type, an int input the declared integer type or a narrower one, a bool input
+    bools. Raises TypeError and ValueError.
     """
     owner = attention.name
     consts = [c.name for c in attention.consts]
@@ -73,7 +75,10 @@ def bind_call(
     L = max(Lq, Lk) if isinstance(offset, int) and offset == 0 else Lk
     table.set("L", L, "the lengths")
 
-    scalars = {s.name: scalar_value(owner, s, scalars_given[s.name]) for s in attention.scalars}
+    scalars: dict[str, Any] = {
+        s.name: scalars_given[s.name] if s.name in stay else scalar_value(owner, s, scalars_given[s.name])
+        for s in attention.scalars
+    }
     inputs = {p.name: check_input(attention, p.name, inputs_given[p.name], q.device) for p in attention.inputs}
     table.bind_shapes(attention, {name: tuple(t.shape) for name, t in inputs.items()})
     q_extents, k_extents = grid_extents(attention, grid, Lq, Lk, L)

@@ -28,9 +28,10 @@ class Call:
     `q [B, H, Lq, D]`, `k [B, Hkv, Lk, D]`, `v [B, Hkv, Lk, Dv]`: one floating dtype and device, any strides with a
     unit innermost one (an extent of 1 may have any). `inputs` holds every input of the attention: floats in any
     floating dtype, ints in the declared width or a narrower one; on the same device, any strides.
-    `scalars` holds every scalar, defaults filled in, as Python numbers. `sizes` holds `B H Hkv Lq Lk L D Dv` and the
-    fresh names. `q_extents` and `k_extents` map segment names to axis extents (without a grid: empty). `q_offset` is an
-    int or an i64 tensor [B] on the same device. `tables` are host copies of the inputs that the mask reads.
+    `scalars` holds every scalar, defaults filled in, as Python numbers (tensors where `LocatingKernel.loads`).
+    `sizes` holds `B H Hkv Lq Lk L D Dv` and the fresh names. `q_extents` and `k_extents` map segment names to axis
+    extents (without a grid: empty). `q_offset` is an int or an i64 tensor [B] on the same device. `tables` are host
+    copies of the inputs that the mask reads.
 
     `memo` is a kernel's own: what it keeps there is found again by every call that differs from this one in nothing
     but elements of tensors and scalars that the mask does not read (same shapes, strides, element types, device,
@@ -149,6 +150,10 @@ class LocatingKernel(Protocol):
 
     def locates(self, call: Call) -> bool:
         """Whether this is such a call. Shapes and element types decide it."""
+        ...
+
+    def loads(self, scalar: str) -> bool:
+        """Whether `Call.scalars` may hold a tensor [] for this one, of its kind, on q's device."""
         ...
 
 

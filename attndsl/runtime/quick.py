@@ -167,10 +167,14 @@ def asked(
         count = len(more)
         tensors = (q, k, v, *more)
     scalars: Scalars = {}
-    deciding: tuple[str, ...] = ()
+    deciding: tuple[Hashable, ...] = ()
     for name, kind, default, decides in signature.kinds:
         value = arguments.get(name, default)
         count += name in arguments
+        if type(value) is Tensor and value.ndim == 0 and not value.requires_grad:
+            scalars[name] = value
+            deciding = (*deciding, (value.dtype, value.device, value.data_ptr() & 15, _keys(value).raw_repr()))
+            continue
         if type(value) is not _TYPES[kind] or (kind is Kind.INT and not -(2**31) <= value < 2**31):
             return None
         scalars[name] = value
@@ -254,7 +258,11 @@ def remember(signature: Signature, call: Asked, given: Given) -> None:
         return
     runner = runner_of(given.spec)
     binding = runner.binding(given, call.differentiated)
-    if binding is None:
+    kept = runner.scalars(given) if given.numbers else call.scalars
+    if binding is None or any(
+        isinstance(x, Tensor) and not isinstance(kept[n], Tensor) for n, x in call.scalars.items()
+    ):
+        # a number that the host reads of a tensor may be another the next time
         return
     nothing: Any = None
     bare = given._replace(q=nothing, k=nothing, v=nothing, inputs=[])
@@ -344,11 +352,23 @@ def _again(known: Repeated, tensors: Sequence[Tensor], scalars: Scalars, offset:
     if known.valid and all(_facts(t) == f for t, f in zip(tensors, known.facts, strict=True)):
         return known.bound(tensors, scalars, offset)
     q, k, v, *inputs = tensors
-    floats = [float(x) for x in scalars.values() if type(x) is float]
-    ints = [int(x) for x in scalars.values() if type(x) is not float]
-    given = known.given._replace(q=q, k=k, v=v, inputs=inputs, floats=floats, ints=ints)
-    if isinstance(offset, int):
-        given = given._replace(q_offset=offset)
-    else:
-        given = given._replace(numbers=[offset])
+    floats: list[float] = []
+    ints: list[int] = []
+    numbers: list[Tensor] = []
+    for s in known.runner.attention.scalars:
+        value = scalars[s.name]
+        if isinstance(value, Tensor):
+            numbers.append(value)
+            value = 0
+        if s.kind is Kind.FLOAT:
+            floats.append(float(value))
+        else:
+            ints.append(int(value))
+    if isinstance(offset, Tensor):
+        numbers.append(offset)
+        offset = 0
+    # in the places that they had
+    given = known.given._replace(
+        q=q, k=k, v=v, inputs=inputs, floats=floats, ints=ints, numbers=numbers, q_offset=offset
+    )  # fmt: skip
     return known.runner.bound(given, differentiated=True)

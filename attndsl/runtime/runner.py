@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attndsl.ir.attention import Attention
+from attndsl.ir.attention import Attention, Scalar
 from attndsl.ir.expr import ParamRef, walk
 from attndsl.ir.free import tensors as tensors_read
 from attndsl.ir.types import Kind
@@ -34,7 +34,7 @@ from attndsl.schedule.tiling import Tiling
 CAPACITY = 64
 """Different calls whose bindings are kept."""
 
-Scalars = dict[str, bool | int | float]
+Scalars = dict[str, Any]
 
 
 @dataclass(eq=False, slots=True)
@@ -120,6 +120,7 @@ class Runner:
         self._scans = scan_form(simplified).form is not None
         self._inputs = tuple(i.name for i in attention.inputs)
         deciding = decided_by(attention) | {n.name for n in walk(simplified.mask) if isinstance(n, ParamRef)}
+        self._decided = decided_by(attention)
         self.deciding = tuple(s.name for s in attention.scalars if s.name in deciding)
         """Scalars whose values decide what a call may be, or its plan."""
 
@@ -157,7 +158,7 @@ class Runner:
         Calls of equal tensors' shapes, strides, element types, devices and alignments, of equal options and equal
         scalars where they decide something, share their binding, and their plan unless the mask reads a tensor.
         """
-        scalars = self._scalars(given)
+        scalars = self.scalars(given, checked)
         offset, scale = self._numbers(given)
         key = self._key(given, scalars, offset, scale, differentiated)
         binding = self._bindings.get(key)
@@ -174,7 +175,7 @@ class Runner:
 
     def binding(self, given: Given, differentiated: bool) -> Binding | None:
         """What calls that repeat this one share, once it was bound; None where nothing is kept of it."""
-        scalars = self._scalars(given)
+        scalars = self.scalars(given)
         offset, scale = self._numbers(given)
         return self._bindings.get(self._key(given, scalars, offset, scale, differentiated))
 
@@ -208,8 +209,9 @@ class Runner:
 
     # Binding
 
-    def _scalars(self, given: Given) -> Scalars:
-        found: Scalars = {}
+    def scalars(self, given: Given, checked: bool = False) -> Scalars:
+        """The scalars of a call, as numbers; tensors where the kernel reads them on the device, unless `checked`."""
+        found: dict[str, Any] = {}
         floats, ints = iter(given.floats), iter(given.ints)
         for s in self.attention.scalars:
             match s.kind:
@@ -222,8 +224,21 @@ class Runner:
         for place, number in zip(given.places, given.numbers, strict=True):
             if place < len(self.attention.scalars):
                 s = self.attention.scalars[place]
-                found[s.name] = scalar_value(self.attention.name, s, number)
+                stays = not checked and self._stays(given, s, number)
+                found[s.name] = number if stays else scalar_value(self.attention.name, s, number)
         return found
+
+    def _stays(self, given: Given, scalar: Scalar, number: Tensor) -> bool:
+        """Whether a tensor in the place of a scalar is left to the kernel: the host would wait for the device."""
+        if self._scans or scalar.name in self._decided or number.device != given.q.device:
+            return False
+        fits = {
+            Kind.BOOL: number.dtype == torch.bool,
+            Kind.INT: number.dtype in (torch.int8, torch.int16, torch.int32, torch.int64),
+            Kind.FLOAT: number.dtype.is_floating_point,
+        }[scalar.kind]
+        kernel: Any = self.kernel_for(given)
+        return fits and self._is_locating(kernel) and bool(kernel.loads(scalar.name))
 
     def _numbers(self, given: Given) -> tuple[int | Tensor, float | Tensor | None]:
         """The offset and the scale."""
@@ -234,7 +249,7 @@ class Runner:
             if place == count:
                 scale = number.item()
             elif place == count + 1:
-                offset = number if number.ndim or _stays(number) else _whole(number)
+                offset = number if number.ndim or _device_alone(number) else _whole(number)
                 if isinstance(offset, Tensor) and not offset.ndim:
                     offset = offset.expand(given.q.shape[0]).contiguous()
         return offset, scale
@@ -253,7 +268,10 @@ class Runner:
             offset if isinstance(offset, int) else (offset.shape, offset.dtype, offset.device),
         ]  # fmt: skip
         # -0.0 is not 0.0, and nan is nan
-        parts += [repr(scalars[n]) for n in self.deciding]
+        parts += [repr(scalars[n]) for n in self.deciding if not isinstance(scalars[n], Tensor)]
+        for name, t in scalars.items():
+            if isinstance(t, Tensor):
+                parts += (name, t.dtype, t.data_ptr() & 15)
         for t in given.tensors:
             parts += (t.shape, t.stride(), t.dtype, t.device, t.data_ptr() & 15)
         return tuple(parts)
@@ -272,6 +290,7 @@ class Runner:
         call = bind_call(
             self.attention, self.simplified, given.q, given.k, given.v, arguments,
             scale=scale, q_offset=offset, grid=given.grid,
+            stay=[n for n, x in scalars.items() if isinstance(x, Tensor)],
         )  # fmt: skip
         call = replace(call, differentiated=differentiated)
         form = self._form(kernel, call)
@@ -305,12 +324,15 @@ class Runner:
 
     def _locates(self, kernel: Kernel, call: Call) -> bool:
         """Whether the kernel needs no plan for a call."""
+        asked: Any = kernel
+        return self._is_locating(kernel) and bool(asked.locates(call))
+
+    def _is_locating(self, kernel: Kernel) -> bool:
         # once for a kind of kernel: asking a protocol takes longer than the answer
         known = self._locating.get(type(kernel))
         if known is None:
             known = self._locating[type(kernel)] = isinstance(kernel, LocatingKernel)
-        asked: Any = kernel
-        return known and bool(asked.locates(call))
+        return known
 
     def _form(self, kernel: Kernel, call: Call) -> ScanForm | None:
         """How the kernel scans a call, None if it does not."""
@@ -320,7 +342,7 @@ class Runner:
         return None if form is None or kernel.scan_gap(call, form) is not None else form
 
 
-def _stays(number: Tensor) -> bool:
+def _device_alone(number: Tensor) -> bool:
     """Whether a number is not to be read by the host: it would wait for the device."""
     return number.device.type == "cuda" and not number.dtype.is_floating_point and number.dtype != torch.bool
 

@@ -109,8 +109,7 @@ def spread(ranked: Sequence[Config], most: int) -> list[Config]:
     kinds = {_kind(default)}
     first: list[Config] = []
     for config in rest:
-        # the default with other exponentials is a kind of its own
-        kind = ("default",) if config == replace(default, mixed=not default.mixed) else _kind(config)
+        kind = _kind(config)
         crowded = config.specialize and 2 * sum(c.specialize for c in first) >= most - 1
         if kind not in kinds and not crowded:
             kinds.add(kind)
@@ -148,7 +147,6 @@ def _specialised(rows: Sequence[int], columns: Sequence[int], facts: Facts, gpu:
         config = Config(r, c, 4, 2, specialize=True)
         if r >= 128 and c >= 64 and fits("forward", config, facts, gpu):
             yield config
-            yield replace(config, mixed=True)
 
 
 def _decode(facts: Facts, gpu: Gpu, default: Config) -> Iterator[Config]:

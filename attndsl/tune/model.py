@@ -28,8 +28,8 @@ from attndsl.tune.candidates import element_size, footprint
 from attndsl.tune.machines import Gpu
 
 TERMS = (
-    "tensor", "narrow", "exponentials", "polynomials", "masks", "switched", "loads", "memory", "alone", "serial",
-    "pressure", "starts", "tiles", "stages", "last wave",
+    "tensor", "narrow", "exponentials", "masks", "switched", "loads", "memory", "alone", "serial", "pressure", "starts",
+    "tiles", "stages", "last wave",
 )  # fmt: skip
 DECODE_TERMS = ("memory", "uneven", "latency", "arithmetic", "starts", "merge")
 """Those of `decode`: keys and values from memory once, shares that end at other times, loads that are too few to hide
@@ -37,7 +37,7 @@ how long they take, products and exponentials, the start of programs and boxes, 
 FILE = Path(__file__).parent / "model.json"
 THREADS = 2048
 """Threads that a multiprocessor holds."""
-MASK_OPERATIONS, POLYNOMIAL_OPERATIONS = 12.0, 16.0
+MASK_OPERATIONS = 12.0
 FUSED = 1.4, 2.0
 """As measured, in programs of four and of eight warps."""
 PRODUCTS = {"forward": (1.0, 1.0), "decode": (1.0, 1.0), "dq": (2.0, 1.0), "dkdv": (2.0, 2.0)}
@@ -128,7 +128,7 @@ def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, 
     if config.specialize:
         # two groups share a tile, and no product has fewer than 64 rows
         tensor *= max(128 / config.rows, 1.0)
-    exponentials = work.pairs * (0.75 if config.mixed else 1.0) / (gpu.exponentials * units * gpu.clock)
+    exponentials = work.pairs / (gpu.exponentials * units * gpu.clock)
     loads = work.boxes * work.columns * (D + Dv) * e / (64.0 * units * gpu.clock)
     # every 64 rows read the box anew, every box its rows' queries: narrow boxes starve the tensor cores
     reads = work.boxes * (work.rows * D + max(work.rows / 64, 1.0) * work.columns * (D + Dv)) * e
@@ -144,7 +144,6 @@ def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, 
             tensor,
             max(shared - 0.75 * tensor, 0.0),
             exponentials,
-            POLYNOMIAL_OPERATIONS * 0.25 * work.pairs / gpu.scalar if config.mixed else 0.0,
             0.0 if config.specialize else MASK_OPERATIONS * work.partial / gpu.scalar,
             # one loop: all boxes go through the mask's arithmetic if one has a mask
             MASK_OPERATIONS * work.pairs / gpu.scalar if config.specialize and work.partial else 0.0,

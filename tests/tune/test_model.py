@@ -79,7 +79,7 @@ def test_non_negative_least_squares() -> None:
 def test_rows_tell_their_configuration(tmp_path: Path) -> None:
     configs = [
         Config(128, 64, 8, 3), Config(128, 128, 4, 2, specialize=True), Config(128, 64, 8, 2, registers=128),
-        Config(128, 128, 4, 2, specialize=True, mixed=True), Config(64, 64, 4, 3, q_box=(8, 8), k_box=(4, 16)),
+        Config(64, 64, 4, 3, q_box=(8, 8), k_box=(4, 16)),
     ]  # fmt: skip
     name = "mask32k D128 H16 swa1024 causal"
     rows = [{"wl": name, "sys": "attndsl-config", "ms": 1.0 + i, "note": f"{label(c)}; plan 2.0 ms, boxes 7"}

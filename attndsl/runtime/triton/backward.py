@@ -26,6 +26,7 @@ from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, launch
 from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, dtype_of, exact, form_of
+from attndsl.runtime.triton.walks import pipelines
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
@@ -250,8 +251,9 @@ class _Run:
         bare = step in ("prepare", "finish")
         others = [] if bare else [self.given[n] for n in ("do", *(("dk", "dv") if turned else ("dq",)))]
         form = form_of(self.backward.attention, call, found.tables, *others, turned=turned)
+        form = replace(form, pipelined=pipelines(form, config))
         if bare:
-            form = replace(form, pieces=(), tma=False, aligned=False)
+            form = replace(form, pieces=(), tma=False, aligned=False, pipelined=False)
         wanted = frozenset[str]() if step == "finish" else self.wanted
         fused = turned and self.fused
         made = BackwardForm(

@@ -23,10 +23,9 @@ class Config:
     `q_box` and `k_box` are the shapes of boxes on a grid, a side per axis; without them the plan's cost model chooses.
     `splits`, for `decode`: over how many programs the keys of a row are split; 0 leaves it to the shape. `registers` is
     the most that a thread may have, so that several programs fit a multiprocessor; 0 leaves it to the compiler.
-    `mixed`: in the forward pass one of four exponentials is a polynomial, as the unit of exponentials is what tiles of
-    small heads wait for (the trick is FlashAttention-4's). `fused`, for `dkdv`: dq is computed along with dk and dv,
-    five products instead of seven, in sums that programs add to in no order, whole `boxes` at a time or `elements`;
-    calls that must be deterministic, or want gradients that only `dq` finds, run both passes."""
+    `fused`, for `dkdv`: dq is computed along with dk and dv, five products instead of seven, in sums that programs add
+    to in no order, whole `boxes` at a time or `elements`; calls that must be deterministic, or want gradients that only
+    `dq` finds, run both passes."""
 
     rows: int
     columns: int
@@ -37,7 +36,6 @@ class Config:
     k_box: tuple[int, ...] = ()
     splits: int = 0
     registers: int = 0
-    mixed: bool = False
     fused: Lit["", "boxes", "elements"] = ""
 
     def options(self, stages: int) -> dict[str, int]:

@@ -35,7 +35,7 @@ from attndsl.runtime.triton.generated import decode_module
 from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
 from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.reach import far, wide
-from attndsl.runtime.triton.sweeps import dtype_of, is_aligned
+from attndsl.runtime.triton.sweeps import dtype_of, is_aligned, loaded
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import moved
@@ -174,7 +174,7 @@ class Decode:
             form = Form(
                 dtype, call.q.shape[-1], call.v.shape[-1], ready.tables.q, (ready.tables.piece,),
                 aligned=is_aligned(call), wide=is_wide, batch_offset=isinstance(call.q_offset, Tensor),
-                negative=call.scale < 0, interpreted=interpreting(),
+                negative=call.scale < 0, interpreted=interpreting(), loaded=loaded(call),
                 far=far(ready.tables.box * ready.tables.split_k, call.k, call.v),
             )  # fmt: skip
             found = ready.prepared[key] = self._prepared(call, form, ready, config, need_lse)

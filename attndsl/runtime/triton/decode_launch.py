@@ -42,10 +42,13 @@ class Placed:
 def prepared_key(call: Call, config: Config, wide: bool, need_lse: bool) -> Hashable:
     """Equal for calls with the same tables that differ in the number of keys, offsets, scalars and addresses alone."""
     inputs = tuple((t.dtype, t.data_ptr() % 16 == 0) for t in call.inputs.values())
+    scalars = tuple(
+        (n, v.dtype, v.data_ptr() % 16 == 0) for n, v in sorted(call.scalars.items()) if isinstance(v, Tensor)
+    )  # fmt: skip
     places = [t.data_ptr() % 16 == 0 for t in (call.q, call.k, call.v)]
     return (
         call.q.dtype, call.q.shape, call.q.stride(), call.k.stride(), call.v.stride(), config, wide, need_lse,
-        call.scale, isinstance(call.q_offset, Tensor), inputs, *places,
+        call.scale, isinstance(call.q_offset, Tensor), inputs, scalars, *places,
     )  # fmt: skip
 
 

@@ -192,6 +192,10 @@ class TritonKernel(LinearKernel):
         lines = [(line_of(self.attention, turned), config) for turned, config in sweeps]
         return all(line is not None and line.step <= config.columns for line, config in lines)
 
+    def loads(self, scalar: str) -> bool:
+        """Whether a scalar may be a tensor that the host does not read."""
+        return self._locator.on_line or scalar not in self._locator.scalars
+
     def _launch(
         self, call: Call, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]
     ) -> Prepared | None:

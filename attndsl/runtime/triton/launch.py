@@ -96,6 +96,8 @@ class Launch:
                 return self._extent(*map(str, a.key))
             case "scalar":
                 value = self.call.scalars[str(a.key[0])]
+                if isinstance(value, Tensor):
+                    return readable(value)
                 return float(value) if a.type == "fp32" else int(value)
             case "input":
                 return self.inputs[str(a.key[0])]
@@ -232,13 +234,18 @@ class Prepared:
             values[i] = readable(call.inputs[name])
         for i, place in self._places:
             values[i] = given[TABLES][place:]
-        self._fill_scalars(call, values)
+        self._fill_scalars(call, values, [], False)
         return values
 
-    def _fill_scalars(self, call: Call, values: list[Any]) -> None:
+    def _fill_scalars(self, call: Call, values: list[Any], held: list[Tensor], bare: bool) -> None:
         for i, name, is_float in self._scalars:
             value = call.scalars[name]
-            values[i] = float(value) if is_float else int(value)
+            if not isinstance(value, Tensor):
+                values[i] = float(value) if is_float else int(value)
+                continue
+            value = readable(value)
+            held.append(value)
+            values[i] = value.data_ptr() if bare else value
 
     def run(self, call: Call, given: Mapping[str, Tensor]) -> None:
         """Launch again, on the current stream of the call's device."""
@@ -268,7 +275,7 @@ class Prepared:
             first = given[TABLES].data_ptr()
             for i, place in self._places:
                 values[i] = first + 4 * place
-        self._fill_scalars(call, values)
+        self._fill_scalars(call, values, held, True)
         stream = raw_stream(device)
         keep_tables(self.tables, self.streams, stream)
         self.ready.run(values, device, stream)

@@ -30,11 +30,12 @@ from attndsl.codegen.triton_classify import (
 )
 from attndsl.codegen.triton_form import FULL_SPANS, PARTIAL_SPANS
 from attndsl.ir.attention import Attention
+from attndsl.ir.expr import ParamRef, walk
 from attndsl.ir.free import tensors as tensors_read
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.compiled import compiling
 from attndsl.runtime.triton.failures import reported, run_time_attempt
-from attndsl.runtime.triton.launch import input_of
+from attndsl.runtime.triton.launch import input_of, readable
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.reach import wide
 from attndsl.runtime.triton.submit import Ready, raw_stream
@@ -124,6 +125,7 @@ class Located:
         arguments = (*self.module.arguments, *self.module.lookup)
         names = {str(a.key[0]): None for a in arguments if a.role == "input"}
         inputs = {n: input_of(call, n) for n in names}
+        loaded = [t for t in call.scalars.values() if isinstance(t, Tensor)]
         offsets = call.q_offset.to(torch.int32) if isinstance(call.q_offset, Tensor) else buffer
         device = call.q.device
         if device.type != "cuda":
@@ -133,18 +135,26 @@ class Located:
                 function[programs,](*values)
             return buffer
         if device.index == torch.cuda.current_device():
-            self._run(call, inputs, offsets, codes, buffer)
+            self._run(call, inputs, offsets, codes, buffer, loaded)
         else:
             with torch.cuda.device(device):
-                self._run(call, inputs, offsets, codes, buffer)
+                self._run(call, inputs, offsets, codes, buffer, loaded)
         return buffer
 
-    def _run(self, call: Call, inputs: Mapping[str, Tensor], offsets: Tensor, codes: Tensor, buffer: Tensor) -> None:
+    def _run(
+        self,
+        call: Call,
+        inputs: Mapping[str, Tensor],
+        offsets: Tensor,
+        codes: Tensor,
+        buffer: Tensor,
+        loaded: Sequence[Tensor],
+    ) -> None:
         index: int = call.q.device.index
-        key = index, *(t.data_ptr() % 16 == 0 for t in (offsets, *inputs.values()))
+        key = index, *(t.data_ptr() % 16 == 0 for t in (offsets, *inputs.values(), *loaded))
         known = self._stages.get(key)
         if known is None:
-            shared = key, self.form, self.block, self.sizes.box, tuple(t.dtype for t in inputs.values())
+            shared = key, self.form, self.block, self.sizes.box, tuple(t.dtype for t in (*inputs.values(), *loaded))
             built = self.compiled.get(shared)
             if built is None:
                 values = self._values(call, inputs, offsets, codes, buffer)
@@ -234,6 +244,9 @@ def _read(
                 found.append(call.sizes[key])
             case "scalar":
                 value = call.scalars[key]
+                if isinstance(value, Tensor):
+                    found.append(readable(value))
+                    continue
                 found.append(float(value) if a.type == "fp32" else int(value))
             case _:
                 found.append(numbers[a.name])
@@ -246,17 +259,20 @@ class Locator:
     def __init__(self, attention: Attention) -> None:
         self.attention = attention
         self._reads = bool(tensors_read(attention.mask))
-        self._on_line = attention.q_space is None and attention.k_space is None
+        self.scalars = tuple(sorted({n.name for n in walk(attention.mask) if isinstance(n, ParamRef)}))
+        """Those that the mask reads."""
+        self.on_line = attention.q_space is None and attention.k_space is None
         self._heads = by_head(attention)
         self._searches = searches_of(attention)
-        self._few = told_by_spans(attention) if self._on_line else False
+        self._few = told_by_spans(attention) if self.on_line else False
         self._modules: dict[ClassifyForm, ClassifyModule] = {}
         self._compiled: dict[tuple[Any, ...], list[Any]] = {}
         self._lock = Lock()
 
     def wanted(self, call: Call) -> bool:
         """Whether the boxes of a call are found here."""
-        return self._on_line and (self._reads or isinstance(call.q_offset, Tensor))
+        known = isinstance(call.q_offset, int) and not self._loaded(call)
+        return self.on_line and (self._reads or not known)
 
     def sweep(self, call: Call, rows: int, columns: int, *, turned: bool = False, searched: bool = False) -> Located:
         """The sweep of tiles of `rows` and boxes of `columns`; `turned` with keys as rows, `searched` with the places
@@ -281,8 +297,12 @@ class Locator:
         group = call.sizes["H"] // call.sizes["Hkv"] if self._heads else 1
         return self._located(call, ClassifyForm(decode=True, **self._facts(call)), sizes, sizes.height * group)
 
-    def _facts(self, call: Call) -> dict[str, bool]:
-        return {"batch_offset": isinstance(call.q_offset, Tensor), "wide": wide(call.inputs)}
+    def _facts(self, call: Call) -> dict[str, Any]:
+        moved = isinstance(call.q_offset, Tensor)
+        return {"batch_offset": moved, "wide": wide(call.inputs), "loaded": self._loaded(call)}
+
+    def _loaded(self, call: Call) -> tuple[str, ...]:
+        return tuple(n for n in self.scalars if isinstance(call.scalars[n], Tensor))
 
     def _sizes(self, call: Call, rows: int, columns: int, turned: bool, *, decode: bool) -> Sizes:
         sizes = call.sizes

@@ -24,7 +24,7 @@ from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
 from attndsl.runtime.triton.launch import constants
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.runtime.triton.visits import visits_of
-from attndsl.runtime.triton.walks import walked
+from attndsl.runtime.triton.walks import pipelines, walked
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
@@ -163,12 +163,13 @@ def lower_backward(
                 form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=tma, aligned=aligned, turned=turned,
                             batch_offset=not isinstance(problem.q_offset, int),
                             boxed_stats=turned and tma and tables.begin_even(problem.q_extents))  # fmt: skip
+                form = replace(form, pipelined=pipelines(form, config))
                 columns = max((prod(p.box) for p in tables.pieces), default=16)
                 limit = shared_memory(capability)
                 stages = stages_that_fit(config, element, D, Dv, prod(tables.box), columns, limit, backward=True)
                 values = constants(form, tables)
                 if not turned:
-                    bare = replace(form, pieces=(), tma=False, aligned=False)
+                    bare = replace(form, pieces=(), tma=False, aligned=False, pipelined=False)
                     module = generate_prepare(attention, BackwardForm(bare, frozenset()))
                     if module is not None:
                         prepared.append(

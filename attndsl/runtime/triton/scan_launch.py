@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from attndsl.codegen.triton_arguments import Argument
+from attndsl.runtime.triton import submit
 from attndsl.runtime.triton.compiled import compiling
 
 Memo = dict[Any, Any]
@@ -38,14 +39,8 @@ def launching(device: torch.device) -> Generator[None]:
     if device.type != "cuda":
         yield
         return
-    import triton
-
-    def scratch(size: int, alignment: int, stream: int | None) -> Tensor:
-        return torch.empty(size, dtype=torch.int8, device=device)
-
     with torch.cuda.device(device):
-        # a context variable: other threads do not have it
-        triton.set_allocator(scratch)
+        submit.allocate_on(torch.cuda.current_device())
         yield
 
 
@@ -60,7 +55,7 @@ class Ready:
     changing: tuple[tuple[int, str], ...]
     warps: int
     stages: int
-    compiled: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    compiled: dict[Any, submit.Ready] = field(default_factory=dict[Any, submit.Ready])
 
     @staticmethod
     def of(
@@ -84,9 +79,9 @@ class Ready:
         key = tuple((t.dtype, t.data_ptr() % 16 == 0) for t in tensors if isinstance(t, Tensor))
         compiled = self.compiled.get(key)
         if compiled is None:
-            self.compiled[key] = self._first(values)
+            self.compiled[key] = submit.Ready(self._first(values), self.programs)
         else:
-            compiled[self.programs, 1, 1](*values)
+            compiled.run(values, device.index, submit.raw_stream(device.index))
 
     def _first(self, values: list[Any]) -> Any:
         """Compile and launch, with one stage less where it does not fit."""

@@ -125,7 +125,8 @@ def form_of(attention: Attention, call: Call, tables: LaunchTables, *others: Ten
         on_grid=tables.on_grid, tma=tma, aligned=aligned, wide=wide(call.inputs),
         batch_offset=isinstance(call.q_offset, Tensor), negative=call.scale < 0, interpreted=interpreting(),
         far=far_tiles(tables, call, turned=turned), turned=turned,
-        searched=bool(tables.searches and pieces), boxed_stats=turned and tma and tables.begin_even(call.q_extents),
+        searched=bool(tables.searches and pieces), loaded=loaded(call),
+        boxed_stats=turned and tma and tables.begin_even(call.q_extents),
     )  # fmt: skip
 
 
@@ -141,6 +142,11 @@ def dtype_of(attention: Attention, call: Call) -> Dtype:
             f"{attention.name}: backend 'triton' has heads of at most 256 components; backend 'cpu' has no limit"
         )
     return _DTYPES[call.q.dtype]
+
+
+def loaded(call: Call) -> tuple[str, ...]:
+    """Scalars that are tensors: only the device knows them."""
+    return tuple(sorted(n for n, v in call.scalars.items() if isinstance(v, Tensor)))
 
 
 def moved(call: Call) -> bool:

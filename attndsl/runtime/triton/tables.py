@@ -45,7 +45,10 @@ class PieceTables:
 
     @cached_property
     def begins_even(self) -> bool:
-        """Whether all boxes begin at multiples of four of the last axis, and so does their segment."""
+        """Whether all boxes begin at multiples of four of the last axis, and so does their segment. None do where a box
+        has less than 128 bytes of such numbers: boxes side by side are not aligned for TMA then."""
+        if prod(self.box) < 32:
+            return False
         last = len(self.form.side.axes) - 1
         if self.form.spans:
             edges = FULL_SPANS + PARTIAL_SPANS

@@ -24,9 +24,8 @@ class Walked:
 
 
 def walked(attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int) -> Walked:
-    """Grant `config.specialize` where Triton is known to specialise the kernel's loop, and `config.mixed` where there
-    are exponentials of two and units that compute them."""
-    form = replace(form, mixed=config.mixed and can_mix(form, capability))
+    """Grant `config.specialize` where Triton is known to specialise the kernel's loop."""
+    form = replace(form, pipelined=pipelines(form, config))
     reason = refusal(attention, form, tables, config, capability) if config.specialize else ""
     if config.specialize and not reason:
         return Walked(replace(form, walk="specialized", bare=tables.bare), config)
@@ -34,9 +33,9 @@ def walked(attention: Attention, form: Form, tables: LaunchTables, config: Confi
     return Walked(replace(form, bare=form.on_grid and tables.bare), plain(config), reason)
 
 
-def can_mix(form: Form, capability: int) -> bool:
-    """Whether a kernel's exponentials can be mixed: of two, and not under the interpreter, which has no assembly."""
-    return capability >= 80 and form.low_precision and not form.interpreted
+def pipelines(form: Form, config: Config) -> bool:
+    """Whether descriptors load boxes ahead: shared memory holds two stages of heads that are not larger."""
+    return form.tma and config.stages > 1 and max(form.D, form.Dv) <= 128
 
 
 def plain(config: Config) -> Config:

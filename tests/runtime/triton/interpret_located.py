@@ -86,6 +86,12 @@ CASES = [
          {"far": torch.randn(50, generator=MADE)}),
     Case("attention a(scalar w: int) { mask k <= q and q - k < w }", {"w": 25}, Lq=20, Lk=60,
          q_offset=torch.tensor([40, 3]), spans=True, results=True),
+    Case("attention a(scalar w: int, scalar c: float, scalar on: bool) {"
+         " score s - c * (q - k) mask k <= q and q - k < w or on and k < 3 }",
+         {"w": torch.tensor([9, 25])[1], "c": torch.tensor(0.125), "on": torch.tensor(True)}, spans=True, results=True),
+    Case("attention a(scalar c: float, scalar w: int) { score s * c mask k <= q and q - k < w }",
+         {"c": torch.tensor(0.5, dtype=torch.float64), "w": torch.tensor(7, dtype=torch.int16)}, Lq=1, q_offset=40,
+         spans=True, results=True),
     Case("attention a { mask k <= q }", {}, Lq=3, Lk=90, q_offset=torch.tensor([87, 0]), spans=True),
     Case("attention a(input p: i32[B, Lk]) { mask p[b, k] >= 0 and p[b, k] <= q }", {"p": ints(70, 2, 50) - 9},
          q_offset=torch.tensor([0, 20]), results=True),
@@ -103,7 +109,8 @@ CASES = [
 
 def called(case: Case) -> tuple[attndsl.AttentionFunction, Call]:
     f = attndsl.load(case.text)
-    call = bind_call(f.attention, f.simplified, *case.qkv(), case.given, q_offset=case.q_offset)
+    stay = [s.name for s in f.attention.scalars if isinstance(case.given[s.name], Tensor)]
+    call = bind_call(f.attention, f.simplified, *case.qkv(), case.given, q_offset=case.q_offset, stay=stay)
     return f, call
 
 
@@ -119,7 +126,7 @@ def dense(call: Call) -> np.ndarray:
     values |= {Index(INT, "q"): row + offset, Index(INT, "hkv"): h // (z["H"] // z["Hkv"])}
     values |= {Size(INT, n): v for n, v in z.items()}
     kinds = {Kind.INT: INT, Kind.FLOAT: FLOAT, Kind.BOOL: BOOL}
-    values |= {ParamRef(kinds[s.kind], s.name): call.scalars[s.name] for s in call.attention.scalars}
+    values |= {ParamRef(kinds[s.kind], s.name): np.asarray(call.scalars[s.name])[()] for s in call.attention.scalars}
     tables = {n: host_table(t) for n, t in call.inputs.items()}
     tables |= {p.name: np.asarray(p.default) for p in call.attention.consts if isinstance(p.default, tuple)}
     found = evaluate(call.attention.mask, Env(values, tables))

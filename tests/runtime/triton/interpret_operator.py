@@ -79,7 +79,23 @@ def growing() -> None:
             close(list(found), list(wanted))
 
 
+def numbers() -> None:
+    """Tensors in the places of scalars, which only kernels read: repeated, in a graph, and through gradients."""
+    f = attndsl.load("attention a(scalar c: float, scalar on: bool, scalar w: int) {"
+                     " score (if on then s - c * (q - k) else s) mask k <= q and q - k < w }")  # fmt: skip
+    step: Any = torch.compile(
+        lambda *t: f(*t[:3], c=t[3], on=t[4], w=t[5], backend="triton"), fullgraph=True, backend="aot_eager"
+    )
+    for run in (0, 1, 2):
+        operands = tensors(20, run)
+        c, on, w = torch.tensor(0.1 * run), torch.tensor(run != 1), torch.tensor(5 + run)
+        wanted = gradients(lambda *t: f(*t, c=0.1 * run, on=run != 1, w=5 + run, backend="cpu"), operands)  # noqa: B023
+        close(gradients(lambda *t: f(*t, c=c, on=on, w=w, backend="triton"), operands), wanted)  # noqa: B023
+        close(gradients(lambda *t: step(*t, c, on, w), operands), wanted)  # noqa: B023
+
+
 def main() -> int:
+    numbers()
     growing()
     for text, inputs in SPECS:
         check(text, inputs)

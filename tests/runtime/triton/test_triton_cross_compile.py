@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 import attndsl
@@ -154,48 +152,3 @@ def test_configurations_fit_the_hardware() -> None:
                 config = choose("forward", dtype, head, head, capability)
                 assert config.rows % 16 == 0
                 assert config.columns % 16 == 0
-
-
-MIXED = [
-    ("specialised", {"D": 64, "config": Config(128, 128, 4, 2, specialize=True, mixed=True)}),
-    ("two loops", {"D": 64, "config": Config(128, 64, 4, 3, mixed=True)}),
-]
-
-
-@pytest.mark.parametrize(("name", "how"), MIXED, ids=[m[0] for m in MIXED])
-def test_a_quarter_of_exponentials_is_a_polynomial(name: str, how: dict) -> None:  # type: ignore[type-arg]
-    config = how["config"]
-    mixed = compile_spec(CAUSAL, lse=False, **how)[0]
-    plain = compile_spec(CAUSAL, lse=False, D=64, config=replace(config, mixed=False))[0]
-    assert ("ttg.warp_specialize" in mixed.ttgir) == config.specialize
-    assert mixed.spills == 0
-    # those of a box, and one or two of a row
-    pairs, others = plain.ptx.count("ex2.approx") // 64 * 64, plain.ptx.count("ex2.approx") % 64
-    assert mixed.ptx.count("ex2.approx") == pairs * 3 // 4 + others
-
-
-def test_the_polynomial_is_an_exponential() -> None:
-    """The arithmetic of the generated assembly, instruction by instruction in fp32."""
-    f = attndsl.load("attention dense {}")
-    made = f.problem(L=256, D=64, Dv=64)
-    config = Config(128, 64, 4, 3, mixed=True)
-    source = lower(f.simplified, made, "bf16", capability=90, config=config)[1][0].module.source
-    words = re.findall(r"0f([0-9A-F]{8})", source[source.index("def exp2_mixed") : source.index("mul.rn")])
-    least, shift, again, *coefficients = (np.array([int(w, 16)], np.uint32).view(np.float32)[0] for w in words)
-    assert shift == again and least == -127.0 and len(coefficients) == 5
-
-    def mixed(x: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-        y = np.maximum(x, least)
-        n = (y + shift).astype(np.float32)
-        f = (y - (n - shift)).astype(np.float32)
-        p = np.full_like(y, coefficients[0])
-        for c in coefficients[1:]:
-            p = (p * f + c).astype(np.float32)
-        return p * (n.view(np.uint32) << np.uint32(23)).view(np.float32)
-
-    x = np.concatenate([-np.geomspace(1e-8, 126, 20001), np.linspace(-126, 1e-6, 20001), [0.0]]).astype(np.float32)
-    exact = np.exp2(x.astype(np.float64))
-    assert np.abs(mixed(x) / exact - 1).max() < 4e-6
-    assert mixed(np.float32([0.0]))[0] == 1.0
-    ends = mixed(np.float32([-np.inf, -1e30, -127.0, np.nan]))
-    assert (ends[:3] == 0).all() and np.isnan(ends[3])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("triton")
 import torch
 
 from attndsl.codegen.triton_arguments import Argument
+from attndsl.runtime.triton import submit
 from attndsl.runtime.triton.scan_config import ScanConfig, scan_configured
 from attndsl.runtime.triton.scan_launch import Ready
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall
@@ -24,7 +26,10 @@ ARGUMENTS = (
 
 
 class Kernel:
-    """Stands for a kernel of Triton's: what was compiled and launched."""
+    """Stands for a kernel of Triton's, compiled or not: what was compiled and launched."""
+
+    metadata = SimpleNamespace(global_scratch_size=0)
+    function = packed_metadata = None
 
     def __init__(self) -> None:
         self.compiled: list[tuple[Any, ...]] = []
@@ -32,26 +37,32 @@ class Kernel:
         self.device_caches: dict[int, Any] = {}
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        def run(*values: Any, **options: int) -> Any:
-            if options:
-                self.compiled.append((grid, options))
-                return self
-            self.launched.append((grid, values))
-            return None
+        def first(*_: Any, **options: int) -> Any:
+            self.compiled.append((grid, options))
+            return self
 
-        return run
+        return first
+
+    def run(self, x: int, y: int, z: int, stream: int, *rest: Any) -> None:
+        self.launched.append(((x, y, z), stream, rest[5:]))
+
+
+@pytest.fixture(autouse=True)
+def stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "raw_stream", lambda device: 10 + device)
 
 
 def test_a_prepared_launch_compiles_once_and_passes_what_it_is_given() -> None:
     kernel = Kernel()
     ready = Ready.of(kernel, ARGUMENTS, {"L": 5, "BT": 64}, 7, 4, 3)
-    cuda = torch.device("cuda")
+    cuda = torch.device("cuda", 1)
     for c in (1.0, 2.0):
         x = torch.zeros(4)
         ready.run(cuda, {"x": x, "absent": None, "c": c}, x)
     assert kernel.compiled == [((7,), {"num_warps": 4, "num_stages": 3})]
-    assert [(g, v[2:]) for g, v in kernel.launched] == [((7, 1, 1), (2.0, 5, 64))]
-    assert kernel.launched[0][1][1] is kernel.launched[0][1][0]
+    ((grid, stream, values),) = kernel.launched
+    assert (grid, stream, values[2:]) == ((7, 1, 1), 11, (2.0, 5, 64))
+    assert values[1] is values[0]
 
 
 def test_other_types_and_unaligned_tensors_compile_another_kernel() -> None:
@@ -59,7 +70,7 @@ def test_other_types_and_unaligned_tensors_compile_another_kernel() -> None:
     ready = Ready.of(kernel, ARGUMENTS, {"L": 5, "BT": 64}, 7, 4, 3)
     x = torch.zeros(8)
     for t in (x, x[1:], x.half(), x, x[1:]):
-        ready.run(torch.device("cuda"), {"x": t, "c": 1.0}, t)
+        ready.run(torch.device("cuda", 0), {"x": t, "c": 1.0}, t)
     assert len(kernel.compiled) == 3
     assert len(kernel.launched) == 2
 

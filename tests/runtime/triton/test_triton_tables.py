@@ -171,6 +171,14 @@ def test_boxes_that_begin_even(text: str, offset: int, even: bool) -> None:
         assert tables.begin_even({}) == even
 
 
+def test_small_boxes_do_not_begin_even() -> None:
+    f = attndsl.load("attention causal { mask k <= q }")
+    plan = build(f.simplified, f.problem(L=333), Tiling(16, 32).tile(f.simplified, f.problem(L=333)))
+    (tables,) = launches(plan, [QSegment("", 0, 333)], 32, False, spans=True, turned=True)
+    assert tables.pieces[0].box == (16,)
+    assert not tables.begin_even({})
+
+
 def test_lines_of_grids_that_begin_even() -> None:
     f = attndsl.load("attention blocks { grid map(y, x) mask abs(q.x // 8 - k.x // 8) <= 1 }")
     for extents, even in (((24, 32), True), ((24, 31), False)):
