@@ -123,9 +123,11 @@ class Form:
 
     @property
     def narrowest(self) -> int:
-        """The least width of a part of a product's result. On Hopper, Triton 3.6 multiplies wrong by boxes of 16
-        components that are not loaded ahead by descriptors: it reads shared memory beyond them."""
-        return 16 if self.pipelined or not self.low_precision else 32
+        """The least width of a part of a product's result. On Hopper, Triton 3.6 multiplies wrong by boxes that descriptors
+        do not load ahead where they are narrower than others: it reads shared memory beyond them."""
+        if self.pipelined or not self.low_precision:
+            return 16
+        return min(64, max(p.width for p in (*parts(self.D), *parts(self.Dv))))
 
     @property
     def v_parts(self) -> tuple[Part, ...]:
