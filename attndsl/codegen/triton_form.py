@@ -123,8 +123,8 @@ class Form:
 
     @property
     def narrowest(self) -> int:
-        """The least width of a part of a product's result. On Hopper, Triton 3.6 multiplies wrong by boxes that descriptors
-        do not load ahead where they are narrower than others: it reads shared memory beyond them."""
+        """The least width of a part of a product's result. On Hopper, Triton 3.6 multiplies wrong by boxes that are not
+        loaded ahead by descriptors and are narrower than others: it reads shared memory beyond them."""
         if self.pipelined or not self.low_precision:
             return 16
         return min(64, max(p.width for p in (*parts(self.D), *parts(self.Dv))))
