@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import SCORE
@@ -23,16 +24,37 @@ def visits_of(attention: Attention, problem: Problem) -> Visits:
         # loops over several segments take more registers
         one = len(problem.q_extents) == len(problem.k_extents) == 1
         return Visits(0.0, False, plain and one, grid=True)
-    plan = build(attention, _head(problem), (BOX, BOX))
-    tiles = sum(row_tile_count(p, s) for p in plan.forward.pieces for s in p.sources)
+    head = _head(problem)
+    if head.tables or not isinstance(head.q_offset, int):
+        keys, full = _looked_at(attention, head)
+    else:
+        keys, full = _remembered(attention, tuple(head.sizes.items()), tuple(head.scalars.items()), head.q_offset)
     ragged = any(problem.sizes[n] % BOX for n in ("Lq", "Lk"))
-    return Visits(plan.visited * BOX / max(tiles, 1), plan.visited == plan.full and not ragged, plain)
+    return Visits(keys, full and not ragged, plain)
+
+
+def _looked_at(attention: Attention, head: Problem) -> tuple[float, bool]:
+    """The keys that a tile visits in the mean, and whether all boxes are FULL."""
+    plan = build(attention, head, (BOX, BOX))
+    tiles = sum(row_tile_count(p, s) for p in plan.forward.pieces for s in p.sources)
+    return plan.visited * BOX / max(tiles, 1), plan.visited == plan.full
+
+
+@lru_cache(maxsize=512)
+def _remembered(
+    attention: Attention, sizes: tuple[tuple[str, int], ...], scalars: tuple[tuple[str, bool | int | float], ...],
+    q_offset: int,
+) -> tuple[float, bool]:  # fmt: skip
+    return _looked_at(attention, Problem(dict(sizes), dict(scalars), q_offset=q_offset))
 
 
 def _head(problem: Problem) -> Problem:
-    """The first rows of a call, and its first keys where rows and keys are the same positions."""
+    """The first rows of a call, and its first keys where rows and keys are the same positions. Where nothing else has
+    lengths, they are whole powers of two: many lengths look alike."""
     sizes = dict(problem.sizes)
     same = sizes["Lq"] == sizes["Lk"] and isinstance(problem.q_offset, int) and problem.q_offset == 0
     for name in ("Lq", "Lk", "L") if same else ("Lq",):
+        if same and not problem.tables:
+            sizes[name] = max(BOX, 1 << (sizes[name] - 1).bit_length())
         sizes[name] = min(sizes[name], MOST)
     return replace(problem, sizes=sizes)

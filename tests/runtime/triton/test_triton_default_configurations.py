@@ -106,3 +106,14 @@ def test_every_size_has_visits(rows: int, keys: int) -> None:
     seen = visits_of(f.simplified, f.problem(Lq=rows, Lk=keys, H=2, D=128))
     assert 0 <= seen.keys <= keys + 128
     assert seen.plain
+
+
+def test_new_lengths_are_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    f = attndsl.load("attention recent { mask k <= q and q - k < 777 }")
+    first = visits_of(f.simplified, f.problem(L=300_000, D=128))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("planned again")
+
+    monkeypatch.setattr("attndsl.runtime.triton.visits.build", refuse)
+    assert visits_of(f.simplified, f.problem(L=299_000, D=128)) == first
