@@ -107,9 +107,11 @@ def test_an_interrupt_is_quiet() -> None:
     import sys
     import time
 
+    # a shell in the background has its children ignore it
     process = subprocess.Popen(
-        [sys.executable, "-m", "attndsl", "check", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "attndsl", "check", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     time.sleep(2)
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)
