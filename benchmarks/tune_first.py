@@ -42,8 +42,11 @@ found |= {n + " imported": n in sys.modules for n in ("sympy", "jinja2")}
 if profile:
     stats = pstats.Stats(profile).stats
     slow = sorted(stats.items(), key=lambda s: -s[1][3])[:45]
-    found["profile"] = [f"{s[3]:.4f} s in all, {s[2]:.4f} s itself, {n[0].split('site-packages/')[-1]}:{n[1]} {n[2]}"
-                        for n, s in slow]
+    def shown(file):
+        # without the folders of this machine
+        _, ours, rest = file.rpartition("/attndsl/")
+        return "attndsl/" + rest if ours else file.split("site-packages/")[-1]
+    found["profile"] = [f"{s[3]:.4f} s in all, {s[2]:.4f} s itself, {shown(n[0])}:{n[1]} {n[2]}" for n, s in slow]
 print(json.dumps(found))
 """
 
