@@ -57,8 +57,11 @@ CALLS = {
 }  # fmt: skip
 WILD = frozenset(("exp", "log", "sqrt", "pow", "acos", "atan2", "div"))
 """Operations whose value or derivative can be infinite."""
-STRICT = frozenset((*WILD, "mul"))
-"""Operations that have a strict form."""
+STRICT = frozenset((
+    *WILD, "mul", "abs", "tanh", "sigmoid", "elu", "silu", "gelu", "softplus", "erf", "sin", "cos",
+    "dot", "norm", "amax", "vsoftmax", "rmsnorm", "outer", "matmul",
+))  # fmt: skip
+"""Operations that have a strict form: all whose derivative is computed from what they were given."""
 UNLIFTED = frozenset(("dot", "norm", "total", "amax", "matmul", "concat", "outer"))
 """Operations whose arguments are vectors already."""
 LINE = 88

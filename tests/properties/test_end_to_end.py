@@ -142,3 +142,24 @@ def test_random_specs(part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     run()
     print(dict(found))
     assert found["specs"] >= EXAMPLES
+
+
+UNDEFINED = (
+    "tanh({})", "sigmoid({})", "silu({})", "gelu({})", "softplus({})", "erf({})", "sin({})", "cos({})", "abs({})",
+    "relu({})", "elu({})", "exp(min({}, 1.0))", "max({}, 0.5)", "sqrt(abs({}) + 1.0)", "atan2({}, 1.0 + s * s)",
+    "(if {} > 0.3 then s else 2.0 * s)", "{} * {}",
+)  # fmt: skip
+UNDEFINED_VECTORS = (
+    "dot({}, K)", "norm({})", "amax({})", "dot(softmax({}), K)", "dot(rmsnorm({}), K)", "dot(rope({}, 3), K)",
+    "dot(outer({}, K), outer(Q, K))",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("weight", ["softmax", "sigmoid(s)"])
+@pytest.mark.parametrize("score", UNDEFINED + UNDEFINED_VECTORS)
+def test_scores_without_a_value_where_nothing_is_seen(score: str, weight: str) -> None:
+    what = "(s + 0.5 * log(q - k + 1))" if score in UNDEFINED else "(Q * log(q - k + 1))"
+    clause = "" if weight == "softmax" else f" weight {weight}"
+    text = f"attention drawn {{ mask k <= q score 0.2 * {score.replace('{}', what)}{clause} }}"
+    sizes = dict.fromkeys(("B", "H", "Hkv"), 1) | dict.fromkeys(("Lq", "Lk", "L"), 7) | {"D": 8, "Dv": 8}
+    check(Spec(text, sizes, {}, {}, (), dtype="f32"))

@@ -103,6 +103,18 @@ def tanh(x: Number) -> Tensor:
     return e.div_(e + 2.0)
 
 
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1)
+
+
+def _largest(x: Tensor) -> Tensor:
+    return x.amax(-1)
+
+
+def _softmax(x: Tensor) -> Tensor:
+    return torch.softmax(x, -1)
+
+
 def rmsnorm(x: Tensor) -> Tensor:
     return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6)
 
@@ -211,33 +223,43 @@ def exp_below(x: Number, top: Tensor, alive: Pairs) -> Tensor:
 
 
 class _Strict(torch.autograd.Function):
-    """An elementwise function whose derivative is 0 wherever the incoming one is."""
+    """A function whose derivative is 0 at each pair (and component, if elementwise) where the incoming one is."""
 
     @staticmethod
-    def forward(ctx: Any, function: Callable[..., Tensor], *args: Tensor) -> Tensor:
-        ctx.function = function
+    def forward(
+        ctx: Any, function: Callable[..., Tensor], own: int, ranks: tuple[int, ...], *args: Tensor
+    ) -> Tensor:
+        ctx.function, ctx.own, ctx.ranks = function, own, ranks
         ctx.save_for_backward(*args)
         return function(*args)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = grads
+        pairs = g.shape[: g.ndim - ctx.own]
+        needed = ctx.needs_input_grad[3:]
+        arguments = list(zip(ctx.saved_tensors, ctx.ranks or (0,) * len(needed), needed, strict=True))
         with torch.enable_grad():
-            leaves = [a.detach().expand(g.shape) for a in ctx.saved_tensors]
-            wanted = [x.requires_grad_() for x, n in zip(leaves, ctx.needs_input_grad[1:], strict=True) if n]
+            leaves = [a.detach().expand(*pairs, *a.shape[a.ndim - rank :]) for a, rank, _ in arguments]
+            wanted = [x.requires_grad_() for x, n in zip(leaves, needed, strict=True) if n]
             found = iter(torch.autograd.grad(ctx.function(*leaves), wanted, g))
-        out: list[Tensor | None] = [None]
-        for a, n in zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True):
-            out.append(torch.where(g == 0, 0, next(found)).sum_to_size(a.shape) if n else None)
+        still = (g == 0).reshape(*pairs, -1).all(-1) if ctx.own else g == 0
+        out: list[Tensor | None] = [None, None, None]
+        for a, rank, n in arguments:
+            zero = still.reshape(*pairs, *(1,) * rank)
+            out.append(torch.where(zero, 0, next(found)).sum_to_size(a.shape) if n else None)
         return tuple(out)
 
 
-def _strict(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _strict(function: Callable[..., Tensor], own: int = 0, ranks: tuple[int, ...] = ()) -> Callable[..., Tensor]:
+    """The strict form of an elementwise function; with `ranks`, of one whose arguments have so many dimensions of
+    their own beside those of pairs, and whose result has `own`."""
+
     def call(*args: Number) -> Tensor:
         tensors = [_tensor(a) for a in args]
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             floats = [t if t.is_floating_point() else t.to(torch.float64) for t in tensors]
-            return _Strict.apply(function, *floats)  # pyright: ignore[reportReturnType]
+            return _Strict.apply(function, own, ranks, *floats)  # pyright: ignore[reportReturnType]
         return function(*tensors)
 
     return call
@@ -257,12 +279,18 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "negate": _unary(torch.logical_not), "to_int": _unary(lambda x: x.to(torch.int64)),
     "floor": _unary(lambda x: torch.floor(x).to(torch.int64)),
     "ceil": _unary(lambda x: torch.ceil(x).to(torch.int64)),
-    "norm": lambda x: torch.linalg.vector_norm(x, dim=-1), "component_sum": lambda x: x.sum(-1),
-    "component_max": lambda x: x.amax(-1),
-    "component_softmax": lambda x: torch.softmax(x, -1),
+    "norm": _norm, "component_sum": lambda x: x.sum(-1), "component_max": _largest, "component_softmax": _softmax,
     "strict_divide": _strict(torch.true_divide), "strict_power": _strict(torch.pow),
     "strict_multiply": _strict(torch.mul), "strict_exp": _strict(torch.exp), "strict_log": _strict(torch.log),
     "strict_sqrt": _strict(torch.sqrt), "strict_acos": _strict(torch.acos), "strict_atan2": _strict(torch.atan2),
+    "strict_absolute": _strict(torch.abs), "strict_tanh": _strict(tanh), "strict_sigmoid": _strict(torch.sigmoid),
+    "strict_elu": _strict(torch.nn.functional.elu), "strict_silu": _strict(torch.nn.functional.silu),
+    "strict_gelu": _strict(torch.nn.functional.gelu), "strict_softplus": _strict(torch.nn.functional.softplus),
+    "strict_erf": _strict(torch.erf), "strict_sin": _strict(torch.sin), "strict_cos": _strict(torch.cos),
+    "strict_dot": _strict(dot, 0, (1, 1)), "strict_norm": _strict(_norm, 0, (1,)),
+    "strict_component_max": _strict(_largest, 0, (1,)), "strict_component_softmax": _strict(_softmax, 1, (1,)),
+    "strict_rmsnorm": _strict(rmsnorm, 1, (1,)), "strict_outer": _strict(outer, 1, (1, 1)),
+    "strict_matmul": _strict(matmul, 1, (1, 2)),
 }  # fmt: skip
 """What generated code may call, besides what knows the precision of the call: `to_float` and `gap`."""
 
