@@ -226,9 +226,7 @@ class _Strict(torch.autograd.Function):
     """A function whose derivative is 0 at each pair (and component, if elementwise) where the incoming one is."""
 
     @staticmethod
-    def forward(
-        ctx: Any, function: Callable[..., Tensor], own: int, ranks: tuple[int, ...], *args: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, function: Callable[..., Tensor], own: int, ranks: tuple[int, ...], *args: Tensor) -> Tensor:
         ctx.function, ctx.own, ctx.ranks = function, own, ranks
         ctx.save_for_backward(*args)
         return function(*args)
