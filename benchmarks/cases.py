@@ -85,6 +85,13 @@ attention na2d(const window: int[2]) { grid map(y, x)
 JOINT = """fn near(i, j, w) = abs(i - j) <= w // 2
 attention joint(const window: int[3]) { grid text(m) ++ video(t, y, x)
     mask not (q in video and k in video) or all(near(q.video, k.video, window)) }"""
+COMPARED = "attention compared(input t: f32[H], input u: f32[H]) { score (if s + t[h] > 0.3 then s else u[h] * s) }"
+"""A read that is only compared, which has no gradient."""
+UNSEEN = """attention unseen(input t: f32[H], input u: f32[L]) {
+    mask k <= q
+    score tanh(s + t[h] * log(q - k + 1)) + sin(u[k] * sqrt(q - k))
+}"""
+"""A score without a value where nothing is seen."""
 ALIBI = "attention alibi(input slope: f32[H]) { score s - slope[h] * (q - k) mask k <= q }"
 SLOPE: dict[str, Make] = {"slope": lambda g: torch.tensor([0.5, 0.0625])}
 WINDOW = "attention window(const w: int = 40) { mask k <= q and q - k < w }"
@@ -111,6 +118,8 @@ CASES = (
     Case("alibi", ALIBI, inputs=SLOPE, Lq=389),
     Case("alibi far", ALIBI, inputs=SLOPE, Lq=70, q_offset=3_000),
     Case("softcap", "attention softcap { score 50 * tanh(s / 50) mask k <= q }"),
+    Case("compared", COMPARED, inputs={"t": normal(2), "u": normal(2)}),
+    Case("unseen", UNSEEN, inputs={"t": normal(2), "u": normal(70)}, Lq=70, Lk=70),
     Case("bias", "attention bias(input t: f32[H, Lq, Lk]) { score s + t[h, q, k] }", inputs={"t": normal(2, 197, 197)}),
     Case("row and key bias", "attention ab(input a: f32[H, L], input c: f32[H, L]) { score s + a[h, q] * 2 + c[h, k] }",
          inputs={"a": normal(2, 197), "c": normal(2, 197)}),

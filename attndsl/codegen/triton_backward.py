@@ -195,7 +195,7 @@ class _Sweep:
         if self.factor != ONE:
             slopes = [(part, without_uniform(e, per_head=not self.turned)[1]) for part, e in slopes]
         levels = (Level.COLUMN,) if self.turned else (Level.UNIFORM, Level.ROW, Level.PAIR)
-        slots = self.slots.of([t.value for t in found], levels)
+        slots = self.slots.of([t.value for t in found], levels, lambda n: bool(load_slopes(found, n)))
         slot_slopes = [(s, load_slopes(found, s.load)) for s in slots]
         self._values(loop, local, printer, [e for _, e in slopes])
         loop.lines = scope_lines(scope, "y")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 
 from attndsl.codegen.expr_triton import Level, level
 from attndsl.codegen.triton_score import factors_of, gathered, of_raw
@@ -65,10 +65,11 @@ def score_slopes(found: tuple[Term, ...]) -> list[tuple[str, Expr]]:
     return [(part, e) for part, e in slopes if e is not None]
 
 
-def load_slopes(found: tuple[Term, ...], load: Load) -> list[tuple[str, Expr]]:
+@lru_cache(256)
+def load_slopes(found: tuple[Term, ...], load: Load) -> tuple[tuple[str, Expr], ...]:
     """The same for an element of an input."""
     slopes = [(t.part, slope(t.value, load)) for t in found]
-    return [(part, e) for part, e in slopes if e is not None]
+    return tuple((part, e) for part, e in slopes if e is not None)
 
 
 def without_uniform(e: Expr, *, per_head: bool) -> tuple[Expr, Expr]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from attndsl.codegen.expr_triton import Level, Printer, Reads, Scope, input_name, level
@@ -46,10 +46,13 @@ class Slots:
     batch_offset: bool
     found: dict[Load, Slot] = field(default_factory=dict[Load, Slot])
 
-    def of(self, expressions: Sequence[Expr], levels: Collection[Level]) -> list[Slot]:
-        """Those of the reads in some expressions whose indices vary like this."""
+    def of(
+        self, expressions: Sequence[Expr], levels: Collection[Level], moves: Callable[[Load], bool] = lambda _: True
+    ) -> list[Slot]:
+        """Those of the reads in some expressions whose indices vary like this and that move a value: one that is only
+        compared has no gradient."""
         loads = dict.fromkeys(n for e in expressions for n in walk(e) if isinstance(n, Load))
-        return [self._slot(n) for n in loads if self._counts(n) and index_level(n) in levels]
+        return [self._slot(n) for n in loads if self._counts(n) and index_level(n) in levels and moves(n)]
 
     def _counts(self, load: Load) -> bool:
         return load.tensor in self.wanted and load.type.kind is Kind.FLOAT

@@ -14,7 +14,7 @@ from torch import Tensor
 from attndsl.codegen.expr_triton import Level, UnsupportedError
 from attndsl.codegen.triton import TritonModule, input_ranks, unsupported
 from attndsl.codegen.triton_backward import BackwardForm, stats_of
-from attndsl.codegen.triton_gradient import terms
+from attndsl.codegen.triton_gradient import load_slopes, terms
 from attndsl.codegen.triton_slots import Slots
 from attndsl.codegen.triton_weight import Rule, rule_of, vector_free
 from attndsl.ir.attention import Attention
@@ -121,7 +121,8 @@ class Backward:
         found = self._summed.get(key)
         if found is None:
             slots = Slots(wanted, input_ranks(self.attention), False)
-            found = bool(slots.of([t.value for t in terms(self.attention, self.rule)], levels))
+            parts = terms(self.attention, self.rule)
+            found = bool(slots.of([t.value for t in parts], levels, lambda n: bool(load_slopes(parts, n))))
             self._summed[key] = found
         return found
 

@@ -18,7 +18,8 @@ from benchmarks.cases import CASES, Case
 from tests.accuracy import GRADIENT_FACTOR, assert_right
 
 FEW = (
-    "dense 96", "window offsets", "window 7, negative scale", "dead rows", "alibi far", "softcap", "bias",
+    "dense 96", "window offsets", "window 7, negative scale", "dead rows", "alibi far", "softcap", "compared",
+    "unseen", "bias",
     "row and key bias", "duo", "sink and gate", "vector gate", "sigmoid", "cog", "exponential", "normalised",
     "polynomial", "dilated", "blocks", "gna dilated", "grid terms", "joint", "blind segment", "one row",
 )  # fmt: skip
