@@ -9,8 +9,10 @@ def score_clauses(w: Writer) -> list[str]:
     """None to two clauses that rewrite s, each smooth, and masks that they need."""
     clauses: list[str] = []
     for _ in range(w.pick([0, 1, 1, 1, 2])):
-        form = w.int(0, 15)
-        if form == 13:
+        form = w.int(0, 19)
+        if form >= 16:
+            clauses += _composed_clauses(w)
+        elif form == 13:
             # what it would be on invisible pairs is not a number
             clauses += ["mask k <= q", f"score s - {_strength(w)} * log(1 + q - k)"]
         elif form == 14:
@@ -20,6 +22,38 @@ def score_clauses(w: Writer) -> list[str]:
         else:
             clauses.append(f"score {_score(w)}")
     return clauses
+
+
+SMOOTH = (
+    "tanh({})", "sin({})", "cos({})", "erf({})", "sigmoid({})", "silu({})", "gelu({})", "softplus({})", "{}^2",
+    "log(1 + ({})^2)", "sqrt(1 + ({})^2)", "1 / (1 + ({})^2)", "exp(-({})^2)",
+)  # fmt: skip
+
+
+def _composed_clauses(w: Writer) -> list[str]:
+    """A score made of functions of functions; often one that has no value where nothing is seen."""
+    wild = w.chance(50)
+    return [*(["mask k <= q"] if wild else []), f"score s + {_strength(w)} * ({_composed(w, 3, wild)})"]
+
+
+def _composed(w: Writer, depth: int, wild: bool) -> str:
+    if depth == 0 or w.chance(15):
+        leaves = ["s", "s", f"{_strength(w)} * s", "0.1 * (q - k)", f"{w.input('f32', 'H', 'normal')}[h]"]
+        if w.tables_by_position:
+            leaves += [f"{w.input('f32', 'B, L', 'normal')}[b, k]", f"{w.input('f32', 'B, H, Lq', 'normal')}[b, h, q]"]
+        if wild:
+            leaves += ["log(1 + q - k)", "sqrt(q - k)", "1 / (1 + q - k)"]
+        return w.pick(leaves)
+    first = _composed(w, depth - 1, wild)
+    form = w.int(0, 4)
+    if form <= 1:
+        return w.pick(SMOOTH).format(f"({first})")
+    second = _composed(w, depth - 1, wild)
+    if form == 2:
+        return f"({first}) {w.pick(['+', '-', '*'])} ({second})"
+    if form == 3:
+        return f"(if {w.pick(['q > k + 3', 'k % 3 == 0', 'q % 2 == h'])} then {first} else {second})"
+    return f"(if {w.input('f32', 'H', 'normal')}[h] > 0 then {first} else {second})"
 
 
 def hidden_clauses(w: Writer) -> list[str]:
