@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attndsl.codegen.expr_triton import UnsupportedError
+from attndsl.ir import build
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import SCORE, Count, Expr, Op, Reduce, mentions, walk
-from attndsl.ir.forms import Elementwise, Exponential, FeatureMap, Normalised, Softmax, weight_form
+from attndsl.ir.expr import SCORE, Count, Expr, Op, Reduce, mentions, op, walk
+from attndsl.ir.forms import Elementwise, Exponential, FeatureMap, Normalised, Softmax, affine, weight_form
+from attndsl.ir.free import row_only
+from attndsl.ir.projection import Projection, projection
+from attndsl.ir.simplify import simplify_expr
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ def rule_of(attention: Attention) -> Rule:
         case Exponential(amplitude=amplitude, logit=logit, kind=kind, extra=extra) if kind != "other":
             _plain(amplitude)
             return Rule(logit, amplitude, kind, extra)
+        case Exponential(amplitude=amplitude, logit=logit, denominator=denominator) if (
+            found := _above_own_sum(amplitude, logit, denominator)
+        ) is not None:
+            return Rule(logit, found, "sum")
         case Exponential():
             raise UnsupportedError("an exponential weight over a reduction other than its own sum")
         case Elementwise(value=value):
@@ -43,6 +51,24 @@ def rule_of(attention: Attention) -> Rule:
             raise UnsupportedError("a weight that is a dot product of features (linear attention)")
         case _:
             raise UnsupportedError("a weight with reductions in its numerator")
+
+
+def _above_own_sum(amplitude: Expr | None, logit: Expr, denominator: Expr | None) -> Expr | None:
+    """The amplitude over the sum of exp(logit) where a weight divides by a sum of other exponentials, whose exponents
+    differ by what all keys of a row share; None if it does not."""
+    match denominator:
+        case Reduce(kind="sum", body=Op(op="exp", args=(other,))):
+            parts = affine(logit), affine(other)
+            if parts[0] is None or parts[1] is None or parts[0][0] != parts[1][0]:
+                return None
+            apart = simplify_expr(build.whole(build.sub(parts[0][1], parts[1][1])))
+            if not row_only(apart) or mentions(apart, lambda n: isinstance(n, Reduce | Count)):
+                return None
+            _plain(amplitude)
+            factor = op("exp", apart)
+            return factor if amplitude is None else op("mul", amplitude, factor)
+        case _:
+            return None
 
 
 def _normalised(numerator: Expr, denominator: Expr) -> Rule:
@@ -63,8 +89,9 @@ def _plain(e: Expr | None) -> None:
 
 
 def vector_free(attention: Attention) -> None:
-    """UnsupportedError where an expression of pairs reads vectors of q and k."""
-    for e in (attention.mask, attention.score, attention.weight):
-        for n in walk(e) if e is not None else ():
-            if isinstance(n, Op) and n.op == "dot":
-                raise UnsupportedError("a dot product of vectors other than `s`")
+    """UnsupportedError where expressions read vectors of q and k, and are not the numbers that a projection leaves."""
+    found = projection(attention)
+    if isinstance(found, Projection):
+        raise UnsupportedError("a dot product of vectors other than `s`")
+    if found is not None:
+        raise UnsupportedError(found)

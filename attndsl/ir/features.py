@@ -226,7 +226,7 @@ def _features(parts: list[Expr]) -> Features | str:
     key: list[Expr] = []
     decays: list[Expr] = []
     for arg in dots[0].children:
-        for factor in _vector_factors(arg):
+        for factor in vector_factors(arg):
             if row_only(factor):
                 query.append(factor)
             elif column_only(factor):
@@ -311,7 +311,7 @@ def _normaliser(whole: Expr, own: Features, numerator: Part) -> Normaliser | str
     if numerator is not None and whole == Reduce(numerator.type, "sum", numerator):
         return Normaliser(whole, node, own.query, own.key, True)
     if node.body.type.shape:
-        parts = _vector_factors(node.body)
+        parts = vector_factors(node.body)
         decay = _decay([p for p in parts if not column_only(p)])
         key = _product([p for p in parts if column_only(p)])
         if isinstance(decay, str) or key is None or not key.type.shape:
@@ -330,9 +330,10 @@ def _normaliser(whole: Expr, own: Features, numerator: Part) -> Normaliser | str
     return Normaliser(whole, node, found[0], found[1], False)
 
 
-def _vector_factors(expr: Expr) -> list[Expr]:
+def vector_factors(expr: Expr) -> list[Expr]:
+    """The factors of a product of vectors and numbers, as far as they are of different sides."""
     if isinstance(expr, Op) and expr.op == "mul" and not (row_only(expr) or column_only(expr)):
-        return [*_vector_factors(expr.args[0]), *_vector_factors(expr.args[1])]
+        return [*vector_factors(expr.args[0]), *vector_factors(expr.args[1])]
     return [expr]
 
 

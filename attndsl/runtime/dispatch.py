@@ -51,9 +51,9 @@ def kernel_of(attention: Attention, backend: str) -> Kernel:
     if backend == "triton":
         if importlib.util.find_spec("triton") is None:
             raise ValueError(f"{attention.name}: backend 'triton' needs the package triton (attndsl[triton])")
-        from attndsl.runtime.triton import TritonKernel
+        from attndsl.runtime.triton import kernel_for
 
-        return TritonKernel(attention)
+        return kernel_for(attention)
     assert backend == "cpu", backend
     from attndsl.runtime.cpu import CpuKernel
 
@@ -63,10 +63,10 @@ def kernel_of(attention: Attention, backend: str) -> Kernel:
 def source_of(attention: Attention, backend: str) -> str:
     """The generated code of an attention (consts bound, simplified) on a backend."""
     if backend == "triton":
-        from attndsl.codegen.triton import typical_source
+        from attndsl.codegen.triton_projected import projected_source
         from attndsl.codegen.triton_scan_source import typical_scan
 
-        return typical_scan(attention) or typical_source(attention)
+        return typical_scan(attention) or projected_source(attention)
     from attndsl.codegen.cpu import generate
 
     return generate(attention).source

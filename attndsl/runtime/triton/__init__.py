@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attndsl.runtime.triton.kernel import TritonKernel
+    from attndsl.runtime.triton.projected import kernel_for
 
-__all__ = ["TritonKernel"]
+__all__ = ["TritonKernel", "kernel_for"]
 
 
 def __getattr__(name: str) -> Any:
-    """Configurations and what is known of them are asked for without torch; the kernel imports it."""
-    if name != "TritonKernel":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from attndsl.runtime.triton.kernel import TritonKernel
+    """Configurations and what is known of them are asked for without torch; kernels import it."""
+    if name == "TritonKernel":
+        from attndsl.runtime.triton.kernel import TritonKernel
 
-    return TritonKernel
+        return TritonKernel
+    if name == "kernel_for":
+        from attndsl.runtime.triton.projected import kernel_for
+
+        return kernel_for
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

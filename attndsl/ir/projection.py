@@ -1,0 +1,403 @@
+"""What an attention computes from vectors of one position, taken out of the pairs.
+
+A kernel of tiles has one dot product, of a vector of the query with one of the key, and numbers of the row, of the key
+and of the pair beside it. `projection` rewrites an attention until that is all it needs:
+
+- dot products of vectors, with the scaled one of q and k among them, become one: sums of `c * dot(a, b)` with `c` a
+  product of a row's and a key's number are the dot product of concatenations;
+- a number of one side that reads vectors (`norm(Q)`, `dot(K, w[h])`) becomes an input with one element a position;
+- a decay per token becomes a difference of prefix sums, each given as two floats whose sum it is.
+
+Whoever runs the attention computes these vectors, numbers and prefix sums first, once a position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, reduce
+
+from attndsl.ir import build
+from attndsl.ir.attention import Attention, Input
+from attndsl.ir.build import ONE, Part
+from attndsl.ir.expr import (
+    SCORE,
+    Coord,
+    Count,
+    Decay,
+    Expr,
+    Extent,
+    Index,
+    Load,
+    Member,
+    Op,
+    ParamRef,
+    Reduce,
+    Size,
+    Value,
+    integer,
+    mentions,
+    op,
+    rewrite,
+    walk,
+)
+from attndsl.ir.features import extent_of, read_elsewhere, vector_factors
+from attndsl.ir.free import column_only, depends, row_only
+from attndsl.ir.separate import product
+from attndsl.ir.simplify import simplify_expr
+from attndsl.ir.types import FLOAT, INT, Kind, Type
+from attndsl.ir.weights import Exponential, factors, weight_form
+
+SCALE = ParamRef(FLOAT, "the scale of the call")
+"""The factor of q . k in `s`, where a query vector reads it."""
+GIVEN_SIZE = "D_given"
+"""The size of q's vectors, where `D` is that of the projected ones."""
+_B, _H, _HKV, _Q, _K, _ROW = (Index(INT, n) for n in ("b", "h", "hkv", "q", "k", "row"))
+_VECTOR = Type(Kind.FLOAT, ("D",))
+_NO_SIDE = (Coord, Member, Extent, Value, Reduce, Count, Decay)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The two vectors of the one dot product, of `extent` components. They may read `SCALE`. `by_head`: the key's
+    differs between the query heads of one key head."""
+
+    query: Expr
+    key: Expr
+    extent: Expr
+    by_head: bool
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of one side, given as an input: `[B, H, Lq]` of rows, `[B, H, Lk]` of keys where it varies with the
+    query head, else `[B, Hkv, Lk]`."""
+
+    name: str
+    value: Expr
+    of_row: bool
+    by_head: bool
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The sums of a `log_decay` input up to each position: `keys` are two inputs of its shape whose sum they are, and
+    `rows` two [B, H, Lq] with what `indices` read at the position of each query, at most the last."""
+
+    tensor: str
+    indices: tuple[Expr, ...]
+    rows: tuple[str, str]
+    keys: tuple[str, str]
+
+    @property
+    def at_row(self) -> Expr:
+        """The read of such a sum by a query."""
+        last = op("sub", Size(INT, "L"), integer(1))
+        return Load(FLOAT, self.tensor, (*self.indices, op("min", _Q, last)))
+
+
+@dataclass(frozen=True)
+class Projection:
+    """`inner` is an attention whose `s` is the unscaled dot product of `vectors`, or the scaled one of q and k where
+    there are none, and that reads what is listed as further inputs. `moved_lse`: the logarithm of its sum of
+    exponentials is not that of the attention's own."""
+
+    inner: Attention
+    vectors: Vectors | None
+    numbers: tuple[Number, ...] = ()
+    prefixes: tuple[Prefix, ...] = ()
+    moved_lse: bool = False
+
+
+class _CannotError(Exception):
+    """Why an attention is not projected."""
+
+
+@lru_cache(maxsize=512)
+def projection(attention: Attention) -> Projection | str | None:
+    """The projection of an attention; None where it needs none, and in words why there is none."""
+    parts = [e for e in (attention.mask, attention.score, attention.weight, attention.output) if e is not None]
+    if not any(_reads_vectors(e) or mentions(e, lambda n: isinstance(n, Decay)) for e in parts):
+        return None
+    try:
+        return _Rewriting(attention).result()
+    except _CannotError as error:
+        return str(error)
+
+
+def _is_vector(node: Expr) -> bool:
+    return bool(node.type.shape) and not (isinstance(node, Value) and node.name == "o")
+
+
+def _reads_vectors(e: Expr) -> bool:
+    """Whether a vector of q or k, or of an input beside one, stands in an expression; values and gates of the output
+    clause do not count."""
+    return mentions(e, lambda n: isinstance(n, Load) and n.tensor in ("Q", "K")) or mentions(
+        e, lambda n: isinstance(n, Op) and n.op == "dot"
+    )
+
+
+@dataclass
+class _Rewriting:
+    attention: Attention
+    numbers: dict[Expr, Number] = field(default_factory=dict[Expr, Number])
+    prefixes: dict[Decay, Prefix] = field(default_factory=dict[Decay, Prefix])
+    inputs: list[Input] = field(default_factory=list[Input])
+
+    def result(self) -> Projection:
+        a = self.attention
+        weight, moved = _joined(a)
+        score = rewrite(a.score, self._decays)
+        weight = None if weight is None else rewrite(weight, self._decays)
+        score, weight = self._one_sided(score), None if weight is None else self._one_sided(weight)
+        output = None if a.output is None else self._one_sided(a.output)
+        vectors: Vectors | None = None
+        score, weight, found = self._products(score, weight)
+        if found is not None:
+            vectors = self._vectors(found)
+        kept = [e for e in (score, weight) if e is not None]
+        if any(mentions(e, _is_vector) for e in kept) or (output is not None and _reads_vectors(output)):
+            raise _CannotError("a vector of the pair, which no dot product of one side each is")
+        if mentions(a.mask, lambda n: isinstance(n, Decay)):
+            raise _CannotError("a decay in a mask")
+        expressions = (a.mask, score, weight, output)
+        by_head = vectors is not None and vectors.by_head
+        if by_head and any("hkv" in depends(e) for e in expressions if e is not None):
+            raise _CannotError("a key vector of every query head beside a number of the key head")
+        mask, score, weight, output = (None if e is None else self._sized(e, vectors) for e in expressions)
+        assert mask is not None
+        assert score is not None
+        read = {
+            n.tensor for e in (mask, score, weight, output) if e is not None for n in walk(e) if isinstance(n, Load)
+        }
+        params = tuple(p for p in a.params if not isinstance(p, Input) or p.name in read)
+        inner = replace(
+            a, params=(*params, *self.inputs), mask=mask, score=simplify_expr(score), output=output, requires=(),
+            weight=None if weight is None else simplify_expr(weight),
+        )  # fmt: skip
+        return Projection(inner, vectors, tuple(self.numbers.values()), tuple(self.prefixes.values()), moved)
+
+    def _input(self, name: str, *shape: Expr) -> str:
+        taken = {p.name for p in (*self.attention.params, *self.inputs)}
+        while name in taken:
+            name += "_"
+        self.inputs.append(Input(name, "f32", shape))
+        return name
+
+    def _sized(self, e: Expr, vectors: Vectors | None) -> Expr:
+        if vectors is None:
+            return e
+        return rewrite(e, lambda n: Size(INT, GIVEN_SIZE) if n == Size(INT, "D") else None)
+
+    # Decays
+
+    def _decays(self, node: Expr) -> Expr | None:
+        if isinstance(node, Op) and node.op == "log" and isinstance(node.args[0], Op) and node.args[0].op == "exp":
+            return node.args[0].args[0]
+        if not isinstance(node, Decay):
+            return None
+        if node.type.shape:
+            raise _CannotError("a decay per channel outside a scan")
+        param = self.attention.param(node.tensor)
+        assert isinstance(param, Input)
+        known = self.prefixes.get(node)
+        if known is None:
+            shape = (Size(INT, "B"), Size(INT, "H"), Size(INT, "Lq"))
+            rows = [self._input(f"{node.tensor}_at_row{n}", *shape) for n in ("", "_rest")]
+            keys = [self._input(f"{node.tensor}_at_key{n}", *param.shape) for n in ("", "_rest")]
+            known = self.prefixes[node] = Prefix(node.tensor, node.indices, (rows[0], rows[1]), (keys[0], keys[1]))
+        gaps = [
+            op("sub", Load(FLOAT, row, (_B, _H, _ROW)), Load(FLOAT, key, (*node.indices, _K)))
+            for row, key in zip(known.rows, known.keys, strict=True)
+        ]
+        return op("exp", op("add", *gaps))
+
+    # Numbers of one side
+
+    def _one_sided(self, e: Expr) -> Expr:
+        """With its largest numbers of one side that read vectors as inputs."""
+        done: dict[Expr, Expr] = {}
+
+        def visit(node: Expr) -> Expr:
+            if node not in done:
+                done[node] = self._number(node) or node.with_children(tuple(visit(c) for c in node.children))
+            return done[node]
+
+        return visit(e)
+
+    def _number(self, node: Expr) -> Expr | None:
+        if node.type != FLOAT or not mentions(node, _is_vector) or mentions(node, lambda n: isinstance(n, _NO_SIDE)):
+            return None
+        of_row = row_only(node)
+        if not of_row and not column_only(node):
+            return None
+        known = self.numbers.get(node)
+        if known is None:
+            by_head = of_row or "h" in depends(node)
+            shape = (Size(INT, "B"), Size(INT, "H" if by_head else "Hkv"), Size(INT, "Lq" if of_row else "Lk"))
+            name = self._input(f"{'row' if of_row else 'key'}_number{len(self.numbers)}", *shape)
+            known = self.numbers[node] = Number(name, node, of_row, by_head)
+        return Load(FLOAT, known.name, (_B, _H if known.by_head else _HKV, _ROW if known.of_row else _K))
+
+    # Dot products
+
+    def _products(
+        self, score: Expr, weight: Expr | None
+    ) -> tuple[Expr, Expr | None, list[tuple[Expr, Expr, Expr]] | None]:
+        """Score and weight of the one dot product, and the terms (row vector, key vector, coefficient) it is the sum
+        of; None where there is no other than the scaled one of q and k."""
+        in_score, in_weight = _dots(score), [] if weight is None else _dots(weight)
+        if not in_score and not in_weight:
+            return score, weight, None
+        if in_weight:
+            assert weight is not None
+            if in_score or mentions(weight, lambda n: n == SCORE):
+                raise _CannotError("a dot product in a weight beside the score s")
+            found, (weight,) = _unified((weight,), in_weight)
+            return SCORE, weight, found
+        atoms: list[Expr] = [*in_score, *([SCORE] if mentions(score, lambda n: n == SCORE) else [])]
+        found, (score,) = _unified((score,), atoms)
+        return score, weight, found
+
+    def _vectors(self, terms: Iterable[tuple[Expr, Expr, Expr]]) -> Vectors:
+        """The vectors whose dot product a sum of dot products is."""
+        queries: dict[Expr, list[Expr]] = {}
+        for query, key, factor in terms:
+            pair = product(factor)
+            if pair is None:
+                raise _CannotError("dot products with a factor that is no product of a row's and a key's number")
+            query, key = (v if f == ONE else op("mul", v, f) for v, f in zip((query, key), pair, strict=True))
+            queries.setdefault(key, []).append(query)
+        sums = [(reduce(lambda a, b: op("add", a, b), many), key) for key, many in queries.items()]
+        query, key = (side[0] if len(side) == 1 else op("concat", *side) for side in zip(*sums, strict=True))
+        for side in (query, key):
+            if mentions(side, lambda n: isinstance(n, _NO_SIDE)):
+                raise _CannotError("a vector that reads coordinates, decays or reductions")
+        if read_elsewhere(tuple(n for n in walk(op("dot", query, key)) if _is_given(n))) is not None:
+            raise _CannotError("q or k at another position than its own")
+        extent = extent_of(key, self.attention) or extent_of(query, self.attention)
+        if extent is None:
+            raise _CannotError("a vector of a size that is not known")
+        return Vectors(query, key, extent, "h" in depends(key))
+
+
+def _is_given(node: Expr) -> bool:
+    return isinstance(node, Load) and node.tensor in ("Q", "K")
+
+
+def _dots(e: Expr) -> list[Expr]:
+    return [n for n in walk(e) if isinstance(n, Op) and n.op == "dot"]
+
+
+def _sides(atom: Expr) -> tuple[Expr, Expr, Expr]:
+    """(row vector, key vector, factor) of a dot product."""
+    if atom == SCORE:
+        q, k = Load(_VECTOR, "Q", (_B, _H, _ROW)), Load(_VECTOR, "K", (_B, _HKV, _K))
+        return q, k, SCALE
+    rows: list[Expr] = []
+    keys: list[Expr] = []
+    for argument in atom.children:
+        for factor in vector_factors(argument):
+            if not row_only(factor) and not column_only(factor):
+                raise _CannotError("a dot product with a vector of the pair")
+            (rows if row_only(factor) else keys).append(factor)
+    sides = [reduce(lambda a, b: op("mul", a, b), sorted(s, key=lambda v: not v.type.shape)) for s in (rows, keys) if s]
+    if len(sides) != 2 or not all(s.type.shape for s in sides):
+        raise _CannotError("a dot product that is not one of a vector of the query and one of the key")
+    return sides[0], sides[1], ONE
+
+
+def _unified(roots: tuple[Expr, ...], atoms: list[Expr]) -> tuple[list[tuple[Expr, Expr, Expr]], tuple[Expr, ...]]:
+    """The terms that sum to one dot product, and the expressions with `s` in its place."""
+    if len(atoms) == 1:
+        only = atoms[0]
+        return [_sides(only)], tuple(rewrite(e, lambda n: SCORE if n == only else None) for e in roots)
+    known: dict[Expr, _Linear | None] = {}
+    for e in roots:
+        for node in walk(e):
+            known[node] = _linear(node, atoms, known)
+    tops: dict[Expr, _Linear] = {}
+
+    def collect(node: Expr) -> None:
+        found = known[node]
+        if found is not None and found.terms:
+            tops[node] = found
+        elif found is None:
+            for child in node.children:
+                collect(child)
+
+    for e in roots:
+        collect(e)
+    sums = {frozenset(t.terms.items()) for t in tops.values()}
+    if len(sums) != 1:
+        raise _CannotError("several dot products that are not one sum")
+    terms = next(iter(tops.values())).terms
+
+    def replaced(e: Expr) -> Expr:
+        if e in tops:
+            return build.whole(build.add(SCORE, tops[e].rest))
+        return e.with_children(tuple(replaced(c) for c in e.children))
+
+    found = []
+    for atom, factor in terms.items():
+        query, key, own = _sides(atom)
+        found.append((query, key, build.whole(build.mul(own, factor))))
+    return found, tuple(replaced(e) for e in roots)
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A sum of dot products times factors without any, and of a rest without any."""
+
+    terms: dict[Expr, Expr]
+    rest: Part
+
+    def scaled(self, by: Callable[[Part], Part]) -> _Linear:
+        return _Linear({a: build.whole(by(c)) for a, c in self.terms.items()}, by(self.rest))
+
+
+def _linear(node: Expr, atoms: list[Expr], known: dict[Expr, _Linear | None]) -> _Linear | None:
+    if node in atoms:
+        return _Linear({node: ONE}, None)
+    parts = [known[c] for c in node.children]
+    if not any(p is None or p.terms for p in parts):
+        return _Linear({}, node)
+    if not isinstance(node, Op) or node.type != FLOAT or any(p is None for p in parts):
+        return None
+    left, right = parts[0], parts[1] if len(parts) > 1 else None
+    assert left is not None
+    match node.op:
+        case "add" | "sub" if right is not None:
+            combine = build.add if node.op == "add" else build.sub
+            terms = {
+                a: build.whole(combine(left.terms.get(a), right.terms.get(a)))
+                for a in dict.fromkeys((*left.terms, *right.terms))
+            }
+            return _Linear(terms, combine(left.rest, right.rest))
+        case "neg":
+            return left.scaled(build.neg)
+        case "mul" if right is not None and not (left.terms and right.terms):
+            sum_, factor = (left, node.args[1]) if left.terms else (right, node.args[0])
+            return sum_.scaled(lambda x: build.mul(x, factor))
+        case "div" if right is not None and not right.terms:
+            return left.scaled(lambda x: build.div(x, node.args[1]))
+        case _:
+            return None
+
+
+def _joined(attention: Attention) -> tuple[Expr | None, bool]:
+    """The weight with decays among the exponents where it is an exponential over its own sum, and whether they are."""
+    weight = attention.weight
+    form = weight_form(attention)
+    if weight is None or not isinstance(form, Exponential) or form.amplitude is None or form.kind != "other":
+        return weight, False
+    top, bottom = factors(weight)
+    inner = [f for f in top if not (isinstance(f, Op) and f.op == "exp")]
+    if len(bottom) != 1 or not inner or not all(isinstance(f, Decay) for f in inner):
+        return weight, False
+    numerator = reduce(lambda a, b: build.whole(build.mul(a, b)), top)
+    if bottom[0] != Reduce(numerator.type, "sum", numerator):
+        return weight, False
+    logs = [op("log", f) if isinstance(f, Decay) else f.args[0] for f in top if isinstance(f, Op | Decay)]
+    value = op("exp", reduce(lambda a, b: op("add", a, b), logs))
+    return op("div", value, Reduce(value.type, "sum", value)), True

@@ -1,0 +1,195 @@
+"""Attentions whose scores read vectors of one position: those are computed first, by torch, and the kernels of an
+attention without them run on the result (`attndsl.ir.projection`)."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from attndsl.ir.attention import Attention
+from attndsl.ir.expr import Expr, Index, ParamRef, walk
+from attndsl.ir.projection import GIVEN_SIZE, SCALE, Number, Prefix, Projection, projection
+from attndsl.ir.types import INT
+from attndsl.runtime.call import Call, Saved
+from attndsl.runtime.sides import Sides
+from attndsl.runtime.triton.kernel import TritonKernel
+from attndsl.runtime.triton.scan_kernel import LinearKernel, narrowed
+from attndsl.schedule.legalise import extent_number
+from attndsl.schedule.plan import Plan
+from attndsl.schedule.tiling import Tiling
+
+
+def kernel_for(attention: Attention) -> TritonKernel | ProjectedKernel:
+    """The kernel of an attention on this backend."""
+    found = projection(attention)
+    return ProjectedKernel(attention, found) if isinstance(found, Projection) else TritonKernel(attention)
+
+
+class ProjectedKernel(LinearKernel):
+    """Computes vectors, numbers and prefix sums of positions, linear in the lengths, and runs `inner` on them.
+
+    Vectors are rounded to q's type. Gradients go through torch."""
+
+    def __init__(self, attention: Attention, found: Projection) -> None:
+        self.attention, self.projection = attention, found
+        self.inner = TritonKernel(found.inner)
+        self._read = _expressions(found)
+        self._kept = frozenset(i.name for i in found.inner.inputs)
+
+    def settings(self) -> Hashable:
+        """As `Kernel.settings`."""
+        return self.inner.settings()
+
+    def saves(self, q: Tensor, k: Tensor, v: Tensor, need_lse: bool) -> tuple[Saved, ...]:
+        """As `Kernel.saves`."""
+        self._check_lse(need_lse)
+        return self.inner.saves(q, k, v, need_lse)
+
+    def tiling(self, call: Call) -> Tiling | None:
+        """As `Kernel.tiling`."""
+        return self.inner.tiling(self._shaped(call))
+
+    def locates(self, call: Call) -> bool:
+        """As `LocatingKernel.locates`; whether a mask admits a decay is seen by planning."""
+        return not self.projection.prefixes and self.inner.locates(self._shaped(call))
+
+    def loads(self, scalar: str) -> bool:
+        """As `LocatingKernel.loads`; torch computes with what the host knows."""
+        read = {n.name for e in self._read for n in walk(e) if isinstance(n, ParamRef)}
+        return scalar not in read and self.inner.loads(scalar)
+
+    def forward(
+        self, call: Call, plan: Plan | None, need_lse: bool, save: bool
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+        """As `TritonKernel.forward`."""
+        self._check_lse(need_lse)
+        return self.inner.forward(self.projected(call), plan, need_lse, save)
+
+    def backward(
+        self,
+        call: Call,
+        plan: Plan | None,
+        saved: tuple[Tensor, ...],
+        grad_out: Tensor | None,
+        grad_lse: Tensor | None,
+        needs: frozenset[str],
+    ) -> Mapping[str, Tensor]:
+        """As `Kernel.backward`."""
+        given: dict[str, Tensor] = {"q": call.q, "k": call.k, "v": call.v, **call.inputs}
+        leaves = {n: t.detach().requires_grad_(n in needs) for n, t in given.items()}
+        own = call.with_tensors(leaves["q"], leaves["k"], leaves["v"], {n: leaves[n] for n in call.inputs})
+        with torch.enable_grad():
+            inner = self.projected(own)
+        live = {"q": inner.q, "k": inner.k, "v": inner.v, **inner.inputs}
+        wanted = frozenset(n for n, t in live.items() if t.requires_grad)
+        bare = inner.with_tensors(*(t.detach() for t in (inner.q, inner.k, inner.v)), _detached(inner.inputs))
+        found = self.inner.backward(bare, plan, saved, grad_out, grad_lse, wanted)
+        pairs = [(live[n], g.to(live[n].dtype)) for n, g in found.items() if live[n].requires_grad]
+        names = [n for n in leaves if n in needs]
+        if not pairs or not names:
+            return {}
+        grads = torch.autograd.grad(
+            [t for t, _ in pairs], [leaves[n] for n in names], [g for _, g in pairs], allow_unused=True
+        )
+        return {n: g for n, g in zip(names, grads, strict=True) if g is not None}
+
+    def _check_lse(self, need_lse: bool) -> None:
+        if need_lse and self.projection.moved_lse:
+            raise ValueError(
+                f"{self.attention.name}: backend 'triton' does not have the lse of an exponential that a decay "
+                "multiplies; backend 'cpu' does"
+            )
+
+    # What the kernels are given
+
+    def projected(self, call: Call) -> Call:
+        """The call of `inner`."""
+        found = self.projection
+        H = call.sizes["H"]
+        scale = torch.full((1, 1, 1), call.scale, dtype=torch.float32, device=call.q.device)
+        rows = self._sides(call, H, of_row=True, values={SCALE: scale})
+        keys = {h: self._sides(call, h, of_row=False, values={SCALE: scale}) for h in {H, call.sizes["Hkv"]}}
+        inputs = {n: t for n, t in call.inputs.items() if n in self._kept}
+        for number in found.numbers:
+            inputs[number.name] = _number(call, number, rows, keys)
+        for prefix in found.prefixes:
+            inputs |= _prefix_sums(call, prefix)
+        q, k, v, scale_ = call.q, call.k, call.v, call.scale
+        if (vectors := found.vectors) is not None:
+            own = keys[H if vectors.by_head else call.sizes["Hkv"]]
+            q, k = _vector(call, vectors.query, rows), _vector(call, vectors.key, own)
+            v = v.repeat_interleave(H // max(v.shape[1], 1), 1) if vectors.by_head and v.shape[1] != H else v
+            scale_ = 1.0
+        return self._call(call, q, k, v, inputs, scale_)
+
+    def _call(self, call: Call, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor], scale: float) -> Call:
+        memo = call.memo.setdefault("projected", {})
+        sizes = {**call.sizes, GIVEN_SIZE: call.sizes["D"], "D": q.shape[-1], "Hkv": k.shape[1]}
+        return replace(
+            call, attention=self.projection.inner, q=q, k=k, v=v, inputs=inputs, sizes=sizes, scale=scale, memo=memo
+        )
+
+    def _shaped(self, call: Call) -> Call:
+        """The call of `inner` with tensors of the right shapes, whatever their elements."""
+        vectors = self.projection.vectors
+        if vectors is None:
+            return self._call(call, call.q, call.k, call.v, call.inputs, call.scale)
+        B, H, Lq, Lk = (call.sizes[n] for n in ("B", "H", "Lq", "Lk"))
+        F = extent_number(vectors.extent, call.sizes)
+        heads = H if vectors.by_head else call.sizes["Hkv"]
+        q, k = call.q.new_empty((B, H, Lq, F)), call.k.new_empty((B, heads, Lk, F))
+        v = call.v if call.v.shape[1] == heads else call.v.new_empty((B, heads, Lk, call.v.shape[-1]))
+        return self._call(call, q, k, v, call.inputs, 1.0)
+
+    def _sides(self, call: Call, heads: int, *, of_row: bool, values: dict[Expr, Tensor]) -> Sides:
+        offset = call.q_offset
+        if not of_row:
+            return Sides(call, heads, length=call.sizes["Lk"], values=values)
+        if isinstance(offset, int):
+            return Sides(call, heads, offset=offset, values=values)
+        position = Index(INT, "q")
+        if any(n == position for e in self._read for n in walk(e)):
+            raise ValueError(
+                f"{self.attention.name}: backend 'triton' computes vectors of the query's position only where q_offset "
+                "is an int; backend 'cpu' takes a tensor"
+            )
+        return Sides(call, heads, values=values)
+
+
+def _expressions(found: Projection) -> tuple[Expr, ...]:
+    vectors = () if found.vectors is None else (found.vectors.query, found.vectors.key)
+    return (*vectors, *(n.value for n in found.numbers))
+
+
+def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n: t.detach() for n, t in tensors.items()}
+
+
+def _vector(call: Call, e: Expr, sides: Sides) -> Tensor:
+    found = narrowed(sides, e, call.q.dtype)
+    return found.expand(call.sizes["B"], sides.heads, sides.length, found.shape[-1]).contiguous()
+
+
+def _number(call: Call, number: Number, rows: Sides, keys: Mapping[int, Sides]) -> Tensor:
+    sides = rows if number.of_row else keys[call.sizes["H" if number.by_head else "Hkv"]]
+    return sides.value(number.value).expand(call.sizes["B"], sides.heads, sides.length).contiguous()
+
+
+def _prefix_sums(call: Call, prefix: Prefix) -> dict[str, Tensor]:
+    """Sums up to each position, each in two floats: a difference has the precision of one that is as small."""
+    sums = call.inputs[prefix.tensor].double().cumsum(-1)
+    offset = call.q_offset
+    first = offset if isinstance(offset, int) else offset.reshape(-1, 1, 1)
+    at = torch.arange(call.sizes["Lq"], device=sums.device).reshape(1, 1, -1) + first
+    given = replace(call, inputs={**call.inputs, prefix.tensor: sums})
+    sides = Sides(given, call.sizes["H"], dtype=torch.float64, values={Index(INT, "q"): at})
+    at_row = sides.value(prefix.at_row).expand(call.sizes["B"], call.sizes["H"], at.shape[-1])
+    found: dict[str, Tensor] = {}
+    for (name, rest), x in ((prefix.rows, at_row), (prefix.keys, sums)):
+        found[name] = x.float().contiguous()
+        found[rest] = (x.detach() - found[name].detach()).float()
+    return found
