@@ -73,6 +73,10 @@ def flags(*shape: int) -> Make:
     return lambda g: torch.rand(shape, generator=g) < 0.5
 
 
+def decays(*shape: int) -> Make:
+    return lambda g: -torch.rand(shape, generator=g).exp() * 2
+
+
 GNA = """use masks (neighborhood)
 attention gna(const window: int[3], const stride: int[3] = 1, const dilation: int[3] = 1,
               const causal: bool[3] = false) {
@@ -97,6 +101,39 @@ SLOPE: dict[str, Make] = {"slope": lambda g: torch.tensor([0.5, 0.0625])}
 WINDOW = "attention window(const w: int = 40) { mask k <= q and q - k < w }"
 COSINE_GATE = """attention sink_gated(input z: f32[H], input g: f32[B, H, Lq]) {
     mask k <= q and (q - k < 40 or k < 4) weight exp(s) / (exp(z[h]) + sum) output o * sigmoid(g[b, h, q]) }"""
+
+FORGET = "attention forget(input g: f32[B, H, L] log_decay) { mask k <= q score s + log(decay(g)) }"
+FADE = "attention fade(input g: f32[B, Hkv, L] log_decay) { mask k <= q weight exp(s) * decay(g) / sum }"
+ROTATED = "attention rotated { mask k <= q score dot(rope(rmsnorm(Q), q), rope(rmsnorm(K), k)) / sqrt(D) }"
+HEDGEHOG = """attention hedgehog(input w: f32[H, D, M]) {
+    mask abs(q - k) <= 20
+    weight dot(softmax(Q @ w[h]), softmax(K @ w[h])) / sum
+}"""
+TWO_MAPS = """attention two(input w: f32[H, D, M], input c: f32[H]) {
+    score s - c[h] * dot(Q @ w[h], K @ w[h]) / sqrt(D)
+    score 8 * tanh(s / 8)
+}"""
+PROJECTED = (
+    Case("cosine similarity", "attention cosine { score 10 * dot(Q, K) / (norm(Q) * norm(K)) }", B=2, H=4, Hkv=2),
+    Case("rotated", ROTATED, Lq=70, Lk=197, q_offset=127, H=4, Hkv=2, D=32),
+    Case("rotated, offsets", ROTATED, Lq=70, Lk=197, B=2, q_offset=(3, 127), D=32),
+    Case("content bias", "attention xl(input u: f32[H, D]) { score s + dot(u[h], K) mask k <= q }", H=4, Hkv=2,
+         inputs={"u": normal(4, 64, size=0.3)}),
+    Case("distance of vectors", "attention l2 { score -0.1 * (dot(Q, Q) + dot(K, K) - 2 * dot(Q, K)) }", D=24),
+    Case("square", "attention square { mask k <= q weight dot(Q, K)^2 / sum }", D=16, lse=False),
+    Case("temperature", "attention warm(input w: f32[H, D]) { score s * sigmoid(dot(Q, w[h])) output o * norm(Q) }",
+         inputs={"w": normal(2, 64, size=0.3)}),
+    Case("two maps", TWO_MAPS, H=4, Hkv=2, D=32, inputs={"w": normal(4, 32, 8, size=0.2), "c": normal(4)}),
+    Case("hedgehog, band", HEDGEHOG, H=4, Hkv=2, inputs={"w": normal(4, 64, 16, size=0.2)}, lse=False),
+    Case("forgetting", FORGET, Lq=389, B=2, inputs={"g": decays(2, 2, 389)}),
+    Case("forgetting, offsets", FORGET, Lq=70, Lk=197, B=2, q_offset=(3, 127), inputs={"g": decays(2, 2, 197)}),
+    Case("fading", FADE, H=4, Hkv=2, inputs={"g": decays(1, 2, 197)}, lse=False),
+    Case("gated sum", "attention gated(scalar c: float) { mask k <= q weight sigmoid(s) * exp(s - c) / sum(exp(s)) }",
+         scalars={"c": 0.7}),
+    Case("few, cosine similarity", "attention cosine { score 10 * dot(Q, K) / (norm(Q) * norm(K)) }", Lq=3, Lk=197,
+         H=4, Hkv=2, q_offset="end"),
+)  # fmt: skip
+"""What torch computes for each position before the kernels run."""
 
 CASES = (
     Case("dense", "attention dense {}", Lq=131, Lk=197, B=2, H=4, Hkv=2),
@@ -165,6 +202,7 @@ CASES = (
     Case("fewer keys than the grid", JOINT, Lq=80, Lk=67, grid={"text": (20,), "video": (3, 4, 5)},
          consts={"window": (3, 3, 3)}),
     Case("one row", WINDOW, Lq=1, Lk=197, q_offset="end"),
+    *PROJECTED,
 )  # fmt: skip
 
 DUO = "attention duo(input full: bool[H]) { mask k <= q and (full[h] or k < 8 or q - k < 40) }"

@@ -92,6 +92,6 @@ def vector_free(attention: Attention) -> None:
     """UnsupportedError where expressions read vectors of q and k, and are not the numbers that a projection leaves."""
     found = projection(attention)
     if isinstance(found, Projection):
-        raise UnsupportedError("a dot product of vectors other than `s`")
+        raise UnsupportedError("vectors of one position within its kernels, which torch computes before them")
     if found is not None:
         raise UnsupportedError(found)

@@ -26,11 +26,12 @@ RANK = 3
 
 class Sides:
     """Expressions of the row or of the key of one call. `heads` is H, or Hkv for values that depend on the key head
-    alone; `position` that of place 0; floats are computed in `dtype`. `values` gives `o`, `count` and the like."""
+    alone; `position` that of place 0, plus an `offset` for all or [B]; floats are computed in `dtype`. `values` gives
+    `o`, `count` and the like."""
 
     def __init__(
-        self, call: Call, heads: int, *, position: int = 0, offset: int = 0, dtype: torch.dtype = torch.float32,
-        length: int | None = None, values: Mapping[Expr, Tensor] | None = None,
+        self, call: Call, heads: int, *, position: int = 0, offset: int | Tensor = 0, length: int | None = None,
+        dtype: torch.dtype = torch.float32, values: Mapping[Expr, Tensor] | None = None,
     ) -> None:  # fmt: skip
         self.call, self.heads, self.position, self.offset, self.dtype = call, heads, position, offset, dtype
         self.device = call.q.device
@@ -81,7 +82,8 @@ class Sides:
             case "row":
                 return at[: self.length].reshape(1, 1, -1)
             case _:
-                return at[: self.length].reshape(1, 1, -1) + (self.position + self.offset)
+                first = self.offset if isinstance(self.offset, int) else self.offset.reshape(-1, 1, 1)
+                return at[: self.length].reshape(1, 1, -1) + (self.position + first)
 
     # Reads
 
@@ -136,6 +138,8 @@ class Sides:
         for i, n in enumerate(names):
             if places[n] == 2:
                 start = 0 if n == "row" else self.offset
+                if not isinstance(start, int):
+                    return None
                 if tensor.shape[i] < start + self.length:
                     return None
                 tensor = tensor.narrow(i, start, self.length)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import Expr, Index, ParamRef, walk
+from attndsl.ir.expr import Expr, ParamRef, walk
 from attndsl.ir.projection import GIVEN_SIZE, SCALE, Number, Prefix, Projection, projection
-from attndsl.ir.types import INT
 from attndsl.runtime.call import Call, Saved
 from attndsl.runtime.sides import Sides
 from attndsl.runtime.triton.kernel import TritonKernel
@@ -111,8 +110,9 @@ class ProjectedKernel(LinearKernel):
         found = self.projection
         H = call.sizes["H"]
         scale = torch.full((1, 1, 1), call.scale, dtype=torch.float32, device=call.q.device)
-        rows = self._sides(call, H, of_row=True, values={SCALE: scale})
-        keys = {h: self._sides(call, h, of_row=False, values={SCALE: scale}) for h in {H, call.sizes["Hkv"]}}
+        known: dict[Expr, Tensor] = {SCALE: scale}
+        rows = Sides(call, H, offset=call.q_offset, values=known)
+        keys = {h: Sides(call, h, length=call.sizes["Lk"], values=known) for h in {H, call.sizes["Hkv"]}}
         inputs = {n: t for n, t in call.inputs.items() if n in self._kept}
         for number in found.numbers:
             inputs[number.name] = _number(call, number, rows, keys)
@@ -145,20 +145,6 @@ class ProjectedKernel(LinearKernel):
         v = call.v if call.v.shape[1] == heads else call.v.new_empty((B, heads, Lk, call.v.shape[-1]))
         return self._call(call, q, k, v, call.inputs, 1.0)
 
-    def _sides(self, call: Call, heads: int, *, of_row: bool, values: dict[Expr, Tensor]) -> Sides:
-        offset = call.q_offset
-        if not of_row:
-            return Sides(call, heads, length=call.sizes["Lk"], values=values)
-        if isinstance(offset, int):
-            return Sides(call, heads, offset=offset, values=values)
-        position = Index(INT, "q")
-        if any(n == position for e in self._read for n in walk(e)):
-            raise ValueError(
-                f"{self.attention.name}: backend 'triton' computes vectors of the query's position only where q_offset "
-                "is an int; backend 'cpu' takes a tensor"
-            )
-        return Sides(call, heads, values=values)
-
 
 def _expressions(found: Projection) -> tuple[Expr, ...]:
     vectors = () if found.vectors is None else (found.vectors.query, found.vectors.key)
@@ -182,12 +168,9 @@ def _number(call: Call, number: Number, rows: Sides, keys: Mapping[int, Sides]) 
 def _prefix_sums(call: Call, prefix: Prefix) -> dict[str, Tensor]:
     """Sums up to each position, each in two floats: a difference has the precision of one that is as small."""
     sums = call.inputs[prefix.tensor].double().cumsum(-1)
-    offset = call.q_offset
-    first = offset if isinstance(offset, int) else offset.reshape(-1, 1, 1)
-    at = torch.arange(call.sizes["Lq"], device=sums.device).reshape(1, 1, -1) + first
     given = replace(call, inputs={**call.inputs, prefix.tensor: sums})
-    sides = Sides(given, call.sizes["H"], dtype=torch.float64, values={Index(INT, "q"): at})
-    at_row = sides.value(prefix.at_row).expand(call.sizes["B"], call.sizes["H"], at.shape[-1])
+    sides = Sides(given, call.sizes["H"], offset=call.q_offset, dtype=torch.float64)
+    at_row = sides.value(prefix.at_row).expand(call.sizes["B"], call.sizes["H"], sides.length)
     found: dict[str, Tensor] = {}
     for (name, rest), x in ((prefix.rows, at_row), (prefix.keys, sums)):
         found[name] = x.float().contiguous()

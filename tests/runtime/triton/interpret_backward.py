@@ -14,7 +14,7 @@ import torch
 import attndsl
 from attndsl.reference import reference
 from attndsl.runtime.triton.config import Config, configured
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import CASES, PROJECTED, Case
 from tests.accuracy import GRADIENT_FACTOR, assert_right
 
 FEW = (
@@ -22,6 +22,7 @@ FEW = (
     "unseen", "bias",
     "row and key bias", "duo", "sink and gate", "vector gate", "sigmoid", "cog", "exponential", "normalised",
     "polynomial", "dilated", "blocks", "gna dilated", "grid terms", "joint", "blind segment", "one row",
+    *(c.name for c in PROJECTED),
 )  # fmt: skip
 """Those that every run of the tests checks; `all` after the groups names every case."""
 FUSED = ("dense 40", "window 7, negative scale", "dead rows", "sink and gate", "gna, even lines", "joint")
