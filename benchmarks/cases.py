@@ -109,6 +109,11 @@ HEDGEHOG = """attention hedgehog(input w: f32[H, D, M]) {
     mask abs(q - k) <= 20
     weight dot(softmax(Q @ w[h]), softmax(K @ w[h])) / sum
 }"""
+FOCUSED = """attention focused {
+    feature phi(x) = (relu(x) + 0.1)^3 * norm(relu(x) + 0.1) / norm((relu(x) + 0.1)^3)
+    mask abs(q - k) <= 20
+    weight dot(phi(Q), phi(K)) / sum
+}"""
 TWO_MAPS = """attention two(input w: f32[H, D, M], input c: f32[H]) {
     score s - c[h] * dot(Q @ w[h], K @ w[h]) / sqrt(D)
     score 8 * tanh(s / 8)
@@ -125,6 +130,7 @@ PROJECTED = (
          inputs={"w": normal(2, 64, size=0.3)}),
     Case("two maps", TWO_MAPS, H=4, Hkv=2, D=32, inputs={"w": normal(4, 32, 8, size=0.2), "c": normal(4)}),
     Case("hedgehog, band", HEDGEHOG, H=4, Hkv=2, inputs={"w": normal(4, 64, 16, size=0.2)}, lse=False),
+    Case("focused, band", FOCUSED, H=4, Hkv=2, D=24, lse=False),
     Case("forgetting", FORGET, Lq=389, B=2, inputs={"g": decays(2, 2, 389)}),
     Case("forgetting, offsets", FORGET, Lq=70, Lk=197, B=2, q_offset=(3, 127), inputs={"g": decays(2, 2, 197)}),
     Case("fading", FADE, H=4, Hkv=2, inputs={"g": decays(1, 2, 197)}, lse=False),

@@ -215,12 +215,14 @@ class _Rewriting:
     # Numbers of one side
 
     def _one_sided(self, e: Expr) -> Expr:
-        """With its largest numbers of one side that read vectors as inputs."""
+        """With its largest numbers of one side that read vectors as inputs; vectors stay whole."""
         done: dict[Expr, Expr] = {}
 
         def visit(node: Expr) -> Expr:
             if node not in done:
-                done[node] = self._number(node) or node.with_children(tuple(visit(c) for c in node.children))
+                whole = bool(node.type.shape) and not mentions(node, lambda n: isinstance(n, Value))
+                within = node if whole else node.with_children(tuple(visit(c) for c in node.children))
+                done[node] = self._number(node) or within
             return done[node]
 
         return visit(e)
@@ -338,7 +340,7 @@ def _unified(roots: tuple[Expr, ...], atoms: list[Expr]) -> tuple[list[tuple[Exp
             return build.whole(build.add(SCORE, tops[e].rest))
         return e.with_children(tuple(replaced(c) for c in e.children))
 
-    found = []
+    found: list[tuple[Expr, Expr, Expr]] = []
     for atom, factor in terms.items():
         query, key, own = _sides(atom)
         found.append((query, key, build.whole(build.mul(own, factor))))

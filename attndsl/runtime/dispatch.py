@@ -63,10 +63,9 @@ def kernel_of(attention: Attention, backend: str) -> Kernel:
 def source_of(attention: Attention, backend: str) -> str:
     """The generated code of an attention (consts bound, simplified) on a backend."""
     if backend == "triton":
-        from attndsl.codegen.triton_projected import projected_source
-        from attndsl.codegen.triton_scan_source import typical_scan
+        from attndsl.codegen import triton_source
 
-        return typical_scan(attention) or projected_source(attention)
+        return triton_source.source_of(attention)
     from attndsl.codegen.cpu import generate
 
     return generate(attention).source

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,13 +86,15 @@ class ProjectedKernel(LinearKernel):
             inner = self.projected(own)
         live = {"q": inner.q, "k": inner.k, "v": inner.v, **inner.inputs}
         wanted = frozenset(n for n, t in live.items() if t.requires_grad)
-        bare = inner.with_tensors(*(t.detach() for t in (inner.q, inner.k, inner.v)), _detached(inner.inputs))
+        bare = inner.with_tensors(
+            inner.q.detach(), inner.k.detach(), inner.v.detach(), {n: t.detach() for n, t in inner.inputs.items()}
+        )
         found = self.inner.backward(bare, plan, saved, grad_out, grad_lse, wanted)
         pairs = [(live[n], g.to(live[n].dtype)) for n, g in found.items() if live[n].requires_grad]
         names = [n for n in leaves if n in needs]
         if not pairs or not names:
             return {}
-        grads = torch.autograd.grad(
+        grads: Any = torch.autograd.grad(
             [t for t, _ in pairs], [leaves[n] for n in names], [g for _, g in pairs], allow_unused=True
         )
         return {n: g for n, g in zip(names, grads, strict=True) if g is not None}
@@ -149,10 +152,6 @@ class ProjectedKernel(LinearKernel):
 def _expressions(found: Projection) -> tuple[Expr, ...]:
     vectors = () if found.vectors is None else (found.vectors.query, found.vectors.key)
     return (*vectors, *(n.value for n in found.numbers))
-
-
-def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n: t.detach() for n, t in tensors.items()}
 
 
 def _vector(call: Call, e: Expr, sides: Sides) -> Tensor:
