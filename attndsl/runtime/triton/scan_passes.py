@@ -29,7 +29,14 @@ from attndsl.ir.expr import Expr
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.scan import DTYPES, Carried, Operands, Scan, Segments, aligned, config_of, has_tma
 from attndsl.runtime.triton.scan_channel import Channels, Gated, units_of
-from attndsl.runtime.triton.scan_config import GATE_LENGTH, ScanConfig, ScanPass, all_forced_scans, choose_step, forced_scan
+from attndsl.runtime.triton.scan_config import (
+    GATE_LENGTH,
+    ScanConfig,
+    ScanPass,
+    all_forced_scans,
+    choose_step,
+    forced_scan,
+)
 from attndsl.runtime.triton.scan_features import apply_map, divided
 from attndsl.runtime.triton.scan_gates import log_gradient
 from attndsl.runtime.triton.scan_launch import Memo, Reading, launching, likeness, memo_of, recorded
@@ -371,7 +378,9 @@ def _scans(
     features: tuple[Any, Any] = ("query", "key") if maps.normalised else ("", "")
     gates = " gated" if logs else ""
     if gated is not None:
-        dq = _scan(call, memo, "q", "scan_dq", do, call.v, gated.k, u=u, pairs=gated, across="values", feature=features[0])
+        dq = _scan(
+            call, memo, "q", "scan_dq", do, call.v, gated.k, u=u, pairs=gated, across="values", feature=features[0]
+        )
         dk = _scan(call, memo, "k", "scan_dk", call.v, do, gated.q, u=u, pairs=gated, across="values", feature=features[1],
                    reverse=True)  # fmt: skip
     else:
