@@ -30,6 +30,8 @@ from attndsl.runtime.triton.scan_config import (
 )
 from attndsl.schedule.legalise import ScanForm
 
+SURE = 1.15
+"""What a prediction must promise: its model is wrong by so much on workloads that it has not seen."""
 MOST = 4096
 """Calls of different sizes that are remembered."""
 LENGTHS = frozenset(("L", "Lq", "Lk"))
@@ -99,7 +101,9 @@ def decide_scan(attention: Attention, step: ScanPass, facts: ScanFacts) -> ScanC
             # written by a version with other configurations
             config = None
         if config is not None and (step == "step" or hazard(config, facts.dtype) is None):
-            return ScanChoice(config, found.origin, found.why)
+            if found.measured or (found.gain or 0.0) >= SURE:
+                return ScanChoice(config, found.origin, found.why)
+            return ScanChoice(usual, "default", f"{found.why}: too little for a prediction")
     return ScanChoice(usual, "default", "nothing is known; not tuned")
 
 

@@ -26,7 +26,7 @@ from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.scan import DTYPES, Carried
 from attndsl.runtime.triton.scan_autograd import gradients, product, run_forward, run_scan, spread, summed
-from attndsl.runtime.triton.scan_choices import ScanChoices, Tuned
+from attndsl.runtime.triton.scan_choices import ScanChoices, ScanFacts, Tuned, scan_facts
 from attndsl.runtime.triton.scan_config import ScanConfig, forced_scan
 from attndsl.runtime.triton.scan_features import expand, expands
 from attndsl.runtime.triton.scan_launch import Reading
@@ -283,6 +283,10 @@ class LinearKernel:
             # the numerator's own features stand in the normaliser, too
             other = self._other(call, form, n, scan, rows, keys, None if initial is None else initial[1])
         return _Parts(scan, other, segments)
+
+    def scan_facts(self, call: Call, form: ScanForm) -> ScanFacts:
+        """What the configurations of a call depend on."""
+        return scan_facts(form, call.sizes, DTYPES[call.q.dtype], machine_of(call.q.device))
 
     def _tuned(self, call: Call, form: ScanForm) -> Tuned:
         """Configurations that are known for a call."""

@@ -378,16 +378,14 @@ def _scans(
     features: tuple[Any, Any] = ("query", "key") if maps.normalised else ("", "")
     gates = " gated" if logs else ""
     if gated is not None:
-        dq = _scan(
-            call, memo, "q", "scan_dq", do, call.v, gated.k, u=u, pairs=gated, across="values", feature=features[0]
-        )
-        dk = _scan(call, memo, "k", "scan_dk", call.v, do, gated.q, u=u, pairs=gated, across="values", feature=features[1],
-                   reverse=True)  # fmt: skip
+        across: dict[str, Any] = {"u": u, "pairs": gated, "across": "values"}
+        dq = _scan(call, memo, "q", "scan_dq", do, call.v, gated.k, feature=features[0], **across)
+        dk = _scan(call, memo, "k", "scan_dk", call.v, do, gated.q, feature=features[1], reverse=True, **across)
     else:
-        dq = _scan(call, memo, "q" + gates, "scan_dq", do, call.v, k, call.q, feature=features[0], slope=slope_of(maps.query),
-                   u=u, gated=logs, mapped=maps.query)  # fmt: skip
-        dk = _scan(call, memo, "k" + gates, "scan_dk", call.v, do, q, call.k, feature=features[1], slope=slope_of(maps.key),
-                   u=u, gated=logs, mapped=maps.key, reverse=True)  # fmt: skip
+        dq = _scan(call, memo, "q" + gates, "scan_dq", do, call.v, k, call.q, feature=features[0],
+                   slope=slope_of(maps.query), u=u, gated=logs, mapped=maps.query)  # fmt: skip
+        dk = _scan(call, memo, "k" + gates, "scan_dk", call.v, do, q, call.k, feature=features[1],
+                   slope=slope_of(maps.key), u=u, gated=logs, mapped=maps.key, reverse=True)  # fmt: skip
     return {"q": dq, "k": dk, "v": _value_scan(call, memo, q, k, do, u, gated)}
 
 

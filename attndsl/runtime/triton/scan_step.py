@@ -24,9 +24,14 @@ def _module(step: Step) -> ScanModule:
 
 
 def run_step(
-    step: Step, config: ScanConfig, reading: Reading, given: Mapping[str, Tensor | None], initial: Carried | None, final: Carried | None,
+    step: Step,
+    config: ScanConfig,
+    reading: Reading,
+    given: Mapping[str, Tensor | None],
+    initial: Carried | None,
+    final: Carried | None,
     memo: Memo,
-) -> None:  # fmt: skip
+) -> None:
     """Fill `out` [B, H, 1, values] and `final` from the state that enters. `given`: q, k and v [B, heads, 1, size],
     out, gamma or g, and with a normaliser `shares` [B, H, 1]. Runs within `launching`."""
     q = given["q"]
