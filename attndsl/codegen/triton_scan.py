@@ -167,7 +167,7 @@ def component_map(features: Expr, tensor: str) -> Expr | None:
     return None if found == COMPONENT else found
 
 
-MIXING = frozenset(("vsoftmax", "rmsnorm", "concat", "outer", "matmul", "roll", "rope"))
+MIXING = frozenset(("vsoftmax", "rmsnorm", "concat", "outer", "distinct", "matmul", "roll", "rope"))
 
 
 @lru_cache(maxsize=256)
