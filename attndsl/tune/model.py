@@ -224,7 +224,7 @@ def model() -> Model:
     def in_order(values: Mapping[str, float], names: Sequence[str]) -> npt.NDArray[np.float64]:
         return np.array([float(values.get(t, 0.0)) for t in names])
 
-    weights = {step: in_order(fitted[step], terms_of(step)) for step in steps}
+    weights: dict[Pass, npt.NDArray[np.float64]] = {step: in_order(fitted[step], terms_of(step)) for step in steps}
     scans = {"scan": in_order(fitted["scan"], SCAN_TERMS), "step": in_order(STEP_USUAL, STEP_TERMS)}
     return Model(weights, scans, {n: v for n, v in data.items() if n != "weights"})
 

@@ -21,6 +21,7 @@ from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.scan_choices import scan_key
+from attndsl.runtime.triton.scan_config import ScanPass
 from attndsl.runtime.tuning import Tuning
 from attndsl.runtime.tuning import asked as asked_here
 from attndsl.schedule.legalise import ScanForm
@@ -102,9 +103,9 @@ def _tune_scan(
     facts = kernel.scan_facts(call, form)
     tensors = (call.q, call.k, call.v, *call.inputs.values())
     backward = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    asked: list[Pass] = ["decode"] if states and call.q.shape[2] == 1 else ["forward"]
-    steps = scan_passes(form, [*asked, *(("dq", "dkdv") if backward else ())])
-    steps = [s for s in steps if scan_key(kernel.attention, s, facts) not in _done]
+    first: Pass = "decode" if states and call.q.shape[2] == 1 else "forward"
+    asked: tuple[Pass, ...] = (first, "dq", "dkdv") if backward else (first,)
+    steps: list[ScanPass] = [s for s in scan_passes(form, asked) if scan_key(kernel.attention, s, facts) not in _done]
     subject = replace(subject, grad=torch.randn_like(call.q[..., :1].expand(*call.q.shape[:3], call.v.shape[-1])))
     found = tune_scan_passes(kernel, subject, form, facts, steps, budget, report)
     _done.update(e.key for e in found)

@@ -34,7 +34,8 @@ SPARE = 1.2
 @dataclass(frozen=True)
 class Shape:
     """One scan of a pass: sequences times heads, heads of keys, rows, components of keys and of values, whether rows
-    have factors of a decay, whether the output is multiplied by a map's slope, and whether decays are per channel."""
+    have factors of a decay, whether the output is multiplied by a map's slope, whether decays are per channel, and
+    whether the states at the boundaries of segments are its own: those of keys' gradients are those of values'."""
 
     B: int
     H: int
@@ -46,6 +47,7 @@ class Shape:
     decays: bool = False
     mapped: bool = False
     channel: bool = False
+    states: bool = True
 
     @property
     def padded(self) -> int:
@@ -73,7 +75,7 @@ def shape_of(step: ScanPass, facts: ScanFacts, form: ScanForm) -> Shape:
     return Shape(
         s["B"], s["H"], s["Hkv"], rows, *((values, keys) if turned else (keys, values)), facts.dtype,
         decays=bool(decay.token or decay.per_head or form.segments), mapped=turned and facts.features == s["D"],
-        channel=bool(decay.channel),
+        channel=bool(decay.channel), states=step != "scan_dk",
     )  # fmt: skip
 
 
@@ -103,7 +105,7 @@ def scan_candidates(
     columns = [c for c in (NARROW_COLUMNS if narrow else COLUMNS) if c <= max(up(shape.values), least_columns)]
     found: dict[ScanConfig, None] = {default: None}
     seen = {_effect(default, shape, gpu)}
-    for chunk, c, warps, stages in product(chunks, columns, WARPS, STAGES):
+    for chunk, c, warps, stages in product(chunks, columns, WARPS, STAGES[:2] if narrow else STAGES):
         tile = ScanConfig(chunk, c, warps, stages, gate_warps=default.gate_warps)
         need = scan_footprint(tile, shape)
         if need.registers > SPARE * REGISTERS or need.shared > gpu.machine.shared_memory:
@@ -124,15 +126,15 @@ def _cuts(tile: ScanConfig, shape: Shape, gpu: Gpu) -> Iterator[ScanConfig]:
         config = replace(tile, resident=resident, least=least)
         yield config
         if shape.cut(config, gpu)[0] > 1:
-            for columns, warps, stages in STATES:
-                if columns <= shape.values:
+            for columns, warps, stages in STATES if shape.states else ():
+                if columns <= shape.values and shape.dtype != "fp32":
                     yield replace(config, state_columns=columns, state_warps=warps, state_stages=stages)
 
 
 def _effect(config: ScanConfig, shape: Shape, gpu: Gpu) -> tuple[object, ...]:
     """Equal for configurations that launch the same for this shape."""
     segments, length = shape.cut(config, gpu)
-    states = config.of_states if segments > 1 else ()
+    states = config.of_states if segments > 1 and shape.states else ()
     return config.chunk, config.columns, config.warps, config.stages, segments, length, states, config.gate_warps
 
 

@@ -48,10 +48,12 @@ def scan_of(attention: Attention, problem: Problem) -> ScanForm | None:
 def scan_passes(form: ScanForm, steps: Iterable[Pass]) -> tuple[ScanPass, ...]:
     """The passes of a scan for those that were asked for. A reduction has kernels of its own forward alone, what sees
     keys on both sides no step."""
-    found = dict.fromkeys(p for step in steps for p in PASSES[step])
+    found: dict[ScanPass, None] = dict.fromkeys(p for step in steps for p in PASSES[step])
     if form.kind == "reduction":
-        return tuple(p for p in found if p == "scan")
-    return tuple(p for p in found if p != "step" or form.stateless is None)
+        return ("scan",) if "scan" in found else ()
+    if form.stateless is not None:
+        found.pop("step", None)
+    return tuple(found)
 
 
 def asked_passes(name: str, form: ScanForm, steps: Sequence[Pass]) -> tuple[ScanPass, ...]:

@@ -130,6 +130,6 @@ class ScanChoices:
         found = self._made.get(memo)
         if found is None:
             facts = scan_facts(form, sizes, dtype, machine)
-            choices = [(step, decide_scan(self._attention, step, facts)) for step in SCAN_PASSES]
-            found = self._made[memo] = tuple((s, c.config) for s, c in choices if c.origin != "default")
+            choices: dict[ScanPass, ScanChoice] = {s: decide_scan(self._attention, s, facts) for s in SCAN_PASSES}
+            found = self._made[memo] = tuple((s, c.config) for s, c in choices.items() if c.origin != "default")
         return found

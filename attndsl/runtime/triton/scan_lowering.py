@@ -74,11 +74,12 @@ def lower_scan(
     sizes = dict(problem.sizes)
     if step == "step":
         sizes |= {"L": 1, "Lq": 1, "Lk": 1}
-    call = _bare(attention, sizes, problem.scalars, DTYPES[dtype])
+    call = bare_call(attention, sizes, problem.scalars, DTYPES[dtype])
     form = legalise(attention, call.problem).form
     kernel = TritonKernel(attention)
-    if form is None or (gap := kernel.scan_gap(call, form)) is not None:
-        raise ValueError(f"{attention.name} does not run as a scan: {'no scan' if form is None else gap}")
+    gap = "its weight has no scan" if form is None else kernel.scan_gap(call, form)
+    if form is None or gap is not None:
+        raise ValueError(f"{attention.name} does not run as a scan: {gap}")
     with torch.no_grad(), scan_configured(**{step: config}), recording(gpu.capability, gpu.multiprocessors) as launches:
         saved: tuple[Tensor, ...] = ()
         grad = None
@@ -90,7 +91,7 @@ def lower_scan(
     return [it for it in launches if it.kernel.__name__ not in FIXED]
 
 
-def _bare(attention: Attention, sizes: Mapping[str, int], scalars: Mapping[str, Any], dtype: torch.dtype) -> Call:
+def bare_call(attention: Attention, sizes: Mapping[str, int], scalars: Mapping[str, Any], dtype: torch.dtype) -> Call:
     """A call on tensors without memory."""
 
     def empty(*shape: int, of: torch.dtype = dtype) -> Tensor:
