@@ -35,7 +35,7 @@ SPARE = 1.2
 class Shape:
     """One scan of a pass: sequences times heads, heads of keys, rows, components of keys and of values, whether rows
     have factors of a decay, whether the output is multiplied by a map's slope, whether decays are per channel, and
-    whether the states at the boundaries of segments are its own: those of keys' gradients are those of values'."""
+    whether the states at the boundaries of segments are its own: those of values' gradients are those of keys'."""
 
     B: int
     H: int
@@ -75,7 +75,7 @@ def shape_of(step: ScanPass, facts: ScanFacts, form: ScanForm) -> Shape:
     return Shape(
         s["B"], s["H"], s["Hkv"], rows, *((values, keys) if turned else (keys, values)), facts.dtype,
         decays=bool(decay.token or decay.per_head or form.segments), mapped=turned and facts.features == s["D"],
-        channel=bool(decay.channel), states=step != "scan_dk",
+        channel=bool(decay.channel), states=step != "scan_dv",
     )  # fmt: skip
 
 

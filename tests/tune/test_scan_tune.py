@@ -97,9 +97,9 @@ def test_what_a_configuration_launches(text: str, kernels: set[str]) -> None:
         found = lower_scan(f.simplified, problem, "bf16", step, config, target)
         assert kernels <= {it.kernel.__name__ for it in found} <= kernels | {"states", "finish", "outputs"}
         assert any((it.kernel.__name__, it.warps, it.stages) == ("outputs", 8, 2) for it in found)
-        # the states that the gradient of keys finds are those of values
+        # the states that the gradient of values finds are those of keys
         own = any((it.kernel.__name__, it.warps, it.stages) == ("states", 4, 3) for it in found)
-        assert own == (step != "scan_dk") == shape_of(step, facts, form).states
+        assert own == (step != "scan_dv") == shape_of(step, facts, form).states
     full = f.problem(L=512, B=64, H=16, D=128)
     assert {it.kernel.__name__ for it in lower_scan(f.simplified, full, "bf16", "scan", config, target)} == kernels
     (one,) = lower_scan(f.simplified, problem, "bf16", "step", ScanConfig(1, 32, 2, 1), target)

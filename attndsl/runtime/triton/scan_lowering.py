@@ -33,7 +33,7 @@ POINTERS = {
     torch.int8: "i8", torch.int16: "i16", torch.int32: "i32", torch.int64: "i64", torch.uint8: "u8",
 }  # fmt: skip
 GRADIENTS: dict[ScanPass, str] = {"scan_dq": "q", "scan_dk": "k", "scan_dv": "v"}
-FIXED = frozenset(("features", "expand", "carry", "sums"))
+FIXED = frozenset(("features", "expand", "carry", "prefix", "sums", "columns", "norms"))
 """Kernels that are the same in every configuration."""
 
 

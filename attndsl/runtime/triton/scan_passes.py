@@ -244,9 +244,11 @@ def _forward(call: ScanCall, memo: Memo, want_final: bool, wide: bool) -> tuple[
     normalised = call.maps.normalised
     out = _empty(call, B, H, L, Dv, dtype=torch.float32 if wide else call.q.dtype)
     shares = _empty(call, B, H, L) if normalised else None
-    final = Carried(_empty(call, B, H, F, Dv), _empty(call, B, H, F) if normalised else None) if want_final else None
+    final = Carried(_empty(call, B, H, F, Dv)) if want_final else None
     if L == 1:
         maps = call.maps
+        if final is not None and normalised:
+            final = replace(final, column=_empty(call, B, H, F))
         step = Step(F, Dv, maps.decay, maps.strict, normalised, maps.query, maps.key, maps.ranks, call.wide)
         run_step(step, call.config("step", F, Dv), call.reading, {
             "q": call.q, "k": call.k, "v": call.v, "out": out, "gamma": call.gamma, "g": call.g, "shares": shares,
@@ -257,6 +259,11 @@ def _forward(call: ScanCall, memo: Memo, want_final: bool, wide: bool) -> tuple[
     scan = _forward_scan(call, memo, q, k, None if channels is None else channels.gated(q, k))
     segments, length = scan.cut()
     entering = scan.states(segments, length, call.initial) if segments > 1 else call.initial
+    if normalised:
+        columns = scan.columns(None if call.initial is None else call.initial.column)
+        scan = replace(scan, operands=replace(scan.operands, norms=scan.norms(columns)))
+        if final is not None:
+            final = replace(final, column=columns[:, :, -1].contiguous())
     scan.outputs(out, length, segments, entering, final=final, shares=shares)
     return out, shares, final
 
@@ -317,25 +324,36 @@ def _backward(
         "k": logs or "k" in needs or (normalised and "initial" in needs) or (gated is not None and "q" in needs),
         "v": bool(needs & {"v", "initial"}),
     }
-    values = scans["v"]
     scans = {n: s for n, s in scans.items() if wanted[n]} or scans
-    # the states that the gradient of keys finds are those of values
-    together = [*scans.values(), *([values] if "k" in scans and "v" not in scans else [])]
+    # the states that the gradients of keys and of values find come in chunks of the former
+    behind = None if scans.keys() == {"q"} else _value_scan(call, memo, q, k, do, u, gated, "scan_dk")
+    together = [*scans.values(), *([] if behind is None else [behind])]
     chunk = max(s.config.chunk for s in together)
     most = 0 if not logs else chunk if call.dtype == "fp32" else max(GATE_LENGTH, chunk)
     segments, length = cut_together(together, most)
     before: Segments | Carried | None = call.initial
     after: Segments | Carried | None = grad_final
-    if segments > 1 or logs:
-        if "q" in scans:
-            before = _forward_scan(call, memo, q, k, gated, "scan_dq").states(segments, length, call.initial)
-        if "k" in scans or "v" in scans:
-            after = _value_scan(call, memo, q, k, do, u, gated).states(segments, length, grad_final)
+    columns: dict[str, Tensor] = {}
+    if "q" in scans and (segments > 1 or logs or normalised):
+        whole = _forward_scan(call, memo, q, k, gated, "scan_dq")
+        if segments > 1 or logs:
+            before = whole.states(segments, length, call.initial)
+        if normalised:
+            columns["q"] = whole.columns(None if call.initial is None else call.initial.column)
+            if isinstance(before, Segments):
+                before = replace(before, column=whole.at_segments(columns["q"], segments, length))
+    if behind is not None:
+        if segments > 1 or logs:
+            after = behind.states(segments, length, grad_final)
+        if normalised and "k" in scans:
+            columns["k"] = behind.columns(None if grad_final is None else grad_final.column)
+            if isinstance(after, Segments):
+                after = replace(after, column=behind.at_segments(columns["k"], segments, length))
     B, H, L = call.shape
     F, Dv = call.k.shape[-1], call.v.shape[-1]
     initial = None
     if "initial" in needs:
-        initial = Carried(_empty(call, B, H, F, Dv), _empty(call, B, H, F) if normalised else None)
+        initial = Carried(_empty(call, B, H, F, Dv), columns["k"][:, :, -1].contiguous() if normalised else None)
     sums: dict[str, Tensor] = {}
     made: dict[str, Tensor] = {}
     for name, scan in scans.items():
@@ -345,13 +363,10 @@ def _backward(
         made[name] = _empty(call, B, H, L, scan.walk.v.size, dtype=kind)
         if scan.walk.gated:
             sums[name] = _empty(call, scan.slices, B, H, L)
-        left = None
-        if name == "v":
-            left = initial if initial is None else Carried(initial.state)
-        elif name == "k" and initial is not None and normalised:
-            left = Carried(_empty(call, B, H, Dv, F), initial.column)
+        if name in columns:
+            scan = replace(scan, operands=replace(scan.operands, entering=columns[name]))
         scan.outputs(made[name], length, segments, before if name == "q" else after, transposed=name != "v",
-                     row_sums=sums.get(name), final=left)  # fmt: skip
+                     row_sums=sums.get(name), final=initial if name == "v" else None)  # fmt: skip
     local: Tensor | None = sums["q"].sum(0) - sums["k"].sum(0) if "q" in sums else None
     if channels is not None and "q" in made and "k" in made:
         given = {
@@ -390,12 +405,19 @@ def _scans(
 
 
 def _value_scan(
-    call: ScanCall, memo: Memo, q: Tensor, k: Tensor, do: Tensor, u: Tensor | None, gated: Gated | None
+    call: ScanCall,
+    memo: Memo,
+    q: Tensor,
+    k: Tensor,
+    do: Tensor,
+    u: Tensor | None,
+    gated: Gated | None,
+    step: ScanPass = "scan_dv",
 ) -> Scan:
     """The scan of the gradients of values."""
     q, k = (q, k) if gated is None else (gated.q, gated.k)
     column = "vector" if call.maps.normalised else ""
-    return _scan(call, memo, "v", "scan_dv", k, q, do, reverse=True, column=column, u=u, pairs=gated)
+    return _scan(call, memo, f"v {step}", step, k, q, do, reverse=True, column=column, u=u, pairs=gated)
 
 
 def _of_heads(made: Tensor, like: Tensor) -> Tensor:
