@@ -15,6 +15,7 @@ from torch import Tensor
 from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_form import Dtype
 from attndsl.codegen.triton_scan import ScanModule, Walk, generate_scan
+from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.generated import scan_module_for
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.modules import load_module
@@ -279,7 +280,7 @@ class Scan:
         known |= self.operands.reading.numbers(arguments)
         kernel = getattr(load_module(self.module.source), name)
         columns, warps, stages = self.config.columns, self.config.warps, self.config.stages
-        if self.operands.q.device.type == "cuda" and (why := hazard(self.config, self.walk.dtype)) is not None:
+        if machine.on_gpu(self.operands.q.device) and (why := hazard(self.config, self.walk.dtype)) is not None:
             raise ValueError(f"a scan in this configuration has no kernel: {why}")
         if name in CHUNK_WARPS:
             return Ready.of(kernel, arguments, known, self.B * self.H * known["chunks_all"], CHUNK_WARPS[name], 1)
@@ -315,11 +316,11 @@ class Scan:
 
 def _capability(device: torch.device) -> int:
     """Times ten; that of Hopper for tensors that are on no GPU, unless launches are recorded for another."""
-    return _gpu(device)[0] if device.type == "cuda" else 90 if (it := recorded()) is None else it.capability
+    return _gpu(device)[0] if machine.on_gpu(device) else 90 if (it := recorded()) is None else it.capability
 
 
 def _multiprocessors(device: torch.device) -> int:
-    return _gpu(device)[1] if device.type == "cuda" else 1 if (it := recorded()) is None else it.multiprocessors
+    return _gpu(device)[1] if machine.on_gpu(device) else 1 if (it := recorded()) is None else it.multiprocessors
 
 
 @lru_cache(maxsize=16)
