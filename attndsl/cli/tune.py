@@ -122,9 +122,10 @@ def _measured(setup: Setup, dtype: str, steps: Sequence[Pass], budget: float, se
     from attndsl.api import AttentionFunction
     from attndsl.cli import trial
     from attndsl.runtime.binding import bind_call
-    from attndsl.runtime.triton.kernel import TritonKernel
+    from attndsl.runtime.triton.projected import kernel_for, tiles_of
     from attndsl.tune.online import tune_passes
     from attndsl.tune.oracle import Subject
+    from attndsl.tune.scans import asked_passes, scan_of, tune_scan_passes
 
     f = AttentionFunction(setup.attention)
     t = trial.make_tensors(setup, trial.DTYPES[dtype], seed)
@@ -133,11 +134,18 @@ def _measured(setup: Setup, dtype: str, steps: Sequence[Pass], budget: float, se
         call = bind_call(
             f.attention, f.simplified, t.q.cuda(), t.k.cuda(), t.v.cuda(), {**setup.scalars, **inputs}, grid=setup.grid
         )
-        kernel = TritonKernel(f.simplified)
+        kernel = kernel_for(f.simplified)
         generator = torch.Generator(device="cuda").manual_seed(seed)
         grad = torch.randn(t.grad.shape, dtype=t.q.dtype, device="cuda", generator=generator)
         subject = Subject(f.attention, call, setup.grid, grad)
-        return tune_passes(kernel, subject, kernel.facts(call), steps, budget, shown)
+        form = scan_of(f.simplified, call.problem)
+        if form is not None and kernel.scan_gap(call, form) is None:
+            facts, chosen = kernel.scan_facts(call, form), asked_passes(f.attention.name, form, steps)
+            return tune_scan_passes(kernel, subject, form, facts, chosen, budget, shown)
+        tiles, inner = tiles_of(kernel, call)
+        if inner is not call:
+            subject = Subject(tiles.attention, inner, setup.grid, grad)
+        return tune_passes(tiles, subject, tiles.facts(inner), steps, budget, shown)
     except (TypeError, ValueError) as error:
         raise CallError(str(error)) from error
 

@@ -13,13 +13,14 @@ Whoever runs the attention computes these vectors, numbers and prefix sums first
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
 
 from attndsl.ir import build
 from attndsl.ir.attention import Attention, Input
 from attndsl.ir.build import ONE, Part
+from attndsl.ir.evaluate import Env, evaluate
 from attndsl.ir.expr import (
     SCORE,
     Coord,
@@ -107,6 +108,14 @@ class Projection:
     numbers: tuple[Number, ...] = ()
     prefixes: tuple[Prefix, ...] = ()
     moved_lse: bool = False
+
+    def sizes(self, given: Mapping[str, int]) -> dict[str, int]:
+        """The sizes of a call of `inner`, from those of a call."""
+        if self.vectors is None:
+            return {**given, GIVEN_SIZE: given["D"]}
+        extent = int(evaluate(self.vectors.extent, Env({Size(INT, n): v for n, v in given.items()})))
+        heads = given["H" if self.vectors.by_head else "Hkv"]
+        return {**given, GIVEN_SIZE: given["D"], "D": extent, "Hkv": heads}
 
 
 class _CannotError(Exception):

@@ -50,12 +50,12 @@ class ScanForm:
 
     def features(self, sizes: Mapping[str, int]) -> int:
         """How many features a key has."""
-        return extent_number(self.weight.extent, sizes)
+        return _number(self.weight.extent, sizes)
 
     def z_features(self, sizes: Mapping[str, int]) -> int:
         """How many features the normaliser's sum has; 0 without one."""
         extent = self.weight.z_extent
-        return 0 if extent is None else extent_number(extent, sizes)
+        return 0 if extent is None else _number(extent, sizes)
 
     @cached_property
     def elsewhere(self) -> str | None:
@@ -202,8 +202,7 @@ def _never_falls(e: Expr, attention: Attention) -> bool:
             return e == _K
 
 
-def extent_number(extent: Expr, sizes: Mapping[str, int]) -> int:
-    """The value of an int expression of sizes."""
+def _number(extent: Expr, sizes: Mapping[str, int]) -> int:
     return int(evaluate(extent, Env({Size(INT, n): v for n, v in sizes.items()})))
 
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import Expr, ParamRef, walk
-from attndsl.ir.projection import GIVEN_SIZE, SCALE, Number, Prefix, Projection, projection
+from attndsl.ir.projection import SCALE, Number, Prefix, Projection, projection
 from attndsl.runtime.call import Call, Saved
 from attndsl.runtime.sides import Sides
 from attndsl.runtime.triton.kernel import TritonKernel
+from attndsl.runtime.triton.scan_choices import ScanChoices
 from attndsl.runtime.triton.scan_kernel import LinearKernel, narrowed
-from attndsl.schedule.legalise import extent_number
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
@@ -29,6 +29,14 @@ def kernel_for(attention: Attention) -> TritonKernel | ProjectedKernel:
     return ProjectedKernel(attention, found) if isinstance(found, Projection) else TritonKernel(attention)
 
 
+def tiles_of(kernel: TritonKernel | ProjectedKernel, call: Call) -> tuple[TritonKernel, Call]:
+    """The kernel that runs tiles, and its call."""
+    if isinstance(kernel, TritonKernel):
+        return kernel, call
+    with torch.no_grad():
+        return kernel.inner, kernel.projected(call)
+
+
 class ProjectedKernel(LinearKernel):
     """Computes vectors, numbers and prefix sums of positions, linear in the lengths, and runs `inner` on them.
 
@@ -37,6 +45,7 @@ class ProjectedKernel(LinearKernel):
     def __init__(self, attention: Attention, found: Projection) -> None:
         self.attention, self.projection = attention, found
         self.inner = TritonKernel(found.inner)
+        self.scan_choices = ScanChoices(attention)
         self._read = _expressions(found)
         self._kept = frozenset(i.name for i in found.inner.inputs)
 
@@ -56,6 +65,10 @@ class ProjectedKernel(LinearKernel):
     def locates(self, call: Call) -> bool:
         """As `LocatingKernel.locates`; whether a mask admits a decay is seen by planning."""
         return not self.projection.prefixes and self.inner.locates(self._shaped(call))
+
+    def few(self, call: Call) -> bool:
+        """As `TritonKernel.few`."""
+        return self.inner.few(self._shaped(call))
 
     def loads(self, scalar: str) -> bool:
         """As `LocatingKernel.loads`; torch computes with what the host knows."""
@@ -131,7 +144,7 @@ class ProjectedKernel(LinearKernel):
 
     def _call(self, call: Call, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor], scale: float) -> Call:
         memo = call.memo.setdefault("projected", {})
-        sizes = {**call.sizes, GIVEN_SIZE: call.sizes["D"], "D": q.shape[-1], "Hkv": k.shape[1]}
+        sizes = self.projection.sizes(call.sizes)
         return replace(
             call, attention=self.projection.inner, q=q, k=k, v=v, inputs=inputs, sizes=sizes, scale=scale, memo=memo
         )
@@ -141,9 +154,8 @@ class ProjectedKernel(LinearKernel):
         vectors = self.projection.vectors
         if vectors is None:
             return self._call(call, call.q, call.k, call.v, call.inputs, call.scale)
-        B, H, Lq, Lk = (call.sizes[n] for n in ("B", "H", "Lq", "Lk"))
-        F = extent_number(vectors.extent, call.sizes)
-        heads = H if vectors.by_head else call.sizes["Hkv"]
+        sizes = self.projection.sizes(call.sizes)
+        B, H, heads, Lq, Lk, F = (sizes[n] for n in ("B", "H", "Hkv", "Lq", "Lk", "D"))
         q, k = call.q.new_empty((B, H, Lq, F)), call.k.new_empty((B, heads, Lk, F))
         v = call.v if call.v.shape[1] == heads else call.v.new_empty((B, heads, Lk, call.v.shape[-1]))
         return self._call(call, q, k, v, call.inputs, 1.0)

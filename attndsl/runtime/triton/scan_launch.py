@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor
 
 from attndsl.codegen.triton_arguments import Argument
-from attndsl.runtime.triton import submit
-from attndsl.runtime.triton.compiled import compiling
+from attndsl.runtime.triton import machine, submit
+from attndsl.runtime.triton.compilation import first_run
 
 Memo = dict[Any, Any]
 """What calls that are alike share: prepared launches, and what was decided for them."""
@@ -33,10 +34,54 @@ def likeness(t: Tensor | None) -> Any:
     return None if t is None else (t.shape, t.stride(), t.dtype, t.data_ptr() % 16 == 0)
 
 
+@dataclass(frozen=True, eq=False)
+class Launched:
+    """A kernel as it would have been launched: its arguments in order, warps and stages."""
+
+    kernel: Any
+    values: tuple[Any, ...]
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What scans of tensors that are on no GPU would launch on one of this compute capability (times ten), with so many
+    multiprocessors."""
+
+    capability: int
+    multiprocessors: int
+    launches: list[Launched] = field(default_factory=list[Launched])
+
+    @property
+    def target(self) -> tuple[int, int]:
+        """The GPU."""
+        return self.capability, self.multiprocessors
+
+
+_RECORDING: ContextVar[Recording | None] = ContextVar("attndsl_scan_recording", default=None)
+
+
+@contextmanager
+def recording(capability: int, multiprocessors: int) -> Generator[list[Launched]]:
+    """Within, scans of tensors that are on no GPU run nothing: the list has what they would launch on one."""
+    made = Recording(capability, multiprocessors)
+    token = _RECORDING.set(made)
+    try:
+        yield made.launches
+    finally:
+        _RECORDING.reset(token)
+
+
+def recorded() -> Recording | None:
+    """What `recording` records here."""
+    return _RECORDING.get()
+
+
 @contextmanager
 def launching(device: torch.device) -> Generator[None]:
     """Kernels of scans run within this."""
-    if device.type != "cuda":
+    if not machine.on_gpu(device):
         yield
         return
     with torch.cuda.device(device):
@@ -72,30 +117,29 @@ class Ready:
         for i, name in self.changing:
             found = given.get(name)
             values[i] = spare if found is None else found
-        if device.type != "cuda":
+        if not machine.on_gpu(device):
+            into = recorded()
+            if into is not None:
+                into.launches.append(Launched(self.kernel, tuple(values), self.warps, self.stages))
+                return
             self.kernel[(self.programs,)](*values)
             return
         tensors = [values[i] for i, _ in self.changing]
         key = tuple((t.dtype, t.data_ptr() % 16 == 0) for t in tensors if isinstance(t, Tensor))
         compiled = self.compiled.get(key)
         if compiled is None:
-            self.compiled[key] = submit.Ready(self._first(values), self.programs)
+            self.compiled[key] = submit.Ready(self._first(values, device.index), self.programs)
         else:
             compiled.run(values, device.index, submit.raw_stream(device.index))
 
-    def _first(self, values: list[Any]) -> Any:
+    def _first(self, values: list[Any], device: int) -> Any:
         """Compile and launch, with one stage less where it does not fit."""
-        from triton.runtime.errors import OutOfResources
-
-        kernel = self.kernel[(self.programs,)]
-        for fewer in range(self.stages, 0, -1):
-            try:
-                options = {"num_warps": self.warps, "num_stages": fewer}
-                return compiling(lambda options=options: kernel(*values, **options), self.kernel.device_caches.clear)
-            except OutOfResources:
-                if fewer == 1:
-                    raise
-        return None
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        major, minor = torch.cuda.get_device_capability(device)
+        return first_run(
+            self.kernel, values, options, device, major * 10 + minor,
+            lambda built: submit.Ready(built, self.programs).run(values, device, submit.raw_stream(device)),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
