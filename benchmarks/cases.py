@@ -114,6 +114,10 @@ FOCUSED = """attention focused {
     mask abs(q - k) <= 20
     weight dot(phi(Q), phi(K)) / sum
 }"""
+RELATIVE = """attention relative(input r: f32[M, D], input c: f32[Hkv, M, D]) {
+    mask k <= q
+    score s + dot(Q, r[clamp(q - k, 0, M - 1)]) + dot(K, c[hkv, q - k])
+}"""
 TWO_MAPS = """attention two(input w: f32[H, D, M], input c: f32[H]) {
     score s - c[h] * dot(Q @ w[h], K @ w[h]) / sqrt(D)
     score 8 * tanh(s / 8)
@@ -131,6 +135,7 @@ PROJECTED = (
     Case("two maps", TWO_MAPS, H=4, Hkv=2, D=32, inputs={"w": normal(4, 32, 8, size=0.2), "c": normal(4)}),
     Case("hedgehog, band", HEDGEHOG, H=4, Hkv=2, inputs={"w": normal(4, 64, 16, size=0.2)}, lse=False),
     Case("focused, band", FOCUSED, H=4, Hkv=2, D=24, lse=False),
+    Case("relative vectors", RELATIVE, H=4, Hkv=2, D=32, inputs={"r": normal(9, 32), "c": normal(2, 9, 32, size=0.3)}),
     Case("forgetting", FORGET, Lq=389, B=2, inputs={"g": decays(2, 2, 389)}),
     Case("forgetting, offsets", FORGET, Lq=70, Lk=197, B=2, q_offset=(3, 127), inputs={"g": decays(2, 2, 197)}),
     Case("fading", FADE, H=4, Hkv=2, inputs={"g": decays(1, 2, 197)}, lse=False),

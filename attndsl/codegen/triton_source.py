@@ -43,6 +43,10 @@ def _first(found: Projection) -> list[str]:
     if found.vectors is not None:
         lines += [f"q = {infix(found.vectors.query)}", f"k = {infix(found.vectors.key)}"]
     lines += [f"{n.name} = {infix(n.value)}" for n in found.numbers]
+    lines += [
+        f"{t.name}[.., j] = dot({infix(t.vector)}, {t.tensor}[{', '.join([*map(infix, t.lead), 'j'])}])"
+        for t in found.tables
+    ]
     for p in found.prefixes:
         names = ", ".join(f"{name} + {rest}" for name, rest in (p.rows, p.keys))
         lines.append(f"{names} = sums of {p.tensor} up to a position")

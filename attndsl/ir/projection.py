@@ -6,6 +6,8 @@ and of the pair beside it. `projection` rewrites an attention until that is all 
 - dot products of vectors, with the scaled one of q and k among them, become one: sums of `c * dot(a, b)` with `c` a
   product of a row's and a key's number are the dot product of concatenations;
 - a number of one side that reads vectors (`norm(Q)`, `dot(K, w[h])`) becomes an input with one element a position;
+- a dot product with a vector that the pair chooses, `dot(Q, r[q - k])`, becomes an input with one element for each
+  position and each such vector;
 - a decay per token becomes a difference of prefix sums, each given as two floats whose sum it is.
 
 Whoever runs the attention computes these vectors, numbers and prefix sums first, once a position.
@@ -16,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
+from typing import Any
 
 from attndsl.ir import build
 from attndsl.ir.attention import Attention, Input
@@ -81,6 +84,19 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Table:
+    """The dot products of a vector of one side with every vector `tensor[lead..., j]`, given as an input with j behind
+    the dimensions of a `Number`."""
+
+    name: str
+    vector: Expr
+    tensor: str
+    lead: tuple[Expr, ...]
+    of_row: bool
+    by_head: bool
+
+
+@dataclass(frozen=True)
 class Prefix:
     """The sums of a `log_decay` input up to each position: `keys` are two inputs of its shape whose sum they are, and
     `rows` two [B, H, Lq] with what `indices` read at the position of each query, at most the last."""
@@ -106,6 +122,7 @@ class Projection:
     inner: Attention
     vectors: Vectors | None
     numbers: tuple[Number, ...] = ()
+    tables: tuple[Table, ...] = ()
     prefixes: tuple[Prefix, ...] = ()
     moved_lse: bool = False
 
@@ -150,6 +167,7 @@ def _reads_vectors(e: Expr) -> bool:
 class _Rewriting:
     attention: Attention
     numbers: dict[Expr, Number] = field(default_factory=dict[Expr, Number])
+    tables: dict[tuple[Expr, str, tuple[Expr, ...]], Table] = field(default_factory=dict[Any, Table])
     prefixes: dict[Decay, Prefix] = field(default_factory=dict[Decay, Prefix])
     inputs: list[Input] = field(default_factory=list[Input])
 
@@ -184,7 +202,8 @@ class _Rewriting:
             a, params=(*params, *self.inputs), mask=mask, score=simplify_expr(score), output=output, requires=(),
             weight=None if weight is None else simplify_expr(weight),
         )  # fmt: skip
-        return Projection(inner, vectors, tuple(self.numbers.values()), tuple(self.prefixes.values()), moved)
+        numbers, tables, prefixes = (tuple(d.values()) for d in (self.numbers, self.tables, self.prefixes))
+        return Projection(inner, vectors, numbers, tables, prefixes, moved)
 
     def _input(self, name: str, *shape: Expr) -> str:
         taken = {p.name for p in (*self.attention.params, *self.inputs)}
@@ -231,7 +250,7 @@ class _Rewriting:
             if node not in done:
                 whole = bool(node.type.shape) and not mentions(node, lambda n: isinstance(n, Value))
                 within = node if whole else node.with_children(tuple(visit(c) for c in node.children))
-                done[node] = self._number(node) or within
+                done[node] = self._number(node) or self._table(node) or within
             return done[node]
 
         return visit(e)
@@ -245,10 +264,37 @@ class _Rewriting:
         known = self.numbers.get(node)
         if known is None:
             by_head = of_row or "h" in depends(node)
-            shape = (Size(INT, "B"), Size(INT, "H" if by_head else "Hkv"), Size(INT, "Lq" if of_row else "Lk"))
-            name = self._input(f"{'row' if of_row else 'key'}_number{len(self.numbers)}", *shape)
+            name = self._input(f"{_side(of_row)}_number{len(self.numbers)}", *_shape(of_row, by_head))
             known = self.numbers[node] = Number(name, node, of_row, by_head)
-        return Load(FLOAT, known.name, (_B, _H if known.by_head else _HKV, _ROW if known.of_row else _K))
+        return Load(FLOAT, known.name, _place(known.of_row, known.by_head))
+
+    def _table(self, node: Expr) -> Expr | None:
+        if not isinstance(node, Op) or node.op != "dot":
+            return None
+        for vector, chosen in (node.args, node.args[::-1]):
+            if (
+                not isinstance(chosen, Load)
+                or not chosen.indices
+                or mentions(vector, lambda n: isinstance(n, _NO_SIDE))
+            ):
+                continue
+            *lead, last = chosen.indices
+            of_row = row_only(vector)
+            pair = not row_only(last) and not column_only(last)
+            if not pair or not (of_row or column_only(vector)) or lead != [i for i in (_B, _H, _HKV) if i in lead]:
+                continue
+            param = self.attention.param(chosen.tensor)
+            if not isinstance(param, Input) or {_H, _HKV} <= set(lead):
+                continue
+            key = vector, chosen.tensor, tuple(lead)
+            known = self.tables.get(key)
+            if known is None:
+                by_head = of_row or _H in lead or "h" in depends(vector)
+                shape = *_shape(of_row, by_head), param.shape[len(lead)]
+                name = self._input(f"{_side(of_row)}_table{len(self.tables)}", *shape)
+                known = self.tables[key] = Table(name, vector, chosen.tensor, tuple(lead), of_row, by_head)
+            return Load(FLOAT, known.name, (*_place(known.of_row, known.by_head), last))
+        return None
 
     # Dot products
 
@@ -290,6 +336,18 @@ class _Rewriting:
         if extent is None:
             raise _CannotError("a vector of a size that is not known")
         return Vectors(query, key, extent, "h" in depends(key))
+
+
+def _side(of_row: bool) -> str:
+    return "row" if of_row else "key"
+
+
+def _shape(of_row: bool, by_head: bool) -> tuple[Expr, ...]:
+    return Size(INT, "B"), Size(INT, "H" if by_head else "Hkv"), Size(INT, "Lq" if of_row else "Lk")
+
+
+def _place(of_row: bool, by_head: bool) -> tuple[Expr, ...]:
+    return _B, _H if by_head else _HKV, _ROW if of_row else _K
 
 
 def _is_given(node: Expr) -> bool:

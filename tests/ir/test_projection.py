@@ -70,6 +70,13 @@ def test_numbers_of_one_side_are_inputs() -> None:
     assert {p.name for p in found.inner.inputs} == {n.name for n in found.numbers}
 
 
+def test_vectors_that_a_distance_chooses_are_tables() -> None:
+    found = projected("(input r: f32[H, M, D]) { score s + dot(Q, r[h, clamp(q - k, 0, M - 1)]) }")
+    (table,) = found.tables
+    assert (infix(table.vector), table.tensor, table.of_row) == ("Q[b, h, row]", "r", True)
+    assert infix(found.inner.score) == f"s + {table.name}[b, h, row, min(max(q - k, 0), M - 1)]"
+
+
 def test_decays_are_differences_of_sums() -> None:
     found = projected("(input g: f32[B, H, L] log_decay) { mask k <= q score s + log(decay(g)) }")
     assert "exp" not in infix(found.inner.score)
@@ -86,7 +93,7 @@ def test_a_decay_beside_an_exponential_joins_its_exponent() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("(input r: f32[M, D]) { score s + dot(Q, r[clamp(q - k, 0, M - 1)]) }", "a vector of the pair"),
+        ("(input r: f32[Lq, Lk, D]) { score s + dot(Q, r[q, k]) }", "a vector of the pair"),
         ("{ score norm(Q - K) }", "a vector of the pair"),
         ("{ score s + tanh(dot(roll(Q, 1), K)) }", "several dot products"),
         ("(input t: f32[Lq, Lk]) { score s + t[q, k] * dot(roll(Q, 1), K) }", "a factor that is no product"),

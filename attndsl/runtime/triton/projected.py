@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import Expr, ParamRef, walk
-from attndsl.ir.projection import SCALE, Number, Prefix, Projection, projection
+from attndsl.ir.expr import Expr, Index, ParamRef, walk
+from attndsl.ir.projection import SCALE, Number, Prefix, Projection, Table, projection
 from attndsl.runtime.call import Call, Saved
 from attndsl.runtime.sides import Sides
 from attndsl.runtime.triton.kernel import TritonKernel
@@ -132,6 +132,8 @@ class ProjectedKernel(LinearKernel):
         inputs = {n: t for n, t in call.inputs.items() if n in self._kept}
         for number in found.numbers:
             inputs[number.name] = _number(call, number, rows, keys)
+        for table in found.tables:
+            inputs[table.name] = _table(call, table, rows, keys)
         for prefix in found.prefixes:
             inputs |= _prefix_sums(call, prefix)
         q, k, v, scale_ = call.q, call.k, call.v, call.scale
@@ -163,7 +165,7 @@ class ProjectedKernel(LinearKernel):
 
 def _expressions(found: Projection) -> tuple[Expr, ...]:
     vectors = () if found.vectors is None else (found.vectors.query, found.vectors.key)
-    return (*vectors, *(n.value for n in found.numbers))
+    return (*vectors, *(n.value for n in found.numbers), *(t.vector for t in found.tables))
 
 
 def _vector(call: Call, e: Expr, sides: Sides) -> Tensor:
@@ -174,6 +176,20 @@ def _vector(call: Call, e: Expr, sides: Sides) -> Tensor:
 def _number(call: Call, number: Number, rows: Sides, keys: Mapping[int, Sides]) -> Tensor:
     sides = rows if number.of_row else keys[call.sizes["H" if number.by_head else "Hkv"]]
     return sides.value(number.value).expand(call.sizes["B"], sides.heads, sides.length).contiguous()
+
+
+def _table(call: Call, table: Table, rows: Sides, keys: Mapping[int, Sides]) -> Tensor:
+    sides = rows if table.of_row else keys[call.sizes["H" if table.by_head else "Hkv"]]
+    vectors = sides.value(table.vector).expand(call.sizes["B"], sides.heads, sides.length, -1)
+    chosen = call.inputs[table.tensor].to(sides.dtype)
+    lead = [i.name for i in table.lead if isinstance(i, Index)]
+    if "b" not in lead:
+        chosen = chosen.unsqueeze(0)
+    if "h" not in lead and "hkv" not in lead:
+        chosen = chosen.unsqueeze(1)
+    elif chosen.shape[1] != sides.heads:
+        chosen = chosen.repeat_interleave(sides.heads // max(chosen.shape[1], 1), 1)
+    return (vectors @ chosen.transpose(-1, -2)).contiguous()
 
 
 def _prefix_sums(call: Call, prefix: Prefix) -> dict[str, Tensor]:
