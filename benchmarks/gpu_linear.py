@@ -143,7 +143,7 @@ def runs() -> Iterator[tuple[str, str, ScanConfig | None]]:
     for config in FORWARD:
         yield "retention", "fwd", config
         yield "linear", "fwd", config
-    yield "gla", "fwd", ScanConfig(64, 64, 4, 4, 1, gate_warps=1)
+    yield "gla", "fwd", ScanConfig(64, 64, 4, 4, 1, gate_blocks=True)
     for config in BACKWARD:
         yield "retention", "bwd", config
 
@@ -325,9 +325,10 @@ def own_rows(record: Record, end: float, measured: list[tuple[str, str, ScanConf
 def words(config: ScanConfig) -> str:
     """A configuration in short."""
     states = "x".join(map(str, config.of_states[:2]))
+    blocks = " blocks of 16" if config.gate_blocks else ""
     return (
         f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident} "
-        f"states {states} s{config.of_states[2]}"
+        f"states {states} s{config.of_states[2]}{blocks}"
     )
 
 

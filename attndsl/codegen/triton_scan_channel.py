@@ -9,7 +9,7 @@ from attndsl.codegen.expr_triton import Reads
 from attndsl.codegen.templates import render
 from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_form import Dtype, parts
-from attndsl.codegen.triton_scan import ScanModule, map_code, read_arguments, tidied
+from attndsl.codegen.triton_scan import ScanModule, map_code, padded_parts, read_arguments, tidied
 from attndsl.ir.expr import Expr
 
 Units = tuple[tuple[str, int], ...]
@@ -17,7 +17,7 @@ Units = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class Channel:
-    """The kernels `gates` and `finish` for features of `keys` components and values of `values`.
+    """The kernels `gates`, `careful` and `finish` for features of `keys` components and values of `values`.
 
     `units` are the elements that strides of a tensor are counted in, by name. `summed`: every dA_ij has a number u_i of
     its row more (a normaliser's). The slopes, functions of what the features of queries and of keys were made from, are
@@ -58,7 +58,7 @@ def generate_channel(c: Channel, title: list[str]) -> ScanModule:
             made = [map_code(slope, f"raw_{name}{p.index}", f"d{name}{p.index}_", reads) for p in keys]
         sides.append(_Side(name, f"{name}_raw", made))
     raw = [s.raw for s in sides if s.slope]
-    roles: dict[str, list[str]] = {"gates": list(GATES), "finish": [*FINISH, *raw]}
+    roles: dict[str, list[str]] = {"gates": list(GATES), "careful": list(GATES), "finish": [*FINISH, *raw]}
     arguments = {name: tuple(_arguments(c, name, roles[name], reads)) for name in roles}
     units = dict(c.units)
     text = render(
@@ -69,6 +69,7 @@ def generate_channel(c: Channel, title: list[str]) -> ScanModule:
             n: [a.name for a in found if a.role != "constexpr" and not a.type.startswith("*")]
             for n, found in arguments.items()
         },
+        whole=padded_parts(c.keys, c.dtype), small_range=c.dtype == "fp16",
         precision=', input_precision="ieee"' if c.dtype == "fp32" else "",
         exact=f', input_precision="{"ieee" if c.dtype == "fp32" else "tf32"}"',
     )  # fmt: skip
@@ -76,11 +77,12 @@ def generate_channel(c: Channel, title: list[str]) -> ScanModule:
 
 
 def _arguments(c: Channel, kernel: str, roles: list[str], reads: Reads) -> list[Argument]:
-    gates = kernel == "gates"
+    gates = kernel != "finish"
     found = [Argument(r, "*input" if r == "g" else "*qkv", "tensor", (r,)) for r in roles]
     if gates:
         found += [Argument(n, "*qkv", "tensor", (n,)) for n in ("q_decayed", "k_decayed", "weights")]
         found.append(Argument("factors", "*fp32", "tensor", ("factors",)))
+        found.append(Argument("done", "*i32", "tensor", ("done",)))
     else:
         found += [Argument(n, "*fp32", "tensor", (n,)) for n in ("q_inter", "k_inter", "log")]
         found += [Argument("u", "*fp32", "tensor", ("u",))] if c.summed else []
@@ -90,4 +92,5 @@ def _arguments(c: Channel, kernel: str, roles: list[str], reads: Reads) -> list[
     numbers = ["group", "H", "L", "chunks", *(["k_share"] if gates else [])]
     found += [Argument(n, "i32", "number", (n,)) for n in numbers]
     found += [] if gates else read_arguments(reads)
+    found += [Argument("REST", "constexpr", "constexpr", ("REST",))] if kernel == "careful" else []
     return [*found, Argument("BT", "constexpr", "constexpr", ("BT",))]

@@ -19,7 +19,7 @@ from attndsl.runtime.triton.scan import aligned
 from attndsl.runtime.triton.scan_config import ScanConfig
 from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready
 
-FINISH_WARPS = 4
+WHOLE_WARPS, FINISH_WARPS = 4, 4
 
 
 @lru_cache(maxsize=256)
@@ -65,7 +65,11 @@ class Channels:
             "q": q, "k": k, "g": self.g, "q_decayed": made.q, "k_decayed": made.k, "factors": made.factors,
             "weights": made.weights,
         }  # fmt: skip
-        self._launch("gates", given, {"k_share": H // max(heads, 1)}, q)
+        numbers = {"k_share": H // max(heads, 1), "REST": not self.config.gate_blocks}
+        if not self.config.gate_blocks:
+            given["done"] = torch.empty((B, H, chunks), dtype=torch.int32, device=q.device)
+            self._launch("gates", given, numbers, q)
+        self._launch("careful", given, numbers, q)
         return made
 
     def finish(self, given: Mapping[str, Tensor | None], narrow_keys: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,7 +113,7 @@ class Channels:
                     known[f"{role}_s{axis}"] = t.stride(i) // units.get(role, 1) if i < t.ndim else 0
         known |= self.reading.numbers(module.arguments[name])
         kernel = getattr(load_module(module.source), name)
-        warps = self.config.gate_warps if name == "gates" else FINISH_WARPS
+        warps = {"gates": WHOLE_WARPS, "careful": self.config.gate_warps}.get(name, FINISH_WARPS)
         return Ready.of(kernel, module.arguments[name], known, B * H * chunks, warps, 1)
 
 

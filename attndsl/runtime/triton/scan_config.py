@@ -12,8 +12,8 @@ from dataclasses import dataclass
 class ScanConfig:
     """Rows of a chunk, columns of the values that a program owns, warps and stages of `outputs`; programs that a
     multiprocessor runs side by side; and how many segments the sequence is cut into (0: as many as fill the GPU).
-    `states`, which only streams, has columns, warps and stages of its own (0: the same); `gate_warps` are those of what
-    comes before scans with a decay per channel."""
+    `states`, which only streams, has columns, warps and stages of its own (0: the same); With a decay per channel,
+    `gate_warps` are those of weights made in blocks of 16 rows, which `gate_blocks` asks for in every chunk."""
 
     chunk: int
     columns: int
@@ -25,6 +25,7 @@ class ScanConfig:
     state_warps: int = 0
     state_stages: int = 0
     gate_warps: int = 2
+    gate_blocks: bool = False
 
     @property
     def of_states(self) -> tuple[int, int, int]:
