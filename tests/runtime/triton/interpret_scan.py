@@ -32,7 +32,7 @@ def cases() -> list[tuple[LinearCase, ScanConfig]]:
         )  # fmt: skip
         found.append((case, ScanConfig(32, 16, 4, 1, segments=(1, 0, 2)[n])))
     # chunks of one head in whole, of the other in blocks, and all in blocks
-    strong = LinearCase("fp32", 70, 24, 16, "channel", state=True, B=1, H=2, Hkv=2, speed=16.0)
+    strong = LinearCase("fp32", 70, 72, 16, "channel", state=True, B=1, H=2, Hkv=2, speed=16.0)
     found.append((strong, ScanConfig(32, 16, 4, 1)))
     found.append((replace(strong, speed=1.0, strict=True), ScanConfig(32, 16, 4, 1, gate_blocks=True)))
     return found
