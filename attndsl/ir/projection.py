@@ -56,6 +56,8 @@ SCALE = ParamRef(FLOAT, "the scale of the call")
 """The factor of q . k in `s`, where a query vector reads it."""
 GIVEN_SIZE = "D_given"
 """The size of q's vectors, where `D` is that of the projected ones."""
+MULTIPLE = 16
+"""Projected vectors have a multiple of so many components."""
 _B, _H, _HKV, _Q, _K, _ROW = (Index(INT, n) for n in ("b", "h", "hkv", "q", "k", "row"))
 _VECTOR = Type(Kind.FLOAT, ("D",))
 _NO_SIDE = (Coord, Member, Extent, Value, Reduce, Count, Decay)
@@ -127,12 +129,13 @@ class Projection:
     moved_lse: bool = False
 
     def sizes(self, given: Mapping[str, int]) -> dict[str, int]:
-        """The sizes of a call of `inner`, from those of a call."""
+        """The sizes of a call of `inner`, from those of a call: `D` is the components of the vectors and zeros behind
+        them up to whole tiles of matrix units, which also keeps rows aligned."""
         if self.vectors is None:
             return {**given, GIVEN_SIZE: given["D"]}
         extent = int(evaluate(self.vectors.extent, Env({Size(INT, n): v for n, v in given.items()})))
         heads = given["H" if self.vectors.by_head else "Hkv"]
-        return {**given, GIVEN_SIZE: given["D"], "D": extent, "Hkv": heads}
+        return {**given, GIVEN_SIZE: given["D"], "D": -(-extent // MULTIPLE) * MULTIPLE, "Hkv": heads}
 
 
 class _CannotError(Exception):

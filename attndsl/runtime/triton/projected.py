@@ -139,7 +139,8 @@ class ProjectedKernel(LinearKernel):
         q, k, v, scale_ = call.q, call.k, call.v, call.scale
         if (vectors := found.vectors) is not None:
             own = keys[H if vectors.by_head else call.sizes["Hkv"]]
-            q, k = _vector(call, vectors.query, rows), _vector(call, vectors.key, own)
+            size = found.sizes(call.sizes)["D"]
+            q, k = _vector(call, vectors.query, rows, size), _vector(call, vectors.key, own, size)
             v = v.repeat_interleave(H // max(v.shape[1], 1), 1) if vectors.by_head and v.shape[1] != H else v
             scale_ = 1.0
         return self._call(call, q, k, v, inputs, scale_)
@@ -168,9 +169,11 @@ def _expressions(found: Projection) -> tuple[Expr, ...]:
     return (*vectors, *(n.value for n in found.numbers), *(t.vector for t in found.tables))
 
 
-def _vector(call: Call, e: Expr, sides: Sides) -> Tensor:
+def _vector(call: Call, e: Expr, sides: Sides, size: int) -> Tensor:
     found = narrowed(sides, e, call.q.dtype)
-    return found.expand(call.sizes["B"], sides.heads, sides.length, found.shape[-1]).contiguous()
+    found = found.expand(call.sizes["B"], sides.heads, sides.length, found.shape[-1])
+    missing = size - found.shape[-1]
+    return torch.nn.functional.pad(found, (0, missing)) if missing else found.contiguous()
 
 
 def _number(call: Call, number: Number, rows: Sides, keys: Mapping[int, Sides]) -> Tensor:
