@@ -20,12 +20,14 @@ from attndsl.runtime.triton.backward import Backward
 from attndsl.runtime.triton.choices import Choices, Facts, settings
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.decode import Decode
+from attndsl.runtime.triton.filling import Filling
 from attndsl.runtime.triton.generated import forward_module
 from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, interpreting, launch, no_numbers
 from attndsl.runtime.triton.lines import line_of
-from attndsl.runtime.triton.locate import Located, Locator
+from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.scan_kernel import LinearKernel
+from attndsl.runtime.triton.sift import Sifter
 from attndsl.runtime.triton.sweeps import (
     OnDevice,
     Sweeps,
@@ -50,7 +52,8 @@ class TritonKernel(LinearKernel):
         self._modules: dict[Form, TritonModule] = {}
         self._choices = Choices(attention)
         self._locator = Locator(attention)
-        self._backward = Backward(attention, self.config, self._locator)
+        self._sifter = Sifter(attention)
+        self._backward = Backward(attention, self.config, self._locator, self._sifter)
         self._sweeps = Sweeps(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
         self._decode = Decode(attention, lambda call: self.config("decode", call), self._locator)
@@ -103,7 +106,7 @@ class TritonKernel(LinearKernel):
         call = exact(call)
         # a trial of tuning runs one call with many plans and settings
         place = "forward", need_lse, save, id(plan), settings()
-        again: tuple[tuple[Prepared, ...], Located | None] | None
+        again: tuple[tuple[Prepared, Filling | None], ...] | None
         _, again = call.memo.get(place, (plan, None))
         B, H, Lq, _ = call.q.shape
         out = call.q.new_empty((B, H, Lq, call.v.shape[-1]))
@@ -120,20 +123,20 @@ class TritonKernel(LinearKernel):
         else:
             given["raw"] = given["sums"] = out
         if again is not None:
-            if again[1] is not None:
-                given[TABLES] = again[1].fill(call)
-            for ready in again[0]:
+            for ready, located in again:
+                if located is not None:
+                    given[TABLES] = located.fill(call)
                 ready.run(call, given)
         elif out.numel():
             flags = {"LSE": with_lse, "SAVE": save}
-            sweeps = self._found(call, plan)
-            located = sweeps[0].located
-            if located is not None:
-                given[TABLES] = located.fill(call)
-            made = [self._launch(call, found, given, flags) for found in sweeps]
-            settled = tuple(m for m in made if m is not None)
+            made: list[tuple[Prepared | None, Filling | None]] = []
+            for found in self._found(call, plan):
+                if found.located is not None:
+                    given[TABLES] = found.located.fill(call)
+                made.append((self._launch(call, found, given, flags), found.located))
+            settled = tuple((ready, located) for ready, located in made if ready is not None)
             if len(settled) == len(made):
-                call.memo[place] = plan, (settled, located)
+                call.memo[place] = plan, settled
         result = out if out.dtype is dtype else out.to(dtype)
         if not save:
             return result, lse if need_lse else None, ()
@@ -173,6 +176,8 @@ class TritonKernel(LinearKernel):
     def _without_plan(self, call: Call, config: Config) -> tuple[OnDevice, ...]:
         if self._locator.wanted(call):
             return (OnDevice.of(self._locator.sweep(call, config.rows, config.columns, searched=True)),)
+        if self._sifter.wanted(call):
+            return self._sifter.sweeps(call, config.rows, self.tiling(call))
         line = self._sweeps.line(call, config.rows, config.columns)
         if line is not None:
             return (line,)
@@ -181,7 +186,7 @@ class TritonKernel(LinearKernel):
 
     def locates(self, call: Call) -> bool:
         """Whether it finds the boxes of a call on the device or in closed form, and is given no plan."""
-        if self._locator.wanted(call):
+        if self._locator.wanted(call) or self._sifter.wanted(call):
             return True
         after = differentiated(call)
         if not isinstance(call.q_offset, int) or (self._decode.wanted(call) and not after):

@@ -8,8 +8,8 @@ it. Nothing waits for the device, and a captured graph finds the boxes of whatev
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_bands import searches_of
 from attndsl.codegen.triton_classify import (
     LINE,
@@ -33,31 +32,17 @@ from attndsl.ir.attention import Attention
 from attndsl.ir.expr import ParamRef, walk
 from attndsl.ir.free import tensors as tensors_read
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.compiled import compiling
-from attndsl.runtime.triton.failures import reported, run_time_attempt
-from attndsl.runtime.triton.launch import input_of, readable
-from attndsl.runtime.triton.modules import load_module
+from attndsl.runtime.triton.filling import MOST_ENTRIES, Step, Steps, inputs_of, looks, placed, read
 from attndsl.runtime.triton.reach import wide
-from attndsl.runtime.triton.submit import Ready, raw_stream
 from attndsl.runtime.triton.tables import LaunchTables, PieceTables
 
 CHUNK = 32
 """Boxes that a program of `classify` looks at."""
 PAIRS = 32
 """Columns whose pairs it looks at at once."""
-WARPS = 4
 GATHERED = 256
 RANKED = 32
 SEARCHED = 256
-MOST_ENTRIES = 1 << 26
-"""Entries of lists; where there could be more, tables hold spans, which are not exact where runs are many."""
-LOOKED = 1 << 28
-"""Pairs up to which every box that its ranges leave open is looked at."""
-SHARING = 4
-MOST_LOOKED = 1 << 34
-"""Pairs up to which that is so where as many heads share what is found."""
-ALIGNED = 32
-"""Elements that tables begin at multiples of."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +86,8 @@ class Located:
     tables: LaunchTables
     look: bool
     block: int
-    compiled: dict[tuple[Any, ...], list[Any]]
-    """Kernels by device, alignment of inputs and block, which sweeps of all sizes share."""
-    _stages: dict[tuple[Any, ...], list[Ready]] = field(default_factory=dict[tuple[Any, ...], list[Ready]])
+    steps: Steps
+    """The kernels that fill them."""
 
     @property
     def named(self) -> dict[tuple[str, int], int]:
@@ -123,61 +107,10 @@ class Located:
         buffer = call.q.new_empty(self.total, dtype=torch.int32)
         codes = call.q.new_empty(s.kinds * s.tiles * s.lists, dtype=torch.int8)
         arguments = (*self.module.arguments, *self.module.lookup)
-        names = {str(a.key[0]): None for a in arguments if a.role == "input"}
-        inputs = {n: input_of(call, n) for n in names}
-        loaded = [t for t in call.scalars.values() if isinstance(t, Tensor)]
+        inputs = inputs_of(call, arguments)
         offsets = call.q_offset.to(torch.int32) if isinstance(call.q_offset, Tensor) else buffer
-        device = call.q.device
-        if device.type != "cuda":
-            for (function, programs), values in zip(
-                self._kernels, self._values(call, inputs, offsets, codes, buffer), strict=True
-            ):
-                function[programs,](*values)
-            return buffer
-        if device.index == torch.cuda.current_device():
-            self._run(call, inputs, offsets, codes, buffer, loaded)
-        else:
-            with torch.cuda.device(device):
-                self._run(call, inputs, offsets, codes, buffer, loaded)
+        self.steps.run(call, self._values(call, inputs, offsets, codes, buffer))
         return buffer
-
-    def _run(
-        self,
-        call: Call,
-        inputs: Mapping[str, Tensor],
-        offsets: Tensor,
-        codes: Tensor,
-        buffer: Tensor,
-        loaded: Sequence[Tensor],
-    ) -> None:
-        index: int = call.q.device.index
-        key = index, *(t.data_ptr() % 16 == 0 for t in (offsets, *inputs.values(), *loaded))
-        known = self._stages.get(key)
-        if known is None:
-            shared = key, self.form, self.block, self.sizes.box, tuple(t.dtype for t in (*inputs.values(), *loaded))
-            built = self.compiled.get(shared)
-            if built is None:
-                values = self._values(call, inputs, offsets, codes, buffer)
-                self.compiled[shared] = [self._first(call, i, list(v)) for i, v in enumerate(values)]
-                return
-            programs = [p for _, p in self._kernels]
-            known = self._stages[key] = [Ready(c, p) for c, p in zip(built, programs, strict=True)]
-        stream = raw_stream(index)
-        for ready, values in zip(known, self._values(call, inputs, offsets, codes, buffer), strict=True):
-            ready.run([v.data_ptr() if isinstance(v, Tensor) else v for v in values], index, stream)
-
-    @property
-    def _kernels(self) -> list[tuple[Any, int]]:
-        functions, s = load_module(self.module.source), self.sizes
-        found = [
-            (functions.classify, s.kinds * s.tiles * -(-s.lists // CHUNK)),
-            (functions.gather, s.kinds * s.tiles),
-        ]
-        if not self.form.decode:
-            found.append((functions.rank, -(-s.tiles // RANKED)))
-        if self.form.searched:
-            found.append((functions.lookup, -(-s.rows // SEARCHED)))
-        return found
 
     def _values(
         self, call: Call, inputs: Mapping[str, Tensor], offsets: Tensor, codes: Tensor, buffer: Tensor
@@ -190,7 +123,7 @@ class Located:
             "q_offset": call.q_offset, "codes": codes, "offsets": offsets,
             "BM": self.block, "BN": s.box, "CHUNK": CHUNK, "PAIRS": min(s.box, PAIRS), "look": int(self.look),
         }  # fmt: skip
-        first = _read(call, self.module.arguments, inputs, numbers)
+        first = read(call, self.module.arguments, inputs, numbers)
         rows, bounds, boxes, classes, cost = (
             self.view(buffer, n) for n in ("rows", "bounds", "boxes", "classes", "cost")
         )
@@ -202,55 +135,8 @@ class Located:
             found.append([cost, self.view(buffer, "order"), s.tiles, s.kinds, RANKED])
         if self.form.searched:
             numbers |= {n: self.view(buffer, n) for n in self.places if n.startswith("search")}
-            found.append(_read(call, self.module.lookup, inputs, {**numbers, "BLOCK": SEARCHED}))
+            found.append(read(call, self.module.lookup, inputs, {**numbers, "BLOCK": SEARCHED}))
         return found
-
-    def _first(self, call: Call, i: int, values: list[Any]) -> Any:
-        """Compile a kernel and run it."""
-        kernel, programs = self._kernels[i]
-
-        def forget() -> None:
-            kernel.device_caches.clear()
-
-        def run() -> Any:
-            return kernel[programs,](*values, num_warps=WARPS)
-
-        if i:
-            return compiling(run, forget)
-        major, minor = torch.cuda.get_device_capability(call.q.device)
-        module: Any = self.module
-        words = (f"tile {self.block}x{self.sizes.box}", "the boxes of a call")
-        with reported(
-            lambda: run_time_attempt(self.attention, module, "classify", values, WARPS, 1, major * 10 + minor, words)
-        ):
-            return compiling(run, forget)
-
-
-def _read(
-    call: Call, arguments: Sequence[Argument], inputs: Mapping[str, Tensor], numbers: Mapping[str, Any]
-) -> list[Any]:
-    """The values of arguments: what expressions read, or one of `numbers`."""
-    found: list[Any] = []
-    for a in arguments:
-        key = str(a.key[0]) if a.key else ""
-        match a.role:
-            case "input":
-                found.append(inputs[key])
-            case "input stride":
-                found.append(inputs[key].stride(int(a.key[1])))
-            case "input size":
-                found.append(inputs[key].shape[int(a.key[1])])
-            case "size":
-                found.append(call.sizes[key])
-            case "scalar":
-                value = call.scalars[key]
-                if isinstance(value, Tensor):
-                    found.append(readable(value))
-                    continue
-                found.append(float(value) if a.type == "fp32" else int(value))
-            case _:
-                found.append(numbers[a.name])
-    return found
 
 
 class Locator:
@@ -266,7 +152,7 @@ class Locator:
         self._searches = searches_of(attention)
         self._few = told_by_spans(attention) if self.on_line else False
         self._modules: dict[ClassifyForm, ClassifyModule] = {}
-        self._compiled: dict[tuple[Any, ...], list[Any]] = {}
+        self._compiled: dict[Hashable, Any] = {}
         self._lock = Lock()
 
     def wanted(self, call: Call) -> bool:
@@ -320,9 +206,7 @@ class Locator:
             return found
 
     def _located(self, call: Call, form: ClassifyForm, sizes: Sizes, rows: int) -> Located:
-        pairs = sizes.kinds * sizes.rows * sizes.columns
-        shared = call.sizes["B"] * call.sizes["H"] >= SHARING * sizes.kinds
-        look = pairs <= LOOKED or (shared and pairs <= MOST_LOOKED)
+        look = looks(sizes.kinds * sizes.rows * sizes.columns, sizes.kinds, call)
         kinds, tiles = sizes.kinds, sizes.tiles
         wanted = {
             "order": tiles, "rows": 2 * tiles, "bounds": kinds * tiles * form.numbers, "classes": kinds,
@@ -330,18 +214,26 @@ class Locator:
         }  # fmt: skip
         searches = self._searches if form.searched else ()
         wanted |= {f"search{i}": sizes.rows for i in range(len(searches))}
-        places: dict[str, int] = {}
-        total = 0
-        for name, count in wanted.items():
-            places[name] = total
-            total += -(-max(count, 1) // ALIGNED) * ALIGNED
+        places, total = placed(wanted)
         block = 1 << (rows - 1).bit_length()
-        # loops read one entry ahead
+        module = self._module(form)
         return Located(
-            self.attention, form, self._module(form), sizes, call.sizes, places, total + ALIGNED,
-            _tables(form, sizes, len(searches)), look, block,
-            self._compiled,
+            self.attention, form, module, sizes, call.sizes, places, total, _tables(form, sizes, len(searches)), look,
+            block, Steps(self.attention, _steps(form, module, sizes, block), self._compiled),
         )  # fmt: skip
+
+
+def _steps(form: ClassifyForm, module: ClassifyModule, sizes: Sizes, block: int) -> tuple[Step, ...]:
+    """The kernels of a sweep and their programs."""
+    programs = {
+        "classify": sizes.kinds * sizes.tiles * -(-sizes.lists // CHUNK),
+        "gather": sizes.kinds * sizes.tiles,
+        "rank": 0 if form.decode else -(-sizes.tiles // RANKED),
+        "lookup": -(-sizes.rows // SEARCHED),
+    }
+    words = f"tile {block}x{sizes.box}", "the boxes of a call"
+    every = (Step(m, programs[m.name], (block, sizes.box), words) for m in module.kernels)
+    return tuple(step for step in every if step.module.name != "rank" or not form.decode)
 
 
 def _tables(form: ClassifyForm, sizes: Sizes, searches: int) -> LaunchTables:
