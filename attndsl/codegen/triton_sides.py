@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -227,6 +227,21 @@ def local_meaning(attention: Attention, form: Form, index: int | None) -> Callab
         return e if changed is e else simplify_expr(changed)
 
     return local
+
+
+def on_a_line(attention: Attention) -> Attention:
+    """The attention with its mask as a function of positions: coordinates follow from them."""
+
+    def rule(node: Expr) -> Expr | None:
+        match node:
+            case Member(side=side, segment=segment):
+                return _inside(attention, side, segment)
+            case Coord(side=side, segment=segment, axis=axis):
+                return _coordinate_of(attention, side, segment, axis)
+            case _:
+                return None
+
+    return replace(attention, mask=simplify_expr(rewrite(attention.mask, rule)))
 
 
 def _segments(attention: Attention, side: Side) -> tuple[Segment, ...]:

@@ -1,8 +1,8 @@
 """Triton code that finds the boxes of a call on a grid whose mask reads what only the device knows.
 
 What the host knows of the mask is a plan: the candidates, boxes that may hold a visible pair, each FULL or PARTIAL by
-the conditions that the host knows. `sift` looks at these alone, by the conditions that are left; `pack` writes the lists
-of those that hold a visible pair, in places that are known before; `rank` orders tiles.
+the conditions that the host knows. `sift` looks at these alone, by the conditions that are left; `pack` writes the
+lists of those that hold a visible pair, in places that are known before; `rank` orders tiles.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def predict_passes(
     from attndsl.codegen.triton import supported
 
     supported(attention)
-    if "decode" in steps and attention.q_space is not None and not problem.moved:
+    if "decode" in steps and attention.gridded and not problem.moved:
         raise ValueError(f"{name}: pass 'decode' is of calls whose rows are not a whole grid")
     facts = facts_of(attention, problem, dtype, gpu.machine)
     found: list[Entry] = []

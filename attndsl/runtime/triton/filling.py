@@ -1,4 +1,4 @@
-"""Small kernels that run one after another and make the tables of a call, on its stream, before those that read them."""
+"""Small kernels that run one after another and make the tables of a call, on its stream."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def inputs_of(call: Call, arguments: Sequence[Argument]) -> dict[str, Tensor]:
     return {n: input_of(call, n) for n in names}
 
 
-def read(call: Call, arguments: Sequence[Argument], inputs: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> list[Any]:
+def read(
+    call: Call, arguments: Sequence[Argument], inputs: Mapping[str, Tensor], numbers: Mapping[str, Any]
+) -> list[Any]:
     """The values of arguments: what expressions read, or one of `numbers`."""
     found: list[Any] = []
     for a in arguments:

@@ -26,6 +26,7 @@ from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, interpreting
 from attndsl.runtime.triton.lines import line_of
 from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.machine import machine_of
+from attndsl.runtime.triton.reach import moved
 from attndsl.runtime.triton.scan_kernel import LinearKernel
 from attndsl.runtime.triton.sift import Sifter
 from attndsl.runtime.triton.sweeps import (
@@ -35,7 +36,6 @@ from attndsl.runtime.triton.sweeps import (
     dtype_of,
     exact,
     form_of,
-    moved,
 )
 from attndsl.runtime.triton.visits import visits_of
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
@@ -198,8 +198,8 @@ class TritonKernel(LinearKernel):
         return all(line is not None and line.step <= config.columns for line, config in lines)
 
     def loads(self, scalar: str) -> bool:
-        """Whether a scalar may be a tensor that the host does not read."""
-        return self._locator.on_line or scalar not in self._locator.scalars
+        """As `LocatingKernel.loads`: every one may."""
+        return True
 
     def _launch(
         self, call: Call, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]
@@ -269,7 +269,7 @@ class TritonKernel(LinearKernel):
 
     def facts(self, call: Call) -> Facts:
         """What the configurations of a call depend on."""
-        on_line = self.attention.q_space is None or moved(call)
+        on_line = not self.attention.gridded or moved(call)
         q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
         visits = partial(visits_of, self.attention, call.problem)
         machine, dtype = machine_of(call.q.device), dtype_of(self.attention, call)

@@ -28,12 +28,13 @@ from attndsl.codegen.triton_classify import (
     told_by_spans,
 )
 from attndsl.codegen.triton_form import FULL_SPANS, PARTIAL_SPANS
+from attndsl.codegen.triton_sides import on_a_line
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import ParamRef, walk
 from attndsl.ir.free import tensors as tensors_read
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.filling import MOST_ENTRIES, Step, Steps, inputs_of, looks, placed, read
-from attndsl.runtime.triton.reach import wide
+from attndsl.runtime.triton.reach import moved, wide
 from attndsl.runtime.triton.tables import LaunchTables, PieceTables
 
 CHUNK = 32
@@ -140,17 +141,17 @@ class Located:
 
 
 class Locator:
-    """The sweeps of an attention whose boxes are found on the device."""
+    """The sweeps of an attention whose boxes are found on the device, where positions follow a line: without a grid,
+    or with rows that are no whole one."""
 
     def __init__(self, attention: Attention) -> None:
-        self.attention = attention
+        self.on_line = not attention.gridded
+        self.attention = attention if self.on_line else on_a_line(attention)
         self._reads = bool(tensors_read(attention.mask))
-        self.scalars = tuple(sorted({n.name for n in walk(attention.mask) if isinstance(n, ParamRef)}))
-        """Those that the mask reads."""
-        self.on_line = attention.q_space is None and attention.k_space is None
+        self._scalars = tuple(sorted({n.name for n in walk(attention.mask) if isinstance(n, ParamRef)}))
         self._heads = by_head(attention)
-        self._searches = searches_of(attention)
-        self._few = told_by_spans(attention) if self.on_line else False
+        self._searches = searches_of(attention) if self.on_line else ()
+        self._few = told_by_spans(self.attention)
         self._modules: dict[ClassifyForm, ClassifyModule] = {}
         self._compiled: dict[Hashable, Any] = {}
         self._lock = Lock()
@@ -158,7 +159,7 @@ class Locator:
     def wanted(self, call: Call) -> bool:
         """Whether the boxes of a call are found here."""
         known = isinstance(call.q_offset, int) and not self._loaded(call)
-        return self.on_line and (self._reads or not known)
+        return (self._reads or not known) and (self.on_line or moved(call))
 
     def sweep(self, call: Call, rows: int, columns: int, *, turned: bool = False, searched: bool = False) -> Located:
         """The sweep of tiles of `rows` and boxes of `columns`; `turned` with keys as rows, `searched` with the places
@@ -188,7 +189,7 @@ class Locator:
         return {"batch_offset": moved, "wide": wide(call.inputs), "loaded": self._loaded(call)}
 
     def _loaded(self, call: Call) -> tuple[str, ...]:
-        return tuple(n for n in self.scalars if isinstance(call.scalars[n], Tensor))
+        return tuple(n for n in self._scalars if isinstance(call.scalars[n], Tensor))
 
     def _sizes(self, call: Call, rows: int, columns: int, turned: bool, *, decode: bool) -> Sizes:
         sizes = call.sizes

@@ -23,12 +23,12 @@ from attndsl.codegen.triton_classify import by_batch, by_head
 from attndsl.codegen.triton_form import SideForm
 from attndsl.codegen.triton_sift import SiftForm, SiftModule, generate_sift, open_conditions
 from attndsl.ir.attention import Attention, Input
-from attndsl.ir.expr import Expr, Load, ParamRef, mentions, walk
+from attndsl.ir.expr import Expr, Load, ParamRef, walk
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.filling import MOST_ENTRIES, Step, Steps, inputs_of, looks, placed, read
 from attndsl.runtime.triton.launch import keep_tables
-from attndsl.runtime.triton.reach import wide
-from attndsl.runtime.triton.sweeps import OnDevice, loaded, moved, segments_of, uploaded
+from attndsl.runtime.triton.reach import moved, wide
+from attndsl.runtime.triton.sweeps import OnDevice, loaded, segments_of, uploaded
 from attndsl.runtime.triton.tables import Candidates, LaunchTables, PieceTables, launches
 from attndsl.schedule.build import build
 from attndsl.schedule.candidates import loosened
@@ -143,7 +143,7 @@ class Sifter:
         self.attention = attention
         inputs = {p.name for p in attention.params if isinstance(p, Input)}
         nodes = list(walk(attention.mask))
-        self._on_grid = attention.q_space is not None or attention.k_space is not None
+        self._on_grid = attention.gridded
         self._read = frozenset(n.tensor for n in nodes if isinstance(n, Load)) & inputs
         self._scalars = frozenset(n.name for n in nodes if isinstance(n, ParamRef))
         self._known: dict[tuple[str, ...], Attention] = {}

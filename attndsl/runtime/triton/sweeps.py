@@ -23,9 +23,8 @@ from attndsl.runtime.triton.filling import Filling
 from attndsl.runtime.triton.launch import Views, interpreting
 from attndsl.runtime.triton.lines import line_tables
 from attndsl.runtime.triton.locate import Located
-from attndsl.runtime.triton.reach import far_tiles, wide
+from attndsl.runtime.triton.reach import far_tiles, moved, wide
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches, looked_up
-from attndsl.schedule import problem
 from attndsl.schedule.plan import Plan
 
 _DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -69,9 +68,11 @@ class Sweeps:
         with self._lock:
             found = self._known.get(key)
         if found is None:
-            on_grid = self.attention.q_space is not None and not moved(call)
+            on_grid = self.attention.gridded and not moved(call)
             try:
-                made = launches(plan, segments_of(self.attention, call, on_grid, turned), rows, on_grid, turned=turned, spans=spans)
+                made = launches(
+                    plan, segments_of(self.attention, call, on_grid, turned), rows, on_grid, turned=turned, spans=spans
+                )
             except UnsupportedError as error:
                 raise unsupported(self.attention, error) from error
             places = self._places(call) if spans else ()
@@ -151,12 +152,6 @@ def dtype_of(attention: Attention, call: Call) -> Dtype:
 def loaded(call: Call) -> tuple[str, ...]:
     """Scalars that are tensors: only the device knows them."""
     return tuple(sorted(n for n, v in call.scalars.items() if isinstance(v, Tensor)))
-
-
-def moved(call: Call) -> bool:
-    """Whether a call's rows are no whole grid."""
-    offset = None if isinstance(call.q_offset, Tensor) else call.q_offset
-    return problem.moved(offset, call.sizes, call.q_extents, call.k_extents)
 
 
 def differentiated(call: Call) -> bool:

@@ -169,9 +169,7 @@ def _bare(segment: QSegment, box: int) -> LaunchTables:
     return LaunchTables(side, (box,), segment.start, (1,), rows, order, (), False)
 
 
-def _launch(
-    pieces: Sequence[Piece], on_grid: bool, spans: bool, listed: Callable[[Piece], bool]
-) -> LaunchTables:
+def _launch(pieces: Sequence[Piece], on_grid: bool, spans: bool, listed: Callable[[Piece], bool]) -> LaunchTables:
     first = pieces[0]
     keep = _real(first.rows)
     splits = tuple(first.rows.axes[i].split for i in keep)
@@ -191,7 +189,9 @@ def _launch(
     box = tuple(first.rows.axes[i].box for i in keep)
     order = np.argsort(-cost, kind="stable").astype(np.int32)
     skewed = bool(cost.max(initial=0.0) > SKEW * cost.mean()) if cost.size else False
-    return LaunchTables(side, box, first.rows.start, splits, rows, order, tuple(made), on_grid, skewed=skewed, work=work)
+    return LaunchTables(
+        side, box, first.rows.start, splits, rows, order, tuple(made), on_grid, skewed=skewed, work=work
+    )  # fmt: skip
 
 
 def _real(layout: Layout) -> list[int]:
