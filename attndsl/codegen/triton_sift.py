@@ -103,6 +103,8 @@ class _Generator:
         for c in open_conditions(attention, known, form):
             self.open = c if self.open == TRUE else op("and", self.open, c)
         self.reads = Reads(input_ranks(attention), form.wide, frozenset(form.loaded))
+        self.own: Side
+        self.other: Side
         self.own, self.other = form.sides
         self.row_extents = self._extents(self.own, form.rows)
         self.column_extents = self._extents(self.other, form.columns)

@@ -12,6 +12,9 @@ from attndsl.ir.expr import COMPARISONS, FALSE, TRUE, Expr, Op, mentions, op
 from attndsl.ir.simplify import simplify_expr
 from attndsl.ir.types import BOOL
 
+MOST_LISTED = 1 << 26
+"""Boxes of all lists of a sweep."""
+
 
 def loosened(mask: Expr, unknown: Callable[[Expr], bool]) -> Expr:
     """The mask with conditions on `unknown` nodes taken to be whatever shows more."""

@@ -26,8 +26,6 @@ LOOKED = 1 << 28
 SHARING = 4
 MOST_LOOKED = 1 << 34
 """Pairs up to which that is so where as many heads share what is found."""
-MOST_ENTRIES = 1 << 26
-"""Entries of lists."""
 ALIGNED = 32
 """Elements that tables begin at multiples of."""
 

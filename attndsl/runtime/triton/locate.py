@@ -33,9 +33,10 @@ from attndsl.ir.attention import Attention
 from attndsl.ir.expr import ParamRef, walk
 from attndsl.ir.free import tensors as tensors_read
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.filling import MOST_ENTRIES, Step, Steps, inputs_of, looks, placed, read
+from attndsl.runtime.triton.filling import Step, Steps, inputs_of, looks, placed, read
 from attndsl.runtime.triton.reach import moved, wide
 from attndsl.runtime.triton.tables import LaunchTables, PieceTables
+from attndsl.schedule.candidates import MOST_LISTED
 
 CHUNK = 32
 """Boxes that a program of `classify` looks at."""
@@ -166,7 +167,7 @@ class Locator:
         of rows in sorted tensors where bounds are such."""
         sizes = self._sizes(call, rows, columns, turned, decode=False)
         entries = sizes.kinds * sizes.tiles * sizes.lists
-        spans = (self._few and not turned) or entries > MOST_ENTRIES
+        spans = (self._few and not turned) or entries > MOST_LISTED
         searched = searched and self._searchable(call)
         form = ClassifyForm(turned=turned, spans=spans, searched=searched, **self._facts(call))
         return self._located(call, form, sizes, rows)

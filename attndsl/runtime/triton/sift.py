@@ -25,13 +25,13 @@ from attndsl.codegen.triton_sift import SiftForm, SiftModule, generate_sift, ope
 from attndsl.ir.attention import Attention, Input
 from attndsl.ir.expr import Expr, Load, ParamRef, walk
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.filling import MOST_ENTRIES, Step, Steps, inputs_of, looks, placed, read
+from attndsl.runtime.triton.filling import Step, Steps, inputs_of, looks, placed, read
 from attndsl.runtime.triton.launch import keep_tables
 from attndsl.runtime.triton.reach import moved, wide
 from attndsl.runtime.triton.sweeps import OnDevice, loaded, segments_of, uploaded
 from attndsl.runtime.triton.tables import Candidates, LaunchTables, PieceTables, launches
 from attndsl.schedule.build import build
-from attndsl.schedule.candidates import loosened
+from attndsl.schedule.candidates import MOST_LISTED, loosened
 from attndsl.schedule.plan import Layout, Piece
 from attndsl.schedule.tiling import Tiling
 
@@ -256,7 +256,7 @@ def _with_candidates(piece: PieceTables, batches: int, heads: int) -> tuple[Piec
     first, stop = piece.bounds[:, 0, 0].astype(np.int64), piece.bounds[:, -1, 2].astype(np.int64)
     lengths = (stop - first)[listed]
     count = int(lengths.sum())
-    if count > MOST_ENTRIES:
+    if count > MOST_LISTED:
         bounds = piece.bounds.copy()
         bounds[..., 1] = bounds[..., 0]
         return replace(piece, bounds=bounds), False
