@@ -53,16 +53,17 @@ CALLS = {
     "bitlen": "bitlen", "ispow2": "ispow2", "not": "negate", "select": "select", "to_float": "to_float",
     "to_int": "to_int", "dot": "dot", "norm": "norm", "total": "component_sum", "amax": "component_max",
     "vsoftmax": "component_softmax",
-    "rmsnorm": "rmsnorm", "concat": "concat", "outer": "outer", "matmul": "matmul", "roll": "roll", "rope": "rope",
+    "rmsnorm": "rmsnorm", "concat": "concat", "outer": "outer", "distinct": "distinct", "matmul": "matmul",
+    "roll": "roll", "rope": "rope",
 }  # fmt: skip
 WILD = frozenset(("exp", "log", "sqrt", "pow", "acos", "atan2", "div"))
 """Operations whose value or derivative can be infinite."""
 STRICT = frozenset((
     *WILD, "mul", "abs", "tanh", "sigmoid", "elu", "silu", "gelu", "softplus", "erf", "sin", "cos",
-    "dot", "norm", "amax", "vsoftmax", "rmsnorm", "outer", "matmul",
+    "dot", "norm", "amax", "vsoftmax", "rmsnorm", "outer", "distinct", "matmul",
 ))  # fmt: skip
 """Operations that have a strict form: all whose derivative is computed from what they were given."""
-UNLIFTED = frozenset(("dot", "norm", "total", "amax", "matmul", "concat", "outer"))
+UNLIFTED = frozenset(("dot", "norm", "total", "amax", "matmul", "concat", "outer", "distinct"))
 """Operations whose arguments are vectors already."""
 LINE = 88
 

@@ -1,4 +1,4 @@
-"""Triton code of features that expand a row: concatenations and outer products of functions of its components."""
+"""Triton code of features that expand a row: concatenations and products of functions of its components."""
 
 from __future__ import annotations
 
@@ -52,6 +52,9 @@ def length(features: Expr, size: int) -> int:
             return sum(length(a, size) for a in args)
         case Op(op="outer", args=args):
             return prod(length(a, size) for a in args)
+        case Op(op="distinct", args=(x,)):
+            many = length(x, size)
+            return many * (many - 1) // 2
         case _:
             vectors = [c for c in features.children if c.type.shape]
             if not vectors:
@@ -69,7 +72,7 @@ def check_expansion(features: Expr, tensor: str) -> None:
         elif isinstance(node, Count | Value | Reduce) or any(isinstance(c, Index) for c in node.children):
             raise UnsupportedError("features of more than a row")
         if isinstance(node, Op) and any(a.type.shape for a in node.args):
-            mixing = node.op in MIXING and node.op not in ("concat", "outer")
+            mixing = node.op in MIXING and node.op not in ("concat", "outer", "distinct")
             if mixing or not node.type.shape:
                 raise UnsupportedError(f"features with `{node.op}`")
 
@@ -140,6 +143,10 @@ def _print(part: Expr, piece: Piece, n: int, size: int, reads: Reads) -> None:
             case Op(op="outer", args=(a, b)):
                 many = length(b, size)
                 return op("mul", at(a, place_of(f"{index} // {many}")), at(b, place_of(f"{index} % {many}")))
+            case Op(op="distinct", args=(x,)):
+                many = length(x, size)
+                i = place_of(f"{index} % {many}")
+                return op("mul", at(x, i), at(x, place_of(f"({i} + {index} // {many} + 1) % {many}")))
             case Op(args=args):
                 return op(e.op, *(at(a, index) for a in args))
             case _:

@@ -51,10 +51,10 @@ class Walk:
     """A scan: out_i = sum over visible j of (q_i . k_j) decay_ij v_j, j <= i or (`reverse`) j >= i, without i itself
     where `strict`.
 
-    `column`: what `states` sums beside v: `ones` (the normaliser) or `vector` (a number u per row). `normalised`
-    divides by the sum of weights. `feature`: a further component of q (u_i, with 1 for k) or of k. `slope` is what the
-    output is multiplied by, a function of the components of `x` at the same place; with `gated` the sums over
-    components of out times `mapped` (a function of x, too) are stored.
+    `column`: what keys are summed with for every chunk, beside v: `ones` (the normaliser) or `vector` (a number u per
+    row). `normalised` divides by the sum of weights. `feature`: a further component of q (u_i, with 1 for k) or of k.
+    `slope` is what the output is multiplied by, a function of the components of `x` at the same place; with `gated` the
+    sums over components of out times `mapped` (a function of x, too) are stored.
     """
 
     dtype: Dtype
@@ -107,14 +107,15 @@ class Walk:
         """Elements that strides are counted in."""
         return (4 if self.dtype == "fp32" else 8) if self.aligned or self.tma else 1
 
-    def vectors(self, kernel: str) -> list[str]:
-        """Numbers per row that a kernel loads."""
-        return ["u"] if (self.column == "vector" if kernel == "states" else bool(self.feature)) else []
+    @property
+    def vectors(self) -> list[str]:
+        """Numbers per row that `outputs` loads."""
+        return [*(["u"] if self.feature else []), *(["norms"] if self.normalised else [])]
 
 
 @dataclass(frozen=True)
 class ScanModule:
-    """A generated module: its text, and the arguments of `states` and `outputs` in order."""
+    """A generated module: its text, and the arguments of its kernels in order."""
 
     source: str
     arguments: dict[str, tuple[Argument, ...]]
@@ -167,7 +168,7 @@ def component_map(features: Expr, tensor: str) -> Expr | None:
     return None if found == COMPONENT else found
 
 
-MIXING = frozenset(("vsoftmax", "rmsnorm", "concat", "outer", "matmul", "roll", "rope"))
+MIXING = frozenset(("vsoftmax", "rmsnorm", "concat", "outer", "distinct", "matmul", "roll", "rope"))
 
 
 @lru_cache(maxsize=256)
@@ -184,8 +185,13 @@ def generate_scan(w: Walk, title: list[str]) -> ScanModule:
     v = _Role("v", w.v.size, (Part(0, 0, 0, True),))
     slope = None if w.slope is None else map_code(w.slope, "x0_x", "ds", reads)
     mapped = map_code(COMPONENT if w.mapped is None else w.mapped, "x0_x", "xm", reads) if w.gated else None
-    names = ("states", "outputs", *(["sums"] if w.decay == "token" else []))
-    arguments = {name: tuple(_arguments(w, name, reads) if name != "sums" else SUMS) for name in names}
+    arguments = {name: tuple(_arguments(w, name, reads)) for name in ("states", "outputs")}
+    if w.decay == "token":
+        arguments["sums"] = SUMS
+    if w.column:
+        arguments["columns"] = tuple(_chunk_arguments(w, "k"))
+    if w.normalised:
+        arguments["norms"] = tuple(_chunk_arguments(w, "q"))
     x = _Role("x", w.v.size, ())
     roles = {"states": [k, v], "outputs": [q, k, v, *([x] if w.reads_x else [])]}
     text = render(
@@ -241,17 +247,30 @@ def _arguments(w: Walk, kernel: str, reads: Reads) -> list[Argument]:
     found = [Argument(r, "*qkv", "tensor", (r,)) for r in roles]
     names: list[str] = []
     if states:
-        names = ["local", *(["local_column"] if w.column else []), *(["decays"] if w.decays or w.channel else [])]
+        names = ["local", *(["decays"] if w.decays or w.channel else [])]
     else:
         found.append(Argument("out", "*qkv", "tensor", ("out",)))
-        names = ["state", "final", *(["column", "final_column"] if w.normalised or w.feature else [])]
-        names += (["shares"] if w.normalised else []) + (["row_sums"] if w.gated else [])
+        names = ["state", "final", *(["entering"] if w.feature else [])]
+        names += (["shares"] if w.normalised else []) + (["row_sums"] if w.gated else []) + w.vectors
     if w.channel:
         names.append("factors")
         if w.across == "keys" and not states:
             found.append(Argument("weights", "*qkv", "tensor", ("weights",)))
-    names += w.vectors(kernel)
     found += [Argument(n, "*fp32", "tensor", (n,)) for n in names]
+    found += _decay_arguments(w, roles)
+    found += [Argument(f"{r}_group", "i32", "number", (f"{r}_group",)) for r in roles]
+    numbers = ["group", "B", "H", "L", "slices", "segments", "parts", "first", "length"]
+    numbers += ["chunks_all"] if w.decay in ("token", "channel") or (w.feature and not states) else []
+    numbers += [] if states else ["state_sk", "state_sv"]
+    found += [Argument(n, "i32", "number", (n,)) for n in numbers]
+    found += read_arguments(reads)
+    constants = ["BT", "BV"] if states else ["BT", "BV", "START", "FINAL"]
+    return [*found, *(Argument(c, "constexpr", "constexpr", (c,)) for c in constants)]
+
+
+def _decay_arguments(w: Walk, roles: list[str]) -> list[Argument]:
+    """What a row's decay is read from, and the strides of that and of operands."""
+    found: list[Argument] = []
     strides: list[tuple[str, str]] = [(r, axis) for r in roles for axis in "bhl"]
     if w.per_head:
         found.append(Argument("gamma", "*input", "tensor", ("gamma",)))
@@ -261,15 +280,19 @@ def _arguments(w: Walk, kernel: str, reads: Reads) -> list[Argument]:
     if w.docs:
         found.append(Argument("docs", "*i32", "tensor", ("docs",)))
         strides += [("docs", axis) for axis in "bhl"]
-    found += [Argument(f"{t}_s{axis}", "i64", "stride", (t, axis)) for t, axis in strides]
-    found += [Argument(f"{r}_group", "i32", "number", (f"{r}_group",)) for r in roles]
-    numbers = ["group", "B", "H", "L", "slices", "segments", "parts", "first", "length"]
-    numbers += ["chunks_all"] if w.decay in ("token", "channel") else []
-    numbers += [] if states else ["state_sk", "state_sv"]
-    found += [Argument(n, "i32", "number", (n,)) for n in numbers]
-    found += read_arguments(reads)
-    constants = ["BT", "BV"] if states else ["BT", "BV", "START", "FINAL"]
-    return [*found, *(Argument(c, "constexpr", "constexpr", (c,)) for c in constants)]
+    return [*found, *(Argument(f"{t}_s{axis}", "i64", "stride", (t, axis)) for t, axis in strides)]
+
+
+def _chunk_arguments(w: Walk, role: str) -> list[Argument]:
+    """Of `columns` (keys) and `norms` (queries)."""
+    if role == "k":
+        names = ["added", *(["decays"] if w.decays else []), *(["u"] if w.column == "vector" else [])]
+    else:
+        names = ["entering", "normed"]
+    found = [Argument(role, "*qkv", "tensor", (role,)), *(Argument(n, "*fp32", "tensor", (n,)) for n in names)]
+    found += _decay_arguments(w, [role])
+    found += [Argument(n, "i32", "number", (n,)) for n in (f"{role}_group", "H", "L", "chunks_all")]
+    return [*found, Argument("BT", "constexpr", "constexpr", ("BT",))]
 
 
 def read_arguments(reads: Reads) -> list[Argument]:

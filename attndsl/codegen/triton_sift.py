@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal as Lit
 
 from attndsl.codegen.cpu import title
@@ -49,30 +50,23 @@ class SiftForm:
         return len(self.columns.axes) * (2 if self.columns.any_split else 1)
 
 
-@dataclass(frozen=True)
-class SiftModule:
-    """A generated module: its text, and the arguments of its kernel `sift` in order."""
-
-    source: str
-    arguments: tuple[Argument, ...]
-
-    @property
-    def kernels(self) -> tuple[TritonModule, ...]:
-        """Its kernels, each as a module of its own."""
-        return (
-            TritonModule(self.source, self.arguments, name="sift"),
-            TritonModule(self.source, plain_arguments(PACK), name="pack"),
-            TritonModule(self.source, plain_arguments(RANK), name="rank"),
-        )
-
-
 PACK = {
     "codes": "*i8", "candidates": "*i32", "bounds": "*i32", "boxes": "*i32", "found_bounds": "*i32",
     "found_boxes": "*i32", "cost": "*i32", "tiles": "i32", "kinds": "i32", "full_cost": "i32", "partial_cost": "i32",
     "CHUNK": "constexpr",
 }  # fmt: skip
 RANK = {"cost": "*i32", "base": "*i32", "order": "*i32", "tiles": "i32", "kinds": "i32", "CHUNK": "constexpr"}
-"""The arguments of the other two kernels, in order."""
+"""The arguments of the kernels that are the same for all masks, in order."""
+
+
+@lru_cache(maxsize=16)
+def pack_modules(width: int) -> tuple[TritonModule, TritonModule]:
+    """`pack` and `rank`, for boxes of so many numbers."""
+    source = tidy(render("triton/pack.py.j2", width=width))
+    return (
+        TritonModule(source, plain_arguments(PACK), name="pack"),
+        TritonModule(source, plain_arguments(RANK), name="rank"),
+    )
 
 
 def open_conditions(attention: Attention, known: Expr, form: SiftForm) -> tuple[Expr, ...]:
@@ -83,7 +77,7 @@ def open_conditions(attention: Attention, known: Expr, form: SiftForm) -> tuple[
     return tuple(c for c in conditions(local(attention.mask)) if c not in settled)
 
 
-def generate_sift(attention: Attention, known: Expr, form: SiftForm) -> SiftModule:
+def generate_sift(attention: Attention, known: Expr, form: SiftForm) -> TritonModule:
     """The module for an attention (consts bound, simplified) with candidates planned by the mask `known`.
     UnsupportedError names a missing feature."""
     return _Generator(attention, known, form).module()
@@ -130,7 +124,7 @@ class _Generator:
             return {**found, Index(INT, "k"): at}
         return {**found, Index(INT, "row"): at, Index(INT, "q"): f"({at} + q_offset)"}
 
-    def module(self) -> SiftModule:
+    def module(self) -> TritonModule:
         truth = Intervals(self.reads, self.ranges, self._reduced).truth(self.open)
         visible = self.by_pair.print(self.mask)
         arguments = self._arguments()
@@ -154,7 +148,7 @@ class _Generator:
             sure=f"{truth.sure} & (box >= 0)" if truth.sure else "box < 0",
             visible=visible,
         )
-        return SiftModule(tidy(text), arguments)
+        return TritonModule(tidy(text), arguments, name="sift")
 
     def _reduced(self, node: Expr) -> tuple[str, str] | None:
         """The smallest and largest value of what depends on one side at most."""

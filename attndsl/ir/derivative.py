@@ -190,6 +190,14 @@ def _bilinear(name: str) -> Callable[[Args, list[Part], Op], Part]:
     return rule
 
 
+def _distinct(args: Args, d: list[Part], node: Op) -> Part:
+    # quadratic: what is left of (x + dx) without the squares of x and of dx
+    if d[0] is None:
+        return None
+    both = op("distinct", op("add", args[0], d[0]))
+    return op("sub", op("sub", both, node), op("distinct", d[0]))
+
+
 _RULES: dict[str, Callable[[Args, list[Part], Op], Part]] = {
     "add": lambda args, d, node: add(*d),
     "sub": lambda args, d, node: sub(*d),
@@ -211,5 +219,6 @@ _RULES: dict[str, Callable[[Args, list[Part], Op], Part]] = {
     "rope": lambda args, d, node: None if d[0] is None else op("rope", d[0], args[1]),
     "dot": _bilinear("dot"),
     "outer": _bilinear("outer"),
+    "distinct": _distinct,
     "matmul": _bilinear("matmul"),
 }

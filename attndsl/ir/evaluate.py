@@ -328,6 +328,12 @@ def _outer(x: Array, y: Array) -> Array:
     return out.reshape(*out.shape[:-2], out.shape[-2] * out.shape[-1])
 
 
+def _distinct(x: Array) -> Array:
+    size = np.shape(x)[-1]
+    n = np.arange(size * (size - 1) // 2)
+    return x[..., n % max(size, 1)] * x[..., (n % max(size, 1) + n // max(size, 1) + 1) % max(size, 1)]
+
+
 def _roll(x: Array, n: Array) -> Array:
     size = np.shape(x)[-1]
     at = (np.arange(size) - np.asarray(n)[..., None]) % size
@@ -349,5 +355,5 @@ VECTOR_FUNCTIONS: dict[str, Callable[..., Array]] = {
     "dot": lambda x, y: np.sum(x * y, axis=-1), "norm": lambda x: np.sqrt(np.sum(x * x, axis=-1)),
     "total": lambda x: np.sum(x, axis=-1), "amax": lambda x: np.max(x, axis=-1),
     "vsoftmax": _softmax, "rmsnorm": _rmsnorm, "concat": _concat,
-    "outer": _outer, "matmul": _matmul, "roll": _roll, "rope": _rope,
+    "outer": _outer, "distinct": _distinct, "matmul": _matmul, "roll": _roll, "rope": _rope,
 }  # fmt: skip

@@ -30,13 +30,17 @@ FUNCTIONS = (
     "abs", "sign", "floor", "ceil", "exp", "log", "sqrt", "tanh", "sigmoid", "relu", "elu", "silu", "gelu",
     "softplus", "erf", "sin", "cos", "acos", "atan2", "bitlen", "ispow2",
 )  # fmt: skip
-VECTOR_OPS = ("dot", "norm", "total", "amax", "vsoftmax", "rmsnorm", "concat", "outer", "matmul", "roll", "rope")
+VECTOR_OPS = (
+    "dot", "norm", "total", "amax", "vsoftmax", "rmsnorm", "concat", "outer", "distinct", "matmul", "roll", "rope",
+)  # fmt: skip
 OPS = frozenset((*ARITHMETIC, *COMPARISONS, *LOGIC, *FUNCTIONS, *VECTOR_OPS, "select", "to_float", "to_int"))
 """Every operation name. `select(c, a, b)` is `if c then a else b`; `vsoftmax`, `norm` (2-norm), `total` and `amax`
 (the largest) run over components; `matmul` is vector @ matrix; `gelu` is the erf form; `bitlen(n)` the bits of |n|;
 `to_float` converts an int or bool, `to_int` a bool. `floor` and `ceil` give ints. `min` and `max` take two arguments.
 `rmsnorm(x)` is x / sqrt(mean(x^2) + 1e-6); `roll(x, n)` moves component i to (i + n) % size; `rope(x, p)` turns
-components i and i + size/2 by the angle p * 10000^(-2i/size)."""
+components i and i + size/2 by the angle p * 10000^(-2i/size). `distinct(x)`, which passes add and no user writes,
+holds the product of every two different components once: number n is x_i x_j for i = n % size and
+j = (i + n // size + 1) % size."""
 
 
 def _node(cls: type[T]) -> type[T]:
@@ -341,6 +345,8 @@ def result_type(name: str, types: tuple[Type, ...]) -> Type:
         return Type(Kind.FLOAT, types[1].shape[1:])
     if name == "outer":
         return Type(Kind.FLOAT, (product_dim(types[0].shape[0], types[1].shape[0]),))
+    if name == "distinct":
+        return Type(Kind.FLOAT, (distinct_dim(types[0].shape[0]),))
     if name == "concat":
         total = types[0].shape[0]
         for t in types[1:]:
@@ -361,6 +367,11 @@ def sum_dim(a: int | str, b: int | str) -> int | str:
 def product_dim(a: int | str, b: int | str) -> int | str:
     """The extent of an outer product, flattened."""
     return a * b if isinstance(a, int) and isinstance(b, int) else f"({a}*{b})"
+
+
+def distinct_dim(a: int | str) -> int | str:
+    """How many unordered pairs of different components there are."""
+    return a * (a - 1) // 2 if isinstance(a, int) else f"distinct({a})"
 
 
 def walk(root: Expr) -> Iterator[Expr]:

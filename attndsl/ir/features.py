@@ -8,7 +8,7 @@ to the power of `q - k`, `decay(g)`, or `decay(g)` per channel. Formulas: Kathar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 
 from attndsl.ir import build
@@ -32,6 +32,7 @@ from attndsl.ir.expr import (
     walk,
 )
 from attndsl.ir.free import column_only, depends, k_side, q_side, row_only, uniform
+from attndsl.ir.products import reduced
 from attndsl.ir.separate import product
 from attndsl.ir.types import INT
 from attndsl.ir.weights import factors
@@ -152,6 +153,11 @@ def feature_weight(attention: Attention) -> FeatureWeight | str:
         normaliser = _normaliser(whole, found, numerator)
         if isinstance(normaliser, str):
             return normaliser
+    if not found.decay.channel:
+        found = Features(*reduced(found.query, found.key), found.decay)
+        if normaliser is not None and normaliser.query is not None and normaliser.key is not None:
+            query, key = reduced(normaliser.query, normaliser.key)
+            normaliser = replace(normaliser, query=query, key=key)
     extent = extent_of(found.key, attention)
     z_extent = None
     if normaliser is not None and normaliser.key is not None:
@@ -175,6 +181,11 @@ def extent_of(vector: Expr, attention: Attention) -> Expr | None:
         case Op(op="matmul", args=(_, matrix)) if isinstance(matrix, Load):
             param = next((p for p in attention.params if p.name == matrix.tensor), None)
             return param.shape[-1] if isinstance(param, Input) else None
+        case Op(op="distinct", args=(x,)):
+            many = extent_of(x, attention)
+            if many is None:
+                return None
+            return op("floordiv", op("mul", many, op("sub", many, integer(1))), integer(2))
         case Op(op="concat" | "outer", args=args):
             parts = [extent_of(a, attention) for a in args]
             known = [p for p in parts if p is not None]

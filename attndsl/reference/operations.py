@@ -42,6 +42,13 @@ def _concat(*parts: Tensor) -> Tensor:
     return torch.cat([p.expand(*pairs, p.shape[-1]) for p in parts], -1)
 
 
+def _distinct(x: Tensor) -> Tensor:
+    """The product of every two different components once: those that lie 1 apart, on a circle, then 2 apart, ..."""
+    size = x.shape[-1]
+    every = [x * x.roll(-apart, -1) for apart in range(1, size // 2 + 1)]
+    return torch.cat([x[..., :0], *every], -1)[..., : size * (size - 1) // 2]
+
+
 def _roll(x: Tensor, n: Tensor) -> Tensor:
     """Component i moves to (i + n) % size."""
     size = x.shape[-1]
@@ -79,6 +86,7 @@ _VECTOR: dict[str, Any] = {
     "amax": lambda x: x.amax(-1),
     "vsoftmax": lambda x: torch.softmax(x, -1), "rmsnorm": _rms_norm, "concat": _concat, "roll": _roll, "rope": _rope,
     "outer": lambda x, y: (x[..., :, None] * y[..., None, :]).flatten(-2),
+    "distinct": _distinct,
     "matmul": lambda x, m: torch.einsum("bhqki,bhqkij->bhqkj", x, m),
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ from attndsl.ir.expr import Count, Expr, Index, Literal, Load, Op, ParamRef, Siz
 from attndsl.ir.free import depends
 from attndsl.ir.types import Kind
 from attndsl.runtime.call import Call
+from attndsl.runtime.products import distinct, outer
 
 RANK = 3
 
@@ -209,7 +210,8 @@ _VECTOR: Mapping[str, Callable[..., Tensor]] = {
     "vsoftmax": lambda x: torch.softmax(x, -1),
     "rmsnorm": lambda x: x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6),
     "concat": concatenated,
-    "outer": lambda x, y: (x[..., :, None] * y[..., None, :]).flatten(-2),
+    "outer": outer,
+    "distinct": distinct,
     "matmul": _matmul,
     "roll": _roll,
     "rope": _rope,

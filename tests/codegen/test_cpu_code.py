@@ -99,11 +99,10 @@ def test_values_are_arguments() -> None:
 
 
 def test_every_strict_operation_has_its_function() -> None:
-    from attndsl.codegen.expr_torch import STRICT
+    from attndsl.codegen.expr_torch import CALLS, STRICT
     from attndsl.runtime.cpu.support import FUNCTIONS
 
-    spelled = {"pow": "power", "div": "divide", "mul": "multiply"}
-    assert {f"strict_{spelled.get(name, name)}" for name in STRICT} <= FUNCTIONS.keys()
+    assert {f"strict_{CALLS.get(name, 'multiply')}" for name in STRICT} <= FUNCTIONS.keys()
 
 
 def test_atan2_in_a_score_runs_with_gradients() -> None:

@@ -151,6 +151,7 @@ def test_constants_have_none() -> None:
      "(total (mul (rmsnorm (add s (load:float[D] u h))) (load:float[D] u h)))",
      "(norm (concat (mul s (load:float[D] u h)) (load:float[D] u h)))",
      "(norm (outer (mul s (load:float[D] u h)) (tanh (mul s (load:float[D] u h)))))",
+     "(norm (distinct (add (mul s (load:float[D] u h)) (load:float[D] u h))))",
      "(total (matmul (mul s (load:float[D] u h)) (load:float[D,M] W h)))",
      "(dot (roll (mul s (load:float[D] u h)) 1) (load:float[D] u h))",
      "(dot (rope (mul (exp s) (load:float[D] u h)) q) (load:float[D] u h))"],

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from attndsl.runtime.cpu.source import PAIR_RANK, Pairs, TensorSource
+from attndsl.runtime.products import distinct, outer
 
 Number = Tensor | bool | int | float
 
@@ -122,10 +123,6 @@ def rmsnorm(x: Tensor) -> Tensor:
 def concat(*parts: Tensor) -> Tensor:
     pairs = torch.broadcast_shapes(*[p.shape[:-1] for p in parts])
     return torch.cat([p.expand(*pairs, p.shape[-1]) for p in parts], -1)
-
-
-def outer(x: Tensor, y: Tensor) -> Tensor:
-    return (x[..., :, None] * y[..., None, :]).flatten(-2)
 
 
 def matmul(x: Tensor, m: Tensor) -> Tensor:
@@ -266,8 +263,9 @@ def _strict(function: Callable[..., Tensor], own: int = 0, ranks: tuple[int, ...
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "divide": divide, "power": power, "floordiv": floordiv, "modulo": modulo, "bitlen": bitlen, "ispow2": ispow2,
     "select": select, "lift": lift, "dot": dot, "rmsnorm": rmsnorm, "concat": concat, "outer": outer,
-    "matmul": matmul, "roll": roll, "rope": rope, "load": load, "decay": decay, "row_sum": row_sum,
-    "row_mean": row_mean, "quotient": quotient, "row_top": row_top, "steady": steady, "exp_below": exp_below,
+    "distinct": distinct, "matmul": matmul, "roll": roll, "rope": rope, "load": load, "decay": decay,
+    "row_sum": row_sum, "row_mean": row_mean, "quotient": quotient, "row_top": row_top, "steady": steady,
+    "exp_below": exp_below,
     "minimum": _binary(torch.minimum), "maximum": _binary(torch.maximum), "atan2": _binary(torch.atan2),
     "absolute": _unary(torch.abs), "sign": _unary(torch.sign), "exp": _unary(torch.exp), "log": _unary(torch.log),
     "sqrt": _unary(torch.sqrt), "tanh": tanh, "sigmoid": _unary(torch.sigmoid),
@@ -288,6 +286,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "strict_dot": _strict(dot, 0, (1, 1)), "strict_norm": _strict(_norm, 0, (1,)),
     "strict_component_max": _strict(_largest, 0, (1,)), "strict_component_softmax": _strict(_softmax, 1, (1,)),
     "strict_rmsnorm": _strict(rmsnorm, 1, (1,)), "strict_outer": _strict(outer, 1, (1, 1)),
+    "strict_distinct": _strict(distinct, 1, (1,)),
     "strict_matmul": _strict(matmul, 1, (1, 2)),
 }  # fmt: skip
 """What generated code may call, besides what knows the precision of the call: `to_float` and `gap`."""

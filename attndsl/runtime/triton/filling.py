@@ -14,13 +14,15 @@ from attndsl.codegen.triton import TritonModule
 from attndsl.codegen.triton_arguments import Argument
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.compiled import compiling
-from attndsl.runtime.triton.failures import reported, run_time_attempt
+from attndsl.runtime.triton import machine
+from attndsl.runtime.triton.compilation import Wanted, first_run, wanted
+from attndsl.runtime.triton.failures import Attempt, run_time_attempt
 from attndsl.runtime.triton.launch import extent_of, input_of, readable
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.submit import Ready, raw_stream
 
 WARPS = 4
+OPTIONS = {"num_warps": WARPS, "num_stages": 3}
 LOOKED = 1 << 28
 """Pairs up to which every box that its ranges leave open is looked at."""
 SHARING = 4
@@ -38,8 +40,16 @@ class Filling(Protocol):
         """Their places by the names that launches give tables."""
         ...
 
-    def fill(self, call: Call) -> Tensor:
-        """The tables of a call, on its device."""
+    def room(self, call: Call) -> Tensor:
+        """Memory for the tables of a call."""
+        ...
+
+    def fill(self, call: Call, buffer: Tensor | None = None) -> Tensor:
+        """The tables of a call, on its device, in the `room` that is given."""
+        ...
+
+    def wanted(self, call: Call, buffer: Tensor) -> list[Wanted]:
+        """The kernels that `fill` is going to compile on the current device."""
         ...
 
 
@@ -121,51 +131,72 @@ class Steps:
         """Run them in order with these arguments, on the current stream of the call's device. `before` is told that
         stream."""
         device = call.q.device
-        if device.type != "cuda":
+        if not machine.on_gpu(device):
             for step, arguments in zip(self.steps, values, strict=True):
-                self._kernel(step)[step.programs,](*arguments)
+                _kernel(step)[step.programs,](*arguments)
         elif device.index == torch.cuda.current_device():
             self._run(device.index, values, before)
         else:
             with torch.cuda.device(device):
                 self._run(device.index, values, before)
 
+    def wanted(self, call: Call, values: Callable[[], Sequence[Sequence[Any]]]) -> list[Wanted]:
+        """The kernels that `run` with these arguments is going to compile on the current device."""
+        if self._ready:
+            return []
+        index: int = call.q.device.index
+        pairs = zip(self.steps, values(), strict=True)
+        new = [(step, own) for step, own in pairs if _shared(step, own, index) not in self.compiled]
+        return [wanted(_kernel(step), own, OPTIONS, index, _capability()) for step, own in new]
+
     def _run(self, index: int, values: Sequence[Sequence[Any]], before: Callable[[int], None]) -> None:
         stream = raw_stream(index)
         before(stream)
-        key = index, *(v.data_ptr() % 16 == 0 for one in values for v in one if isinstance(v, Tensor))
+        bare = [[v.data_ptr() if isinstance(v, Tensor) else v for v in own] for own in values]
+        key = index, *(v.data_ptr() % 16 == 0 for own in values for v in own if isinstance(v, Tensor))
         known = self._ready.get(key)
         if known is not None:
-            for ready, arguments in zip(known, values, strict=True):
-                ready.run([v.data_ptr() if isinstance(v, Tensor) else v for v in arguments], index, stream)
+            for ready, own in zip(known, bare, strict=True):
+                ready.run(own, index, stream)
             return
         made: list[Ready] = []
-        for step, arguments in zip(self.steps, values, strict=True):
-            types = tuple((v.dtype, v.data_ptr() % 16 == 0) for v in arguments if isinstance(v, Tensor))
-            shared = step.module.source, step.module.name, step.about, index, types
+        for step, own, addresses in zip(self.steps, values, bare, strict=True):
+            shared = _shared(step, own, index)
             built = self.compiled.get(shared)
             if built is None:
-                built = self.compiled[shared] = self._first(step, arguments)
+                built = self.compiled[shared] = self._first(step, own, addresses, index, stream)
                 made.append(Ready(built, step.programs))
                 continue
             made.append(Ready(built, step.programs))
-            made[-1].run([v.data_ptr() if isinstance(v, Tensor) else v for v in arguments], index, stream)
+            made[-1].run(addresses, index, stream)
         self._ready[key] = made
 
-    def _kernel(self, step: Step) -> Any:
-        return getattr(load_module(step.module.source), step.module.name)
-
-    def _first(self, step: Step, values: Sequence[Any]) -> Any:
+    def _first(self, step: Step, values: Sequence[Any], bare: Sequence[Any], index: int, stream: int) -> Any:
         """Compile a kernel and run it."""
-        kernel = self._kernel(step)
-        major, minor = torch.cuda.get_device_capability()
-        attempt = (self.attention, step.module, step.module.name, values, WARPS, 1, major * 10 + minor, step.words)
+        capability = _capability()
 
-        def forget() -> None:
-            kernel.device_caches.clear()
+        def attempt(stages: int) -> Attempt:
+            options = {**OPTIONS, "num_stages": stages}
+            return run_time_attempt(
+                self.attention, step.module, step.module.name, values, options, capability, step.words
+            )  # fmt: skip
 
-        def run() -> Any:
-            return kernel[step.programs,](*values, num_warps=WARPS)
+        return first_run(
+            _kernel(step), values, OPTIONS, index, capability,
+            lambda built: Ready(built, step.programs).run(bare, index, stream), attempt,
+        )  # fmt: skip
 
-        with reported(lambda: run_time_attempt(*attempt)):
-            return compiling(run, forget)
+
+def _kernel(step: Step) -> Any:
+    return getattr(load_module(step.module.source), step.module.name)
+
+
+def _shared(step: Step, values: Sequence[Any], index: int) -> Hashable:
+    """What compiled kernels are found by."""
+    types = tuple((v.dtype, v.data_ptr() % 16 == 0) for v in values if isinstance(v, Tensor))
+    return step.module.source, step.module.name, step.about, index, types
+
+
+def _capability() -> int:
+    major, minor = torch.cuda.get_device_capability()
+    return major * 10 + minor

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,13 +16,15 @@ from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call, Kept, Saved
 from attndsl.runtime.failures import KernelError
+from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.backward import Backward
 from attndsl.runtime.triton.choices import Choices, Facts, settings
+from attndsl.runtime.triton.compilation import Compilation, Wanted, begin_all, warm_up
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.filling import Filling
 from attndsl.runtime.triton.generated import forward_module
-from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, interpreting, launch, no_numbers
+from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, interpreting, launch, no_numbers, wanted_by
 from attndsl.runtime.triton.lines import line_of
 from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.machine import machine_of
@@ -57,6 +59,8 @@ class TritonKernel(LinearKernel):
         self._sweeps = Sweeps(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
         self._decode = Decode(attention, lambda call: self.config("decode", call), self._locator)
+        if torch.cuda.is_initialized():
+            warm_up()
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
@@ -129,11 +133,15 @@ class TritonKernel(LinearKernel):
                 ready.run(call, given)
         elif out.numel():
             flags = {"LSE": with_lse, "SAVE": save}
+            sweeps = self._found(call, plan)
+            every = [given if f.located is None else {**given, TABLES: f.located.room(call)} for f in sweeps]
+            held = self._ahead(call, sweeps, every, flags)
             made: list[tuple[Prepared | None, Filling | None]] = []
-            for found in self._found(call, plan):
+            for found, own in zip(sweeps, every, strict=True):
                 if found.located is not None:
-                    given[TABLES] = found.located.fill(call)
-                made.append((self._launch(call, found, given, flags), found.located))
+                    found.located.fill(call, own[TABLES])
+                made.append((self._launch(call, found, own, flags), found.located))
+            del held
             settled = tuple((ready, located) for ready, located in made if ready is not None)
             if len(settled) == len(made):
                 call.memo[place] = plan, settled
@@ -212,11 +220,7 @@ class TritonKernel(LinearKernel):
         call.memo[place] = it, found
 
         def run(it: Walked) -> tuple[Prepared, Any]:
-            module = self.module(it.form)
-            it_ = Launch(
-                call, it.form, module, found.tables, found.views, it.config, given, flags, found.places
-            )  # fmt: skip
-            return launch(it_)
+            return launch(self._launched(call, it, found, given, flags))
 
         try:
             ready, compiled = run(it)
@@ -230,6 +234,28 @@ class TritonKernel(LinearKernel):
             call.memo[place] = self._settle(call, found, wished, "Triton compiled the loop without them"), found
             return None
         return ready
+
+    def _ahead(
+        self, call: Call, sweeps: Sequence[OnDevice], given: Sequence[Mapping[str, Tensor]], flags: Mapping[str, bool]
+    ) -> list[Compilation]:
+        """Have the kernels of a forward pass compiled side by side, where there are several."""
+        if not machine.on_gpu(call.q.device) or (len(sweeps) == 1 and sweeps[0].located is None):
+            return []
+        wished = self.config("forward", call)
+        with torch.cuda.device(call.q.device):
+            several: list[Wanted] = []
+            for found, own in zip(sweeps, given, strict=True):
+                if found.located is not None:
+                    several += found.located.wanted(call, own[TABLES])
+                it = self._settle(call, found, wished)
+                several.append(wanted_by(self._launched(call, it, found, own, flags)))
+            return begin_all(several)
+
+    def _launched(
+        self, call: Call, it: Walked, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]
+    ) -> Launch:
+        module = self.module(it.form)
+        return Launch(call, it.form, module, found.tables, found.views, it.config, given, flags, found.places)
 
     def _settle(self, call: Call, found: OnDevice, wished: Config, reason: str = "") -> Walked:
         """Which loops a launch has; with a `reason` against specialised warps, without them from now on."""
@@ -264,13 +290,13 @@ class TritonKernel(LinearKernel):
         return found
 
     def _capability(self, call: Call) -> int:
-        machine = machine_of(call.q.device)
-        return 90 if machine is None else machine.capability
+        gpu = machine_of(call.q.device)
+        return 90 if gpu is None else gpu.capability
 
     def facts(self, call: Call) -> Facts:
         """What the configurations of a call depend on."""
         on_line = not self.attention.gridded or moved(call)
         q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
         visits = partial(visits_of, self.attention, call.problem)
-        machine, dtype = machine_of(call.q.device), dtype_of(self.attention, call)
-        return Facts(machine, dtype, call.sizes, q_extents, k_extents, visits)
+        gpu, dtype = machine_of(call.q.device), dtype_of(self.attention, call)
+        return Facts(gpu, dtype, call.sizes, q_extents, k_extents, visits)

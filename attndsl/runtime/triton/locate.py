@@ -33,6 +33,7 @@ from attndsl.ir.attention import Attention
 from attndsl.ir.expr import ParamRef, walk
 from attndsl.ir.free import tensors as tensors_read
 from attndsl.runtime.call import Call
+from attndsl.runtime.triton.compilation import Wanted
 from attndsl.runtime.triton.filling import Step, Steps, inputs_of, looks, placed, read
 from attndsl.runtime.triton.reach import moved, wide
 from attndsl.runtime.triton.tables import LaunchTables, PieceTables
@@ -103,22 +104,26 @@ class Located:
         """A table, and whatever follows it."""
         return buffer[self.places[name] :]
 
-    def fill(self, call: Call) -> Tensor:
-        """The tables of a call, on its device."""
-        s = self.sizes
-        buffer = call.q.new_empty(self.total, dtype=torch.int32)
-        codes = call.q.new_empty(s.kinds * s.tiles * s.lists, dtype=torch.int8)
-        arguments = (*self.module.arguments, *self.module.lookup)
-        inputs = inputs_of(call, arguments)
-        offsets = call.q_offset.to(torch.int32) if isinstance(call.q_offset, Tensor) else buffer
-        self.steps.run(call, self._values(call, inputs, offsets, codes, buffer))
+    def room(self, call: Call) -> Tensor:
+        """Memory for the tables of a call."""
+        return call.q.new_empty(self.total, dtype=torch.int32)
+
+    def fill(self, call: Call, buffer: Tensor | None = None) -> Tensor:
+        """The tables of a call, on its device, in the `room` that is given."""
+        buffer = self.room(call) if buffer is None else buffer
+        self.steps.run(call, self._values(call, buffer))
         return buffer
 
-    def _values(
-        self, call: Call, inputs: Mapping[str, Tensor], offsets: Tensor, codes: Tensor, buffer: Tensor
-    ) -> list[list[Any]]:
+    def wanted(self, call: Call, buffer: Tensor) -> list[Wanted]:
+        """The kernels that `fill` is going to compile on the current device."""
+        return self.steps.wanted(call, lambda: self._values(call, buffer))
+
+    def _values(self, call: Call, buffer: Tensor) -> list[list[Any]]:
         """The arguments of the kernels, in order."""
         s = self.sizes
+        codes = call.q.new_empty(s.kinds * s.tiles * s.lists, dtype=torch.int8)
+        inputs = inputs_of(call, (*self.module.arguments, *self.module.lookup))
+        offsets = call.q_offset.to(torch.int32) if isinstance(call.q_offset, Tensor) else buffer
         numbers: dict[str, Any] = {
             "H": self.call_sizes["H"], "Hkv": self.call_sizes["Hkv"], "tiles": s.tiles, "lists": s.lists,
             "length": s.rows, "width": s.columns, "height": s.height, "class_heads": s.heads,

@@ -15,6 +15,7 @@ from torch import Tensor
 from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_form import Dtype
 from attndsl.codegen.triton_scan import ScanModule, Walk, generate_scan
+from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.generated import scan_module_for
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.modules import load_module
@@ -29,7 +30,21 @@ CARRY = tuple(
         *((n, "constexpr") for n in ("START", "BLOCK")),
     )
 )
+PREFIX = tuple(
+    Argument(n, t, r, (n,))
+    for n, t, r in (
+        *((n, "*fp32", "tensor") for n in ("added", "decays", "initial", "entering")),
+        *((n, "i32", "number") for n in ("chunks_all", "blocks")),
+        *((n, "constexpr", "constexpr") for n in ("START", "BLOCK", "WIDTH")),
+    )
+)
 DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+
+CHUNK_WARPS = {"sums": 1, "columns": 4, "norms": 4}
+"""Kernels that are a program per chunk, and their warps."""
+PREFIX_BLOCK, PREFIX_WIDTH = 64, 16
+"""Chunks that are added up at once, and components that a program adds up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +66,8 @@ class Operands:
 
     `gamma` (a base or its logarithm) broadcasts to [B, H], `g` and `docs` (i32) to [B, H, L]; `u` is fp32 [B, H, L].
     With a decay per channel, `factors` are those of whole chunks, fp32 [B, H, chunks, size], and `weights` those of
-    pairs, [B, H, L, rows of a chunk]; with one per token, `falls` are what `Scan.falls` gives.
+    pairs, [B, H, L, rows of a chunk]; with one per token, `falls` are what `Scan.falls` gives. `entering` is what
+    `Scan.columns` gives, of the scan whose keys are a feature's values here; `norms` what `Scan.norms` gives.
     """
 
     q: Tensor
@@ -65,13 +81,15 @@ class Operands:
     factors: Tensor | None = None
     weights: Tensor | None = None
     falls: Tensor | None = None
+    entering: Tensor | None = None
+    norms: Tensor | None = None
     reading: Reading = field(default_factory=lambda: Reading({}, {}, {}))
 
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """The states at the boundaries of segments: fp32 [B, H, segments, keys, values], and the sums of keys; the state
-    that enters each (of a reverse scan: from behind). `length` is the rows of a segment."""
+    """The states at the boundaries of segments: fp32 [B, H, segments, keys, values], and the sums of keys where they
+    are asked for; the state that enters each (of a reverse scan: from behind). `length` is the rows of a segment."""
 
     length: int
     state: Tensor
@@ -124,17 +142,58 @@ class Scan:
         initial = None if initial is None else initial.contiguous()
         shape = (self.B, self.H, segments)
         local = torch.empty((*shape, w.k.size, w.v.size), dtype=torch.float32, device=device)
-        column = torch.empty((*shape, w.k.size), dtype=torch.float32, device=device) if w.column else None
         factors = (*shape, w.k.size) if w.channel else shape
         decays = torch.empty(factors, dtype=torch.float32, device=device) if w.decays or w.channel else None
-        given = {"local": local, "local_column": column, "decays": decays}
+        given = {"local": local, "decays": decays}
         if segments > 1:
             numbers = {"parts": segments - 1, "first": int(w.reverse)}
             self._launch("states", segments, length, given, numbers, {})
         self._carry(segments, local, decays, None if initial is None else initial.state, w.v.size)
-        if column is not None:
-            self._carry(segments, column, decays, None if initial is None else initial.column, 1)
-        return Segments(length, local, column)
+        return Segments(length, local)
+
+    @property
+    def chunks(self) -> int:
+        """How many there are."""
+        return -(-self.rows // self.config.chunk)
+
+    def columns(self, initial: Tensor | None) -> Tensor:
+        """The sums of keys (times u) that enter every chunk, in the order of the scan, and what is left after the last:
+        fp32 [B, H, chunks + 1, keys]."""
+        shape, device = (self.B, self.H, self.chunks), self.operands.q.device
+        added = torch.empty((*shape, self.walk.k.size), dtype=torch.float32, device=device)
+        decays = torch.empty(shape, dtype=torch.float32, device=device) if self.walk.decays else None
+        self._launch("columns", 1, self.rows, {"added": added, "decays": decays}, {"parts": 1}, {})
+        made = torch.empty((self.B, self.H, self.chunks + 1, self.walk.k.size), dtype=torch.float32, device=device)
+        key = "prefix", initial is None
+        ready = self.memo.get(key)
+        if ready is None:
+            blocks = -(-self.walk.k.size // PREFIX_WIDTH)
+            block = PREFIX_BLOCK if device.type == "cuda" else 4
+            known = {
+                "chunks_all": self.chunks, "blocks": blocks, "START": initial is not None, "BLOCK": block,
+                "WIDTH": PREFIX_WIDTH,
+            }  # fmt: skip
+            kernel = load_module(self.module.source).prefix
+            ready = self.memo[key] = Ready.of(kernel, PREFIX, known, blocks * self.B * self.H, 4, 1)
+        factors = self.operands.factors if self.walk.channel else decays
+        initial = None if initial is None else initial.contiguous()
+        ready.run(device, {"added": added, "decays": factors, "initial": initial, "entering": made}, added)
+        return made
+
+    def norms(self, entering: Tensor) -> Tensor:
+        """What rows are divided by as far as it comes from chunks before theirs, from what `columns` gave: fp32
+        [B, H, L]."""
+        made = torch.empty((self.B, self.H, self.rows), dtype=torch.float32, device=entering.device)
+        self._launch("norms", 1, self.rows, {"entering": entering, "normed": made}, {"parts": 1}, {})
+        return made
+
+    def at_segments(self, entering: Tensor, segments: int, length: int) -> Tensor:
+        """Those of what `columns` gave that enter the segments, [B, H, segments, keys]."""
+        each, chunks = length // self.config.chunk, self.chunks
+        if not self.walk.reverse:
+            return entering[:, :, :chunks:each]
+        first = chunks - (segments - 1) * each
+        return torch.cat((entering[:, :, :1], entering[:, :, first:chunks:each]), 2).flip(2)
 
     def total(self) -> Tensor:
         """The sum of keys^T values over all rows, fp32 [B, H, keys, values], without decay."""
@@ -179,9 +238,7 @@ class Scan:
         given = {
             "out": out, "shares": shares, "row_sums": row_sums,
             "state": None if entering is None else entering.state,
-            "column": None if entering is None else entering.column,
             "final": None if final is None else final.state,
-            "final_column": None if final is None else final.column,
         }  # fmt: skip
         sk, sv = (1, w.k.size) if transposed else (w.v.size, 1)
         numbers = {"parts": segments, "first": 0, "state_sk": sk, "state_sv": sv}
@@ -208,7 +265,8 @@ class Scan:
         o = self.operands
         values: dict[str, Any] = {
             "q": o.q, "k": o.k, "v": o.v, "x": o.x, "gamma": o.gamma, "g": o.g, "docs": o.docs, "u": o.u,
-            "factors": o.factors, "weights": o.weights, "falls": o.falls, **given,
+            "factors": o.factors, "weights": o.weights, "falls": o.falls, "entering": o.entering, "norms": o.norms,
+            **given,
         }  # fmt: skip
         values |= o.reading.values(self.module.arguments[name])
         spare = given.get("local")
@@ -222,10 +280,10 @@ class Scan:
         known |= self.operands.reading.numbers(arguments)
         kernel = getattr(load_module(self.module.source), name)
         columns, warps, stages = self.config.columns, self.config.warps, self.config.stages
-        if self.operands.q.device.type == "cuda" and (why := hazard(self.config, self.walk.dtype)) is not None:
+        if machine.on_gpu(self.operands.q.device) and (why := hazard(self.config, self.walk.dtype)) is not None:
             raise ValueError(f"a scan in this configuration has no kernel: {why}")
-        if name == "sums":
-            return Ready.of(kernel, arguments, known, self.B * self.H * known["chunks_all"], 1, 1)
+        if name in CHUNK_WARPS:
+            return Ready.of(kernel, arguments, known, self.B * self.H * known["chunks_all"], CHUNK_WARPS[name], 1)
         if name == "states":
             columns, warps, stages = self.config.of_states
         slices = -(-self.walk.v.size // columns)
@@ -259,7 +317,7 @@ class Scan:
 @lru_cache(maxsize=16)
 def _capability(device: torch.device) -> int:
     """Times ten; that of Hopper for tensors that are on no GPU."""
-    if device.type != "cuda":
+    if not machine.on_gpu(device):
         return 90
     major, minor = torch.cuda.get_device_capability(device)
     return major * 10 + minor
@@ -267,7 +325,7 @@ def _capability(device: torch.device) -> int:
 
 @lru_cache(maxsize=16)
 def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    return torch.cuda.get_device_properties(device).multi_processor_count if machine.on_gpu(device) else 1
 
 
 def aligned(*tensors: Tensor | None) -> bool:

@@ -59,10 +59,13 @@ def choose_scan(dtype: str, keys: int, values: int, capability: int = 90) -> Sca
         return forced
     if dtype == "fp32":
         return ScanConfig(32, 32 if values > 16 else 16, 4, 1)
+    # the state of more than 192 keys does not fit into the registers of four warps
     if keys > 256:
-        return ScanConfig(64, 64, 8, 1)
+        return ScanConfig(64, 64, 8, 2 if keys <= 320 else 1, state_stages=3)
+    if keys > 192 or (keys > 128 and dtype == "fp16"):
+        return ScanConfig(64, 64, 8, 2, state_stages=3)
     if keys > 128:
-        return ScanConfig(64, 64, 8, 2)
+        return ScanConfig(64, 64, 4, 3, state_stages=4)
     # With two stages a chunk is asked for when the one before is done with, and its way from memory is about as long as
     # the work on a chunk; a fourth stage is worth another 5 %. Of heads of 64 two programs fit on a multiprocessor.
     return ScanConfig(64, 64, 4, 4, 1) if keys > 64 else ScanConfig(64, 64, 4, 3, 2, state_stages=4)

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from attndsl.codegen.triton_scan_source import fused_map
-from attndsl.ir.expr import Count, Expr, Index, Load, Op, Reduce, Value, mentions, op, rewrite
+from attndsl.ir.expr import Count, Expr, Index, Load, Op, Reduce, Value, mentions, rewrite
 from attndsl.ir.features import Normaliser
+from attndsl.ir.products import bare, times
 from attndsl.ir.types import FLOAT, INT, Kind, Type
 from attndsl.runtime.call import Call
+from attndsl.runtime.products import distinct, outer
 from attndsl.runtime.sides import Sides, concatenated
 from attndsl.runtime.state import State
 from attndsl.runtime.triton.launch import interpreting
@@ -446,16 +448,18 @@ def _finished(
 
 def narrowed(sides: Sides, e: Expr, dtype: torch.dtype) -> Tensor:
     """A vector in a narrow type. What is large is never written in a wide one: the parts of a concatenation and the
-    factors of an outer product are rounded, not the whole."""
+    factors of products are rounded, not the whole."""
     if isinstance(e, Op) and dtype is not sides.dtype:
-        a, *rest = e.args
-        if e.op == "concat":
-            return concatenated(*(narrowed(sides, x, dtype) for x in e.args))
-        if e.op == "outer":
-            x, y = narrowed(sides, a, dtype), narrowed(sides, rest[0], dtype)
-            return (x[..., :, None] * y[..., None, :]).flatten(-2)
-        if e.op in ("mul", "div") and isinstance(a, Op) and a.op == "outer" and not rest[0].type.shape:
-            return narrowed(sides, op("outer", op(e.op, a.args[0], rest[0]), a.args[1]), dtype)
+        inner, numbers = bare(e)
+        match inner:
+            case Op(op="concat", args=args):
+                return concatenated(*(narrowed(sides, times(x, numbers), dtype) for x in args))
+            case Op(op="outer", args=(a, b)):
+                return outer(narrowed(sides, times(a, numbers), dtype), narrowed(sides, b, dtype))
+            case Op(op="distinct", args=(a,)):
+                return distinct(narrowed(sides, times(a, numbers), dtype), narrowed(sides, a, dtype))
+            case _:
+                pass
     return sides.value(e).to(dtype)
 
 

@@ -224,9 +224,11 @@ def _forward(call: ScanCall, memo: Memo, want_final: bool, wide: bool) -> tuple[
     normalised = call.maps.normalised
     out = _empty(call, B, H, L, Dv, dtype=torch.float32 if wide else call.q.dtype)
     shares = _empty(call, B, H, L) if normalised else None
-    final = Carried(_empty(call, B, H, F, Dv), _empty(call, B, H, F) if normalised else None) if want_final else None
+    final = Carried(_empty(call, B, H, F, Dv)) if want_final else None
     if L == 1:
         maps = call.maps
+        if final is not None and normalised:
+            final = replace(final, column=_empty(call, B, H, F))
         step = Step(F, Dv, maps.decay, maps.strict, normalised, maps.query, maps.key, maps.ranks, call.wide)
         run_step(step, call.reading, {
             "q": call.q, "k": call.k, "v": call.v, "out": out, "gamma": call.gamma, "g": call.g, "shares": shares,
@@ -237,6 +239,11 @@ def _forward(call: ScanCall, memo: Memo, want_final: bool, wide: bool) -> tuple[
     scan = _forward_scan(call, memo, q, k, None if channels is None else channels.gated(q, k))
     segments, length = scan.cut()
     entering = scan.states(segments, length, call.initial) if segments > 1 else call.initial
+    if normalised:
+        columns = scan.columns(None if call.initial is None else call.initial.column)
+        scan = replace(scan, operands=replace(scan.operands, norms=scan.norms(columns)))
+        if final is not None:
+            final = replace(final, column=columns[:, :, -1].contiguous())
     scan.outputs(out, length, segments, entering, final=final, shares=shares)
     return out, shares, final
 
@@ -303,16 +310,28 @@ def _backward(
     segments, length = cut_together(list(scans.values()), most)
     before: Segments | Carried | None = call.initial
     after: Segments | Carried | None = grad_final
-    if segments > 1 or logs:
-        if "q" in scans:
-            before = _forward_scan(call, memo, q, k, gated).states(segments, length, call.initial)
-        if "k" in scans or "v" in scans:
-            after = _value_scan(call, memo, q, k, do, u, gated).states(segments, length, grad_final)
+    columns: dict[str, Tensor] = {}
+    if "q" in scans and (segments > 1 or logs or normalised):
+        whole = _forward_scan(call, memo, q, k, gated)
+        if segments > 1 or logs:
+            before = whole.states(segments, length, call.initial)
+        if normalised:
+            columns["q"] = whole.columns(None if call.initial is None else call.initial.column)
+            if isinstance(before, Segments):
+                before = replace(before, column=whole.at_segments(columns["q"], segments, length))
+    if "k" in scans or ("v" in scans and segments > 1):
+        whole = _value_scan(call, memo, q, k, do, u, gated)
+        if segments > 1 or logs:
+            after = whole.states(segments, length, grad_final)
+        if normalised and "k" in scans:
+            columns["k"] = whole.columns(None if grad_final is None else grad_final.column)
+            if isinstance(after, Segments):
+                after = replace(after, column=whole.at_segments(columns["k"], segments, length))
     B, H, L = call.shape
     F, Dv = call.k.shape[-1], call.v.shape[-1]
     initial = None
     if "initial" in needs:
-        initial = Carried(_empty(call, B, H, F, Dv), _empty(call, B, H, F) if normalised else None)
+        initial = Carried(_empty(call, B, H, F, Dv), columns["k"][:, :, -1].contiguous() if normalised else None)
     sums: dict[str, Tensor] = {}
     made: dict[str, Tensor] = {}
     for name, scan in scans.items():
@@ -322,13 +341,10 @@ def _backward(
         made[name] = _empty(call, B, H, L, scan.walk.v.size, dtype=kind)
         if scan.walk.gated:
             sums[name] = _empty(call, scan.slices, B, H, L)
-        left = None
-        if name == "v":
-            left = initial if initial is None else Carried(initial.state)
-        elif name == "k" and initial is not None and normalised:
-            left = Carried(_empty(call, B, H, Dv, F), initial.column)
+        if name in columns:
+            scan = replace(scan, operands=replace(scan.operands, entering=columns[name]))
         scan.outputs(made[name], length, segments, before if name == "q" else after, transposed=name != "v",
-                     row_sums=sums.get(name), final=left)  # fmt: skip
+                     row_sums=sums.get(name), final=initial if name == "v" else None)  # fmt: skip
     local: Tensor | None = sums["q"].sum(0) - sums["k"].sum(0) if "q" in sums else None
     if channels is not None and "q" in made and "k" in made:
         given = {

@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attndsl.codegen.triton import TritonModule
 from attndsl.codegen.triton_classify import by_batch, by_head
 from attndsl.codegen.triton_form import SideForm
-from attndsl.codegen.triton_sift import SiftForm, SiftModule, generate_sift, open_conditions
+from attndsl.codegen.triton_sift import SiftForm, generate_sift, open_conditions, pack_modules
 from attndsl.ir.attention import Attention, Input
 from attndsl.ir.expr import Expr, Load, ParamRef, walk
 from attndsl.runtime.call import Call
+from attndsl.runtime.triton.compilation import Wanted
 from attndsl.runtime.triton.filling import Step, Steps, inputs_of, looks, placed, read
 from attndsl.runtime.triton.launch import keep_tables
 from attndsl.runtime.triton.reach import moved, wide
@@ -51,7 +53,7 @@ class SiftedPiece:
 
     number: int
     form: SiftForm
-    module: SiftModule
+    module: TritonModule
     candidates: Candidates
     most: int
     """Candidates that a tile has at most."""
@@ -89,18 +91,26 @@ class Sifted:
             found |= {(n, p.number): self.places[f"{n}{p.number}"] for n in ("bounds", "boxes")}
         return found
 
-    def fill(self, call: Call) -> Tensor:
-        """The tables of a call, on its device."""
-        buffer = call.q.new_empty(self.total, dtype=torch.int32)
-        codes = call.q.new_empty(sum(p.candidates.count for p in self.pieces), dtype=torch.int8)
-        self.steps.run(call, self._values(call, buffer, codes), self._keep)
+    def room(self, call: Call) -> Tensor:
+        """Memory for the tables of a call."""
+        return call.q.new_empty(self.total, dtype=torch.int32)
+
+    def fill(self, call: Call, buffer: Tensor | None = None) -> Tensor:
+        """The tables of a call, on its device, in the `room` that is given."""
+        buffer = self.room(call) if buffer is None else buffer
+        self.steps.run(call, self._values(call, buffer), self._keep)
         return buffer
+
+    def wanted(self, call: Call, buffer: Tensor) -> list[Wanted]:
+        """The kernels that `fill` is going to compile on the current device."""
+        return self.steps.wanted(call, lambda: self._values(call, buffer))
 
     def _keep(self, stream: int) -> None:
         keep_tables(self.known.views, self._streams, stream)
 
-    def _values(self, call: Call, buffer: Tensor, codes: Tensor) -> list[list[Any]]:
+    def _values(self, call: Call, buffer: Tensor) -> list[list[Any]]:
         """The arguments of the kernels, in order."""
+        codes = call.q.new_empty(sum(p.candidates.count for p in self.pieces), dtype=torch.int8)
         tables, views = self.tables, self.known.views
         found: list[list[Any]] = []
         kinds, cost, done = self.batches * self.heads, buffer[self.places["cost"] :], 0
@@ -147,7 +157,7 @@ class Sifter:
         self._read = frozenset(n.tensor for n in nodes if isinstance(n, Load)) & inputs
         self._scalars = frozenset(n.name for n in nodes if isinstance(n, ParamRef))
         self._known: dict[tuple[str, ...], Attention] = {}
-        self._modules: dict[SiftForm, SiftModule] = {}
+        self._modules: dict[SiftForm, TritonModule] = {}
         self._open: dict[tuple[str, str, bool, tuple[str, ...]], bool] = {}
         self._compiled: dict[Hashable, Any] = {}
         self._lock = Lock()
@@ -198,7 +208,7 @@ class Sifter:
             found = self._open[key] = bool(open_conditions(self.attention, known, form))
         return found
 
-    def _module(self, call: Call, form: SiftForm) -> SiftModule:
+    def _module(self, call: Call, form: SiftForm) -> TritonModule:
         known = self._known_of(call).mask
         with self._lock:
             found = self._modules.get(form)
@@ -271,10 +281,10 @@ def _steps(tables: LaunchTables, pieces: tuple[SiftedPiece, ...], kinds: int) ->
     found: list[Step] = []
     tiles = kinds * tables.tiles
     for p in pieces:
-        sift, pack, rank = p.module.kernels
+        pack, rank = pack_modules(p.form.width)
         box = tables.pieces[p.number].box
         words = f"tile {prod(tables.box)}x{prod(box)}", "the boxes of a call"
-        found += [Step(sift, tiles * p.parts, (tables.box, box), words), Step(pack, tiles, (), words)]
+        found += [Step(p.module, tiles * p.parts, (tables.box, box), words), Step(pack, tiles, (), words)]
         if p is pieces[-1]:
             found.append(Step(rank, -(-tables.tiles // RANKED), (), words))
     return tuple(found)

@@ -68,6 +68,15 @@ def cases() -> list[tuple[str, Callable[[], None]]]:
     add("expansion", f"attention a() {{ mask k <= q weight {maps} }}", dtype=torch.float16)
     nested = "dot(outer(Q, concat(Q, Q / 2)) * 0.3, outer(relu(K), concat(K, exp(K)))) / (1 + abs(sum))"
     add("expansion of parts", f"attention a() {{ mask k <= q weight {nested} }}", D=5, H=4, Hkv=2)
+    square = "outer(x * 2, x) / D, outer(relu(x), relu(x)), outer(outer(x, x), relu(x))"
+    maps = ", ".join(f"concat({square.replace('x', t)})" for t in "QK")
+    add("squares", f"attention a() {{ mask k <= q weight dot({maps}) / (1 + abs(sum)) }}", D=5, H=4, Hkv=2)
+    taylor = "use features (taylor) attention a() { mask k <= q weight dot(taylor(Q, D), taylor(K, D)) / sum }"
+    for i, (size, dtype) in enumerate(
+        ((1, torch.float32), (4, torch.float16), (7, torch.float32), (16, torch.float16))
+    ):
+        add(f"taylor {size}", taylor, D=size, dtype=dtype, Lq=(19, 37)[i % 2])
+    found.append(("pieces taylor", lambda: _pieces(taylor, B=1, H=2, Hkv=1, Lq=37, D=4)))
     add("bf16", spec("none"), dtype=torch.bfloat16)
     add("fp16", spec("base"), dtype=torch.float16, D=16, Dv=16)
     for name in ("none", "token", "other sum"):

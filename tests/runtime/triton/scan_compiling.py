@@ -7,18 +7,23 @@ from attndsl.codegen.triton_scan import Walk, generate_scan
 from attndsl.codegen.triton_scan_channel import Channel, generate_channel
 from attndsl.codegen.triton_scan_step import Step, generate_step
 from attndsl.runtime.triton.cross import Compiled, cross_compile
+from attndsl.runtime.triton.scan import PREFIX, PREFIX_BLOCK, PREFIX_WIDTH
 from attndsl.runtime.triton.scan_channel import FINISH_WARPS
 from attndsl.runtime.triton.scan_config import ScanConfig
 from attndsl.runtime.triton.scan_step import TILE
 
 
 def compile_scan(walk: Walk, name: str, config: ScanConfig, start: bool = True) -> Compiled:
-    """The kernel `states` or `outputs` of a scan."""
+    """A kernel of a scan."""
     made = generate_scan(walk, ["a scan"])
+    columns, warps, stages = config.of_states if name == "states" else (config.columns, config.warps, config.stages)
+    if name in ("columns", "norms", "prefix"):
+        warps, stages = 4, 1
     return cross_compile(
-        TritonModule(made.source, made.arguments[name]),
-        {"BT": config.chunk, "BV": config.columns, "START": start, "FINAL": False},
-        dtype=walk.dtype, inputs={"gamma": "fp32", "g": "fp32"}, warps=config.warps, stages=config.stages, kernel=name,
+        TritonModule(made.source, PREFIX if name == "prefix" else made.arguments[name]),
+        {"BT": config.chunk, "BV": columns, "START": start, "FINAL": False, "BLOCK": PREFIX_BLOCK,
+         "WIDTH": PREFIX_WIDTH},
+        dtype=walk.dtype, inputs={"gamma": "fp32", "g": "fp32"}, warps=warps, stages=stages, kernel=name,
     )  # fmt: skip
 
 

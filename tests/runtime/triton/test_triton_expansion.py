@@ -20,6 +20,7 @@ TAYLOR = op("concat", op("add", op("mul", Q, number(0.0)), number(1.0)), Q, op("
 def test_the_number_of_features() -> None:
     assert length(TAYLOR, 16) == 288
     assert length(op("outer", Q, op("concat", Q, Q)), 5) == 50
+    assert [length(op("distinct", Q), n) for n in (1, 2, 5, 16)] == [0, 1, 10, 120]
 
 
 def test_pieces_are_tiles_of_at_most_256_columns() -> None:

@@ -61,6 +61,25 @@ def test_scans_compile_without_spilling(walk: Walk) -> None:
         assert "wgmma" in found.ptx, name
 
 
+def test_a_taylor_map_of_16_components_keeps_its_state_in_registers() -> None:
+    """168 features, divided by their sum: queries, keys and values of three chunks fit, and nothing is spilled."""
+    features = Operand(168)
+    walk = Walk("bf16", features, features, Operand(128), normalised=True, column="ones", tma=True)
+    for name in ("states", "outputs"):
+        found = compile_scan(walk, name, choose_scan("bf16", 168, 128))
+        assert found.spills == 0, name
+        assert found.shared <= 227 << 10
+        assert "wgmma" in found.ptx
+        assert "mma.sync" not in found.ptx
+
+
+@pytest.mark.parametrize("decay", ["none", "token", "channel"])
+def test_sums_of_keys_compile_without_spilling(decay: DecayKind) -> None:
+    walk = Walk("bf16", Operand(96), Operand(96), Operand(64), decay, normalised=True, column="ones", aligned=True)
+    for name in ("columns", "prefix", "norms"):
+        assert compile_scan(walk, name, ScanConfig(64, 64, 4, 2)).spills == 0, name
+
+
 @pytest.mark.parametrize("size", [16, 96])
 def test_small_heads_use_one_kind_of_product(size: int) -> None:
     config = choose_scan("bf16", size, size)
