@@ -42,7 +42,7 @@ class Taken:
 def problem_of(f: attndsl.AttentionFunction, case: Case) -> Any:
     """What the plans of a case depend on."""
     masked = tensors_read(f.simplified.mask)
-    tables = {n: np.asarray(t) for n, t in case.made().items() if n in masked}
+    tables: dict[str, Any] = {n: np.asarray(t) for n, t in case.made().items() if n in masked}
     Lk = case.Lk or case.Lq
     offset: Any = case.q_offset
     if isinstance(offset, tuple):

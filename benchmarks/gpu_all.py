@@ -25,7 +25,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -147,9 +147,9 @@ def clean(file: Path) -> None:
 
 def _bare(data: Any) -> Any:
     if isinstance(data, dict):
-        return {n: _bare(x) for n, x in data.items()}
+        return {n: _bare(x) for n, x in cast("dict[str, Any]", data).items()}
     if isinstance(data, list):
-        return [_bare(x) for x in data]
+        return [_bare(x) for x in cast("list[Any]", data)]
     return bare(data) if isinstance(data, str) else data
 
 

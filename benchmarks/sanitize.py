@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from attndsl.runtime.triton.config import Config, configured
-from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan
+from attndsl.runtime.triton.scan_config import choose_scan
 from benchmarks.cases import ALL_CASES, Case
 from benchmarks.dry import Taken, compile_case, compile_linear, compiled
 from benchmarks.linear_cases import LinearCase
@@ -250,8 +250,7 @@ def dry(raw: Raw, workers: int) -> int:
         for sweep, config in FUSED.items():
             found[f"{name}, {sweep}"] = partial(compile_case, case_of(name), "bf16", True, config)
     for case in SCANS:
-        config: ScanConfig = choose_scan(case.dtype, case.D, case.Dv)
-        found[f"scan {case}"] = partial(compile_linear, case, config)
+        found[f"scan {case}"] = partial(compile_linear, case, choose_scan(case.dtype, case.D, case.Dv))
     for name, answer in compiled(found, workers):
         raw.check(name, answer.wrong, **answer.data())
     return raw.end()
