@@ -54,7 +54,7 @@ def predict_passes(
         # kernels of tiles run on what is computed before them
         attention, problem = inner.inner, replace(problem, sizes=inner.sizes(problem.sizes))
     supported(attention)
-    if "decode" in steps and attention.q_space is not None and not problem.moved:
+    if "decode" in steps and attention.gridded and not problem.moved:
         raise ValueError(f"{name}: pass 'decode' is of calls whose rows are not a whole grid")
     facts = facts_of(attention, problem, dtype, gpu.machine)
     found: list[Entry] = []
