@@ -205,8 +205,8 @@ class _Rewriting:
             a, params=(*params, *self.inputs), mask=mask, score=simplify_expr(score), output=output, requires=(),
             weight=None if weight is None else simplify_expr(weight),
         )  # fmt: skip
-        numbers, tables, prefixes = (tuple(d.values()) for d in (self.numbers, self.tables, self.prefixes))
-        return Projection(inner, vectors, numbers, tables, prefixes, moved)
+        numbers, tables = tuple(self.numbers.values()), tuple(self.tables.values())
+        return Projection(inner, vectors, numbers, tables, tuple(self.prefixes.values()), moved)
 
     def _input(self, name: str, *shape: Expr) -> str:
         taken = {p.name for p in (*self.attention.params, *self.inputs)}
