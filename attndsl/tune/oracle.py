@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import Index, Load, Size, walk
+from attndsl.ir.expr import Size, walk
 from attndsl.reference import reference
 from attndsl.reference.accuracy import GRADIENT_FACTOR, OUTPUT_FACTOR, judge
 from attndsl.runtime.call import Call
@@ -49,10 +49,8 @@ def sampled_rows(subject: Subject) -> tuple[tuple[int, int], ...]:
         return ((0, s["Lq"]),)
     parts = [a.mask, a.score, *(e for e in (a.weight, a.output) if e is not None)]
     uses_length = any(isinstance(n, Size) and n.name == "Lq" for e in parts for n in walk(e))
-    loads = [n for e in parts for n in walk(e) if isinstance(n, Load) and n.tensor not in ("Q", "K", "V")]
-    by_row = any(isinstance(i, Index) and i.name == "row" for n in loads for i in n.indices)
     apart = not a.shared and (a.q_space is not None or a.k_space is not None)
-    if uses_length or by_row or apart or s["Lq"] > s["Lk"] or not isinstance(subject.call.q_offset, int):
+    if uses_length or apart or s["Lq"] > s["Lk"] or not isinstance(subject.call.q_offset, int):
         return ()
     count = max(1, min(ROWS, PAIRS // each // 3))
     middle = (s["Lq"] - count) // 2
