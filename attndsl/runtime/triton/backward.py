@@ -45,6 +45,8 @@ class Backward:
         self._locator = locator or Locator(attention)
         self._modules: dict[tuple[str, BackwardForm], TritonModule | None] = {}
         self._sweeps = Sweeps(attention)
+        self.begun: set[Hashable] = set()
+        """Passes whose kernels were compiled, or are being."""
         self._summed: dict[tuple[frozenset[str], tuple[Level, ...]], bool] = {}
 
     @cached_property
@@ -226,13 +228,19 @@ class _Run:
         self, steps: Sequence[tuple[str, OnDevice]], sweeps: Sequence[tuple[OnDevice, Located]]
     ) -> list[Compilation]:
         """Have the kernels that run for the first time compiled side by side."""
-        call = self.call
-        new = [(s, found) for s, found in steps if self._key(s, found) not in call.memo]
-        if not machine.on_gpu(call.q.device) or not new:
+        call, begun = self.call, self.backward.begun
+        # what else tells kernels apart is compiled as it comes
+        names = tuple(step for step, _ in steps)
+        place = (
+            names, self.dq, self.dkdv, self.wanted, self.grad_lse, self.collected.deterministic, call.q.dtype,
+            call.q.shape[3], call.v.shape[3],
+        )  # fmt: skip
+        if not machine.on_gpu(call.q.device) or place in begun:
             return []
+        begun.add(place)
         with torch.cuda.device(call.q.device):
             several = [it for found, located in sweeps for it in located.wanted(call, self.buffers[id(found)])]
-            for step, found in new:
+            for step, found in steps:
                 made = self._made(step, found)
                 if made is not None:
                     form, config, module = made
