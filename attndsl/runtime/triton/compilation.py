@@ -10,7 +10,8 @@ a kernel waits for it, and is told what went wrong.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from functools import cached_property
 from threading import Lock
 from types import SimpleNamespace
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
 
 from torch import Tensor
 
@@ -139,23 +139,22 @@ def _driver() -> Any:
         return driver.active
 
 
-_known: WeakValueDictionary[Hashable, Compilation] = WeakValueDictionary()
+MOST = 1024
+"""Kernels that a process keeps loaded; what has been prepared for launches keeps its own beside these."""
+_known: OrderedDict[Hashable, Compilation] = OrderedDict()
 _known_lock = Lock()
 
 
 def begin(it: Wanted) -> Compilation:
-    """Compile a kernel in the background; the compilation that is under way where there is one."""
+    """Compile a kernel in the background; the compilation that is under way, or was, where there is one."""
     with _known_lock:
         found = _known.get(it.key)
-        # an error that someone keeps keeps what failed
         if found is None or found.failed:
             found = _known[it.key] = Compilation(it)
+            while len(_known) > MOST:
+                _known.popitem(last=False)
+        _known.move_to_end(it.key)
         return found
-
-
-def begin_all(several: Iterable[Wanted]) -> list[Compilation]:
-    """Compile kernels side by side. They are forgotten with the list, but not what launched meanwhile."""
-    return [begin(it) for it in several]
 
 
 def _forget(it: Wanted) -> None:
@@ -223,7 +222,7 @@ def _submit(work: Callable[[], T]) -> Future[T]:
 
 def _after_fork() -> None:
     global _pool, _pool_lock, _known, _known_lock, _driver_lock
-    _pool, _known = None, WeakValueDictionary()
+    _pool, _known = None, OrderedDict()
     _pool_lock, _known_lock, _driver_lock = Lock(), Lock(), Lock()
 
 

@@ -20,7 +20,7 @@ from attndsl.runtime.failures import KernelError
 from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.backward import Backward
 from attndsl.runtime.triton.choices import Choices, Facts, settings
-from attndsl.runtime.triton.compilation import Compilation, begin_all, warm_up
+from attndsl.runtime.triton.compilation import begin, warm_up
 from attndsl.runtime.triton.config import Config, Pass, Visits
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.generated import forward_module
@@ -137,11 +137,10 @@ class TritonKernel(LinearKernel):
             located = sweeps[0].located
             if located is not None:
                 given[TABLES] = located.room(call)
-            held = self._ahead(call, sweeps, given, flags)
+            self._ahead(call, sweeps, given, flags)
             if located is not None:
                 located.fill(call, given[TABLES])
             made = [self._launch(call, found, given, flags) for found in sweeps]
-            del held
             settled = tuple(m for m in made if m is not None)
             if len(settled) == len(made):
                 call.memo[place] = plan, (settled, located)
@@ -195,7 +194,9 @@ class TritonKernel(LinearKernel):
         if self._locator.wanted(call):
             return True
         after = differentiated(call)
-        if not isinstance(call.q_offset, int) or (self._decode.wanted(call) and not after):
+        if not after and self._decode.wanted(call):
+            return self._decode.closed(call)
+        if not isinstance(call.q_offset, int):
             return False
         sweeps = [(False, self.config("forward", call))]
         if after:
@@ -235,23 +236,23 @@ class TritonKernel(LinearKernel):
 
     def _ahead(
         self, call: Call, sweeps: Sequence[OnDevice], given: Mapping[str, Tensor], flags: Mapping[str, bool]
-    ) -> list[Compilation]:
+    ) -> None:
         """Have the kernels of a forward pass compiled side by side, where there are several."""
         located = sweeps[0].located
         if not machine.on_gpu(call.q.device) or (len(sweeps) == 1 and located is None):
-            return []
+            return
         wished = self.config("forward", call)
         # what else tells kernels apart is compiled as it comes
         place = wished, call.q.dtype, call.q.shape[3], call.v.shape[3], len(sweeps), tuple(flags.items())
         if place in self._begun:
-            return []
+            return
         self._begun.add(place)
         with torch.cuda.device(call.q.device):
-            several = [] if located is None else located.wanted(call, given[TABLES])
+            for it in () if located is None else located.wanted(call, given[TABLES]):
+                begin(it)
             for found in sweeps:
                 it = self._settle(call, found, wished)
-                several.append(wanted_by(self._launched(call, it, found, given, flags)))
-            return begin_all(several)
+                begin(wanted_by(self._launched(call, it, found, given, flags)))
 
     def _launched(
         self, call: Call, it: Walked, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]

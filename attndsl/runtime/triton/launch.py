@@ -36,8 +36,9 @@ TABLES = "@tables"
 """The name of the tensor that holds the tables of a call."""
 
 
+@lru_cache(maxsize=1)
 def interpreting() -> bool:
-    """Whether Triton runs kernels in Python, on CPU tensors."""
+    """Whether Triton runs kernels in Python, on CPU tensors. It decides that once in a process."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 

@@ -92,7 +92,7 @@ def line_tables(attention: Attention, call: Call, rows: int, columns: int, *, tu
         return None
     lengths = call.sizes["Lq"], call.sizes["Lk"]
     length, width = lengths[::-1] if turned else lengths
-    values = {n: _value(call, n) for n in _leaves(attention)}
+    values = {n: _value(call, n) for n in leaves(attention)}
     found = None
     if call.q_offset == 0 and not any(isinstance(n, Size) for n in values):
         found = _shared(attention, line, tuple(values.items()), rows, columns, length, width)
@@ -248,6 +248,11 @@ def _hulls(line: Line, space: Space, first: Longs, last: Longs) -> list[Hull]:
     return found
 
 
+def places_of(line: Line, space: Space, first: Longs, last: Longs, box: int) -> list[Runs]:
+    """The boxes of tiles with these first and last rows."""
+    return _runs(_hulls(line, space, first, last), space.width, box)
+
+
 def _runs(hulls: list[Hull], width: int, box: int) -> list[Runs]:
     found = [tuple(np.minimum(np.maximum(x, 0), width) for x in hull) for hull in hulls]
     if not found:
@@ -259,7 +264,7 @@ def _runs(hulls: list[Hull], width: int, box: int) -> list[Runs]:
 
 
 @lru_cache(maxsize=512)
-def _leaves(attention: Attention) -> tuple[Size | ParamRef, ...]:
+def leaves(attention: Attention) -> tuple[Size | ParamRef, ...]:
     """Sizes and scalars that the mask reads."""
     return tuple({n: None for n in walk(attention.mask) if isinstance(n, Size | ParamRef)})
 

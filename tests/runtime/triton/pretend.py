@@ -112,7 +112,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: t)
     monkeypatch.setattr("attndsl.runtime.triton.submit._allocator", lambda d: _scratch)
     # what another test left, and what the next one is not to find
-    monkeypatch.setattr(compilation, "_known", WeakValueDictionary())
+    monkeypatch.setattr(compilation, "_known", OrderedDict())
     monkeypatch.setattr(registry, "_living", WeakValueDictionary())
     monkeypatch.setattr(registry, "_read", OrderedDict())
     monkeypatch.setattr(launch, "_compiled", {})
