@@ -77,6 +77,8 @@ class Compilation:
         self._entries: list[Any] = []
         self._launcher: Future[None] | None = None
         self._loading = Lock()
+        self.told = False
+        """Whether someone was told that it failed: it may go better the next time."""
         self._kernel: Future[Any] = _submit(lambda: self._compile(it))
 
     def _compile(self, it: Wanted) -> Any:
@@ -98,15 +100,13 @@ class Compilation:
             finally:
                 self._entries += entries
 
-    @property
-    def failed(self) -> bool:
-        """Whether it is over, with an error."""
-        return self._kernel.done() and self._kernel.exception() is not None
-
     def loaded(self) -> Any:
         """The compiled kernel, loaded on the current device. Raises what Triton's compiler or the driver raised."""
         try:
             built = self._kernel.result()
+        except BaseException:
+            self.told = True
+            raise
         finally:
             # who finds that one cannot be loaded deletes them
             used_entries().extend(self._entries)
@@ -149,7 +149,7 @@ def begin(it: Wanted) -> Compilation:
     """Compile a kernel in the background; the compilation that is under way, or was, where there is one."""
     with _known_lock:
         found = _known.get(it.key)
-        if found is None or found.failed:
+        if found is None or found.told:
             found = _known[it.key] = Compilation(it)
             while len(_known) > MOST:
                 _known.popitem(last=False)

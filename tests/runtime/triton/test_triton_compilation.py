@@ -87,7 +87,7 @@ def test_side_by_side(which: str, gpu: Pretended, monkeypatch: pytest.MonkeyPatc
     met, real = Barrier(len(expected)), CUDABackend.add_stages
 
     def add_stages(*arguments: Any) -> Any:
-        met.wait(120)
+        met.wait(60)
         return real(*arguments)
 
     monkeypatch.setattr(CUDABackend, "add_stages", add_stages)
