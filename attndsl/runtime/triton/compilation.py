@@ -5,7 +5,7 @@ call compile side by side while its tables are made, and the launcher of a kerne
 a kernel waits for it, and is told what went wrong.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportUntypedBaseClass=false
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from threading import Lock
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from attndsl.runtime.triton.compiled import compiling, our_cache, used_entries
 from attndsl.runtime.triton.failures import ELEMENTS, Attempt, reported
+from attndsl.runtime.triton.modules import PARSING
 
 WORKERS = 8
 T = TypeVar("T")
@@ -44,9 +45,10 @@ class Wanted:
 
     @cached_property
     def key(self) -> Hashable:
-        """Equal for the same kernel on the same device."""
+        """Equal for the same kernel on the same device, as long as its function lives."""
+        # to hash a function of Triton's is to parse it
         return (
-            self.function, tuple(self.signature.values()), tuple(self.constants.values()), tuple(self.attributes),
+            id(self.function), tuple(self.signature.values()), tuple(self.constants.values()), tuple(self.attributes),
             tuple(self.options.items()), self.device, self.capability,
         )  # fmt: skip
 
@@ -74,6 +76,7 @@ class Compilation:
     """A kernel that is being compiled, or was."""
 
     def __init__(self, it: Wanted) -> None:
+        self._function = it.function
         self._entries: list[Any] = []
         self._launcher: Future[None] | None = None
         self._loading = Lock()
@@ -85,9 +88,8 @@ class Compilation:
         import triton
         from triton import knobs
         from triton.backends.compiler import GPUTarget
-        from triton.compiler import ASTSource
 
-        source = ASTSource(it.function, dict(it.signature), dict(it.constants), dict(it.attributes))
+        source = _source_class()(it.function, dict(it.signature), dict(it.constants), dict(it.attributes))
         self._launcher = _submit(lambda: _build_launcher(source))
         # as a launch by Triton itself has it
         more = {"debug": bool(knobs.runtime.debug), "instrumentation_mode": knobs.compilation.instrumentation_mode}
@@ -116,6 +118,24 @@ class Compilation:
             # a second thread must not meet it half loaded
             _ = built.run
         return built
+
+
+@lru_cache(maxsize=1)
+def _source_class() -> Any:
+    from triton.compiler import ASTSource
+
+    class Source(ASTSource):
+        """Triton's source of a kernel, one of which is parsed at a time."""
+
+        def hash(self) -> str:
+            with PARSING:
+                return super().hash()
+
+        def make_ir(self, *arguments: Any) -> Any:
+            with PARSING:
+                return super().make_ir(*arguments)
+
+    return Source
 
 
 def _build_launcher(source: Any) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import attndsl
 from attndsl.runtime.triton import compilation, decode_launch, launch, locate, scan_launch
 from attndsl.runtime.triton.compiled import our_cache
 from attndsl.runtime.triton.config import Config, configured
+from attndsl.runtime.triton.modules import PARSING
 from tests.runtime.triton.pretend import Pretended, pretend
 
 pytest.importorskip("triton")
@@ -118,6 +120,22 @@ def test_threads_that_call_first_compile_once(gpu: Pretended) -> None:
     assert failed == []
     assert sorted(gpu.compiled) == sorted([*LOCATED, "forward"])
     assert sorted(gpu.launched) == sorted([*LOCATED, "forward"] * 2)
+
+
+def test_one_kernel_is_parsed_at_a_time(gpu: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPython before 3.13 may find the depth of a syntax tree wrong where two threads make one."""
+    real = ast.parse
+    parsed: list[bool] = []
+
+    def parse(*arguments: Any, **more: Any) -> Any:
+        parsed.append(PARSING._is_owned())  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(ast, "parse", parse)
+    call(DOCUMENTS.replace("docs", "parsed"), 100, 100)
+    assert sorted(gpu.compiled) == sorted([*LOCATED, "forward"])
+    assert len(parsed) >= 4
+    assert all(parsed)
 
 
 def test_a_failure_is_told_and_the_next_call_tries_again(gpu: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
