@@ -6,7 +6,8 @@
 `--compile-only`, which fills the caches in other processes and exits). `check` compares forward and backward with a
 dense computation in fp64, for odd lengths, every decay, feature maps, states and documents, in several
 configurations, for as long as the budget of seconds lasts. Rows (workload, system, pass, milliseconds) are written as
-they come.
+they come; checks alone go to <date>-scans.json, one entry each. `--dry` compiles, without a GPU, the kernels of every
+check.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false, reportMissingImports=false, reportUnknownParameterType=false
@@ -22,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,9 @@ from attndsl.runtime.triton.scan import Carried
 from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, scan_configured
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
 from benchmarks.crew import Crew, Job
+from benchmarks.dry import compile_linear, compiled
 from benchmarks.linear_cases import ELU1, LinearCase, compare
+from benchmarks.raw import Raw, bare
 from tests.accuracy import assert_right
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,7 +50,7 @@ FORWARD = (
 )  # fmt: skip
 BACKWARD = (ScanConfig(64, 64, 4, 3, 1, state_stages=4),)
 """Configurations measured beside the chosen one."""
-CHECKED = tuple(dict.fromkeys((*(choose_scan("bf16", n, 128) for n in (64, 128, 256, 512)), *FORWARD, *BACKWARD)))
+CHECKED = tuple(dict.fromkeys((*(choose_scan("bf16", n, 128) for n in (64, 128, 168, 256, 512)), *FORWARD, *BACKWARD)))
 """Every configuration that may be chosen, and those measured."""
 NARROW = choose_scan("fp32", 128, 128)
 
@@ -120,6 +124,12 @@ def check_jobs() -> list[Job]:
                 dtype, L, D, Dv, "channel", norm, norm, False, state, strict=n == 2, B=1, Hkv=(2, 4)[n % 2]
             )
             channels.append((f"{case} {config}", check_case, (case, config)))
+            # chunks whose decays are too strong for one product, and all of them in blocks
+            strong = replace(case, speed=16.0)
+            channels.append((f"{strong} {config}", check_case, (strong, config)))
+            if norm:
+                blocks = replace(config, gate_blocks=True)
+                channels.append((f"{case} {blocks}", check_case, (case, blocks)))
     taylor: list[Job] = [(f"taylor {c}", check_taylor, c) for c in (("bfloat16", 700, 16), ("float16", 65, 8))]
     return [*every[:6], *channels, *taylor, *every[6:]]
 
@@ -143,7 +153,8 @@ def runs() -> Iterator[tuple[str, str, ScanConfig | None]]:
     for config in FORWARD:
         yield "retention", "fwd", config
         yield "linear", "fwd", config
-    yield "gla", "fwd", ScanConfig(64, 64, 4, 4, 1, gate_warps=1)
+    yield "gla", "fwd", ScanConfig(64, 64, 4, 4, 1, gate_blocks=True)
+    yield "gla", "bwd", ScanConfig(64, 64, 4, 4, 1, gate_blocks=True)
     for config in BACKWARD:
         yield "retention", "bwd", config
 
@@ -164,7 +175,8 @@ class Record:
 
         self.out = out
         self.rows: list[dict[str, Any]] = []
-        self.about = {
+        self.checks: list[dict[str, Any]] = []
+        self.about: dict[str, Any] = {
             "gpu": torch.cuda.get_device_name(),
             "driver": ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
             "versions": versions(), "commit": commit or ask("git", "rev-parse", "HEAD"),
@@ -173,7 +185,8 @@ class Record:
     def write(self) -> None:
         """The file as it stands."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(json.dumps({**self.about, "rows": self.rows}, indent=0))
+        checks = {"checks": self.checks} if self.checks else {}
+        self.out.write_text(json.dumps({**self.about, **checks, "rows": self.rows}, indent=0))
 
     def add(self, S: int, B: int, system: str, pas: str, ms: float | None, note: str) -> None:
         """A row."""
@@ -325,9 +338,10 @@ def own_rows(record: Record, end: float, measured: list[tuple[str, str, ScanConf
 def words(config: ScanConfig) -> str:
     """A configuration in short."""
     states = "x".join(map(str, config.of_states[:2]))
+    blocks = " blocks of 16" if config.gate_blocks else ""
     return (
         f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident} "
-        f"states {states} s{config.of_states[2]}"
+        f"states {states} s{config.of_states[2]}{blocks}"
     )
 
 
@@ -457,10 +471,14 @@ def main() -> int:
     parser.add_argument("--commit", default="")
     parser.add_argument("--budget", type=float, default=80.0)
     parser.add_argument("--workers", type=int, default=12)
+    parser.add_argument("--dry", action="store_true", help="no GPU: compile the kernels of every check")
     args = parser.parse_args()
+    if args.dry:
+        return dry(args)
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     card = torch.cuda.get_device_name().replace(" ", "-").lower()
-    record = Record(args.out or RESULTS / card / f"{datetime.date.today()}-linear.json", args.commit)
+    kind = "scans" if args.only == "check" else "linear"
+    record = Record(args.out or RESULTS / card / f"{datetime.date.today()}-{kind}.json", args.commit)
     end = START + args.budget
     checks = [] if args.only in ("speed", "time") or args.compile_only else check_jobs()
     jobs = warm_jobs() if args.compile_only or args.only is None else []
@@ -478,15 +496,24 @@ def main() -> int:
         wrong = {n: t for n, _, _ in checks if (t := crew.done.get(n))}
         ran = sum(n in crew.done for n, _, _ in checks)
         if checks:
-            record.rows += [{"check": n, "wrong": t} for n, t in wrong.items()]
-            record.rows.append({"check": "all", "right": ran - len(wrong), "ran": ran, "of": len(checks)})
+            record.checks = [{"case": n, "wrong": bare(t)} for n, _, _ in checks if (t := crew.done.get(n)) is not None]
+            record.about["not reached"] = len(checks) - ran
             record.write()
         for n, text in [*wrong.items(), *((n, t) for n, _, _ in jobs if (t := crew.done.get(n)))]:
             print(f"WRONG {n}: {text}", flush=True)
         print(
             f"{ran - len(wrong)} of {ran} cases right ({len(checks)} in all), {time.time() - START:.0f} s", flush=True
         )
-    return 0
+    return 1 if wrong else 0
+
+
+def dry(args: argparse.Namespace) -> int:
+    """Compile the kernels of every check, without a GPU. A Taylor map has those of any other."""
+    raw = Raw("scans-dry", args.out, args.commit, "cross-compiled")
+    jobs = {name: partial(compile_linear, *given) for name, check, given in check_jobs() if check is check_case}
+    for name, found in compiled(jobs, args.workers):
+        raw.check(name, found.wrong, **found.data())
+    return raw.end()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from attndsl.codegen.triton import unsupported
 from attndsl.codegen.triton_decode import DecodeModule
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
+from attndsl.ir.expr import ParamRef, walk
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.choices import settings
@@ -117,6 +118,7 @@ class Decode:
         self._chosen = chosen
         self._modules: dict[Form, DecodeModule] = {}
         self._ready: dict[tuple[int, torch.device], Placed | None] = {}
+        self._scalars = frozenset(n.name for n in walk(attention.mask) if isinstance(n, ParamRef))
         self._known: OrderedDict[Hashable, Placed | None] = OrderedDict()
         self._lock = Lock()
 
@@ -137,8 +139,8 @@ class Decode:
         return sizes["Lk"] >= LONG and 2 * tiles <= device_of(call.q.device).multiprocessors
 
     def _on_line(self, call: Call) -> bool:
-        if self.attention.q_space is None:
-            return self.attention.k_space is None
+        if not self.attention.gridded:
+            return True
         offset = None if isinstance(call.q_offset, Tensor) else call.q_offset
         return moved(offset, call.sizes, call.q_extents, call.k_extents)
 
@@ -235,7 +237,7 @@ class Decode:
         key = (
             tiling, rounded.q_offset, call.q.device, *rounded.sizes.items(),
             # a bool and an int that compare equal, or -0.0 and 0.0, mean other bounds
-            *((n, repr(v)) for n, v in sorted(call.scalars.items()) if n in self._locator.scalars),
+            *((n, repr(v)) for n, v in sorted(call.scalars.items()) if n in self._scalars),
         )  # fmt: skip
         with self._lock:
             if key in self._known:
