@@ -1,4 +1,5 @@
 """A kernel's scan under autograd: from q, k, v, the inputs and a state to the output and the next state."""
+# pyright: reportPrivateUsage=false, reportUntypedBaseClass=false
 
 from __future__ import annotations
 
@@ -12,6 +13,10 @@ from torch import Tensor
 from attndsl.runtime.call import Call, ScanKernel
 from attndsl.runtime.state import State
 from attndsl.schedule.legalise import ScanForm
+
+_C: Any = torch._C
+_interpreter = _C._functorch.peek_interpreter_stack
+_single_level: Any = torch.autograd.function._SingleLevelFunction
 
 
 def scan(
@@ -28,7 +33,7 @@ def scan(
         return out, after
     bare = None if state is None else (state.position, state.segment, state.z is not None)
     frame = _Frame(kernel, replace(call, tables={}), form, bare, names, need_state)
-    plain = torch._C._functorch.peek_interpreter_stack() is None
+    plain = _interpreter() is None
     results: Any = _apply(_Eager if plain else _Scan, frame, *tensors)
     if not need_state:
         return results[0], None
@@ -116,7 +121,7 @@ class _Scan(torch.autograd.Function):
         return (None, *(next(found) if w else None for w in wanted))
 
 
-class _Eager(torch.autograd.function._SingleLevelFunction):
+class _Eager(_single_level):
     """As `_Scan` where no transform of torch looks: without its look at the arguments."""
 
     @staticmethod

@@ -131,9 +131,9 @@ def _source_class() -> Any:
             with PARSING:
                 return super().hash()
 
-        def make_ir(self, *arguments: Any) -> Any:
+        def make_ir(self, target: Any, options: Any, codegen_fns: Any, module_map: Any, context: Any) -> Any:
             with PARSING:
-                return super().make_ir(*arguments)
+                return super().make_ir(target, options, codegen_fns, module_map, context)
 
     return Source
 
