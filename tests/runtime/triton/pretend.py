@@ -1,67 +1,104 @@
-"""A GPU that is not there: kernels are compiled for sm_90, looked for in the cache as for a call, and launch nothing.
+"""Calls as on a GPU, on CPU tensors and without one: kernels are compiled as their launches would, and nothing runs.
 
-Everything that a call does on the host is done, on CPU tensors.
+What comes out of such a call is not a result; what was compiled for it is what a GPU would run, gradients of inputs and
+tables that are made on the device included.
 """
-# pyright: reportUnknownMemberType=false, reportMissingImports=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportPrivateUsage=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingImports=false, reportPrivateUsage=false
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
-import pytest
-import torch
+import attndsl.runtime.entry
+import attndsl.runtime.runner
+import attndsl.runtime.scans
+from attndsl.runtime.cache.key import Machine
+from attndsl.runtime.triton import backward, kernel, launch, locate, scan_launch
+from attndsl.runtime.triton.compiled import our_cache
+from attndsl.runtime.triton.config import stages_that_fit
 
-from attndsl.runtime.triton import backward, decode, decode_launch, kernel, launch
-from attndsl.tune.machines import gpu_of
-
-H200 = gpu_of("h200").machine
-SHARED = 227 << 10
-
-
-class _Launcher:
-    launch_cooperative_grid = False
-
-    def __init__(self, src: Any, metadata: Any) -> None:
-        pass
-
-    def __call__(self, *arguments: Any) -> None:
-        pass
+H200 = Machine("NVIDIA H200", 90, 132, 227 << 10)
 
 
-def _driver() -> Any:
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that a call compiled: its function, its options, and what Triton made of it."""
+
+    function: Any
+    options: dict[str, int]
+    built: Any
+
+    @property
+    def name(self) -> str:
+        return str(self.function.fn.__name__)
+
+
+Compile = Callable[[Any, tuple[Any, ...], dict[str, int]], Any]
+
+
+@contextmanager
+def gpu(done: Callable[[Kernel], None], machine: Machine = H200) -> Generator[None]:
+    """Calls with CPU tensors within compile the kernels that they would run on `machine`; `done` is told of each."""
     from triton.backends.compiler import GPUTarget
-
-    utils = SimpleNamespace(
-        load_binary=lambda *a: (1, 1, 100, 0, 1024),
-        get_device_properties=lambda d: {"max_shared_mem": SHARED, "multiprocessor_count": 132},
-    )
-    return SimpleNamespace(
-        utils=utils, launcher_cls=_Launcher, get_current_target=lambda: GPUTarget("cuda", 90, 32),
-        get_current_device=lambda: 0, get_current_stream=lambda d=None: 0,
-        get_active_torch_device=lambda: torch.device("cpu"),
-    )  # fmt: skip
-
-
-def _launch(it: launch.Launch) -> tuple[launch.Prepared, Any]:
-    """As `launch.launch` on a GPU."""
-    ready = launch.Prepared(it)
-    values = ready.arguments(it.call, it.tensors)
-    stages = launch.stages_that_fit(
-        it.config, it.call.q.element_size(), it.call.q.shape[-1], it.call.v.shape[-1], *ready.tile, SHARED,
-        backward=it.module.name != "forward",
-    )  # fmt: skip
-    return ready, launch._run(it, ready.kernel[ready.programs,], values, stages, ready.tile)
-
-
-def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the end of a test."""
     from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
 
-    monkeypatch.setattr(driver, "_active", _driver())
-    monkeypatch.setattr(kernel, "machine_of", lambda device: H200)
-    for module in (kernel, backward):
-        monkeypatch.setattr(module, "launch", _launch)
-    assert decode.device_of(torch.device("cpu")).multiprocessors == 132
-    assert decode_launch.SHARED_MEMORY[9] == SHARED
+    class Driver:
+        def get_current_target(self) -> Any:
+            return GPUTarget("cuda", machine.capability, 32)
+
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, _device: int) -> int:
+            return 0
+
+    as_is: Any = JITFunction.run
+
+    def compiled(function: Any, *values: Any, grid: Any, warmup: bool, **options: int) -> Any:
+        if "num_stages" not in options:
+            options = {"num_warps": locate.WARPS}
+        while True:
+            with our_cache():
+                built = as_is(function, *values, grid=grid, warmup=True, **options)
+            if built.metadata.shared <= machine.shared_memory or options.get("num_stages", 1) == 1:
+                break
+            options = {**options, "num_stages": options["num_stages"] - 1}
+        done(Kernel(function, dict(options), built))
+        return built
+
+    def first(self: Any, it: launch.Launch) -> None:
+        q, v = it.call.q, it.call.v
+        stages = stages_that_fit(
+            it.config, q.element_size(), q.shape[-1], v.shape[-1], *self.tile, machine.shared_memory,
+            backward=it.module.name != "forward",
+        )  # fmt: skip
+        self.kernel[self.programs,](*self.arguments(it.call, it.tensors), **it.config.options(stages))
+
+    def run_scan(self: Any, _device: Any, given: Any, spare: Any) -> None:
+        values = list(self.values)
+        for i, name in self.changing:
+            found = given.get(name)
+            values[i] = spare if found is None else found
+        self.kernel[(self.programs,)](*values, num_warps=self.warps, num_stages=self.stages)
+
+    before: Any = vars(driver)["_active"]
+    driver.set_active(Driver())
+    try:
+        with ExitStack() as stack:
+            for place in (attndsl.runtime.runner, attndsl.runtime.entry, attndsl.runtime.scans):
+                stack.enter_context(patch.object(place, "choose_backend", lambda *_: "triton"))
+            for place in (kernel, backward):
+                stack.enter_context(patch.object(place, "machine_of", lambda _: machine))
+            stack.enter_context(patch.object(launch.Prepared, "first", first))
+            stack.enter_context(patch.object(launch.Prepared, "run", lambda *_: None))
+            stack.enter_context(patch.object(scan_launch.Ready, "run", run_scan))
+            stack.enter_context(patch.object(JITFunction, "run", compiled))
+            yield
+    finally:
+        vars(driver)["_active"] = before

@@ -1,0 +1,234 @@
+"""Random programs through Triton's compiler, without a GPU: every kernel that a call of theirs runs, for sm_90.
+
+    nice python benchmarks/compile_random.py [--seed N] [--workers 1] [--budget 600] [--limit 60] [--out FILE]
+
+Hypothesis writes the programs, as it does for `gpu_random.py`, in every worker from a seed of its own; forward and
+backward are called on tensors that are no GPU's (`tests/runtime/triton/pretend.py`), by default configurations. A kernel
+that takes longer than `--limit` seconds costs its worker, whose stack tells where it was. Reported are errors, kernels
+that did not end, those that spill more than tuning would measure, and how long kernels took.
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+Line = dict[str, Any]
+HEADS = (0, 0, 64, 128)
+"""Components of heads that a program's seed chooses from; 0: those that were drawn."""
+SLOW = 15.0
+"""Seconds of a kernel that are reported."""
+
+
+def call(spec: Any) -> None:
+    """Forward and backward of a program, and where it has few rows the forward pass that keeps nothing."""
+    import torch
+
+    import attndsl
+    from tests.properties.test_end_to_end import NEEDS, _laid_out, _tensors
+
+    t = _tensors(spec, None)
+    function = attndsl.load(spec.text, **spec.consts)
+    arguments: dict[str, Any] = {n: x for n, x in t.items() if n not in NEEDS} | spec.scalars
+    if spec.grid is not None:
+        arguments["grid"] = spec.grid
+    if spec.q_offset != 0:
+        arguments["q_offset"] = spec.offset()
+    arguments |= {"layout": "bshd" if spec.layout == "bshd" else "bhsd", "scale": spec.scale}
+    q, k, v = (_laid_out(t[n], spec.layout) for n in NEEDS)
+    total: Any
+    try:
+        out, lse = function(q, k, v, return_lse=True, **arguments)
+        total = out.sum() + lse.sum()
+    except ValueError as error:
+        if "return_lse needs" not in str(error):
+            raise
+        total = function(q, k, v, **arguments).sum()
+    wanted = [x for x in t.values() if x.requires_grad]
+    torch.autograd.grad(total, wanted, allow_unused=True)
+    if spec.sizes["Lq"] <= 32:
+        with torch.no_grad():
+            function(q, k, v, **arguments)
+
+
+def work(seed_of_worker: int, seconds: float, limit: float, log: Path, stack: Path) -> None:
+    """Draw and compile programs until the time is over; a line of the log for what begins and for what ends."""
+    from hypothesis import HealthCheck, Phase, given, seed, settings
+
+    from attndsl.runtime.triton.cross import _resources
+    from attndsl.tune.trials import SPILLS
+    from tests.random_specs import specs
+    from tests.runtime.triton.pretend import Kernel, gpu
+
+    import torch
+
+    torch.set_num_threads(1)
+    begun = end = time.time() + seconds
+
+    def say(what: str, **more: Any) -> None:
+        with log.open("a") as file:
+            file.write(json.dumps({"what": what, "at": time.time(), **more}) + "\n")
+
+    def done(it: Kernel) -> None:
+        nonlocal begun
+        registers, spills = _resources(it.built.asm["cubin"])
+        budget = SPILLS.get(it.name, 128)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        seconds = time.time() - begun
+        say("kernel", name=it.name, seconds=round(seconds, 2), registers=registers, spills=spills,
+            shared=it.built.metadata.shared, options=it.options, above=spills > budget, hash=it.built.hash)  # fmt: skip
+        begin()
+
+    with stack.open("w") as file:
+
+        def begin() -> None:
+            nonlocal begun
+            begun = time.time()
+            faulthandler.dump_traceback_later(limit * 0.9, file=file)
+
+        @seed(seed_of_worker)
+        @settings(
+            max_examples=100_000, deadline=None, database=None, phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
+        @given(specs())
+        def run(spec: Any) -> None:
+            if time.time() > end:
+                return
+            sizes, head = spec.sizes, HEADS[spec.seed % len(HEADS)]
+            if head and not any({spec.sizes["D"], spec.sizes["Dv"]} & {*i.shape} for i in spec.inputs):
+                sizes = {**sizes, "D": head, "Dv": head}
+            spec = replace(spec, sizes=sizes, dtype="bf16" if spec.dtype == "f32" and spec.seed % 5 else spec.dtype)
+            about = {"text": spec.text, "spec": repr(spec)}
+            say("begins", **about)
+            begin()
+            try:
+                with gpu(done):
+                    call(spec)
+            except Exception as error:
+                there = "backend 'triton' does not have" not in str(error)
+                say(
+                    "wrong" if there else "not there",
+                    **({"wrong": f"{type(error).__name__}: {error}"[:3000]} if there else {}),
+                )
+                return
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+            say("compiled")
+
+        run()
+
+
+def lines_of(log: Path) -> list[Line]:
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def gathered(logs: list[Path]) -> tuple[Counter[str], list[Line], list[float]]:
+    """Counts, what is to be looked at with its program, and seconds of all kernels."""
+    count, found, seconds = Counter[str](), list[Line](), list[float]()
+    for log in logs:
+        about: Line = {}
+        for line in lines_of(log):
+            what = line["what"]
+            if what == "begins":
+                about = {"text": line["text"], "spec": line["spec"]}
+                continue
+            count[what] += 1
+            if what == "kernel":
+                seconds.append(line["seconds"])
+                if line["above"] or line["seconds"] > SLOW:
+                    found.append({**line, **about, "what": "spills" if line["above"] else "slow"})
+            elif what in ("wrong", "hangs"):
+                found.append({**line, **about})
+    return count, found, sorted(seconds)
+
+
+class Watched:
+    """A worker, replaced by one with another seed when a kernel takes too long."""
+
+    def __init__(self, context: Any, seed: int, end: float, limit: float, folder: Path) -> None:
+        self.context, self.seed, self.end, self.limit, self.folder = context, seed, end, limit, folder
+        self.logs: list[Path] = []
+        self._start()
+
+    def _start(self) -> None:
+        self.log = self.folder / f"{self.seed}.jsonl"
+        self.stack = self.folder / f"{self.seed}.stack"
+        self.logs.append(self.log)
+        given = self.seed, self.end - time.time(), self.limit, self.log, self.stack
+        self.process = self.context.Process(target=work, args=given, daemon=True)
+        self.process.start()
+        self.seed += 100_000
+
+    def busy(self) -> bool:
+        """Whether it is at work, or another in its place."""
+        if not self.process.is_alive():
+            if self.process.exitcode == 0 or time.time() > self.end:
+                return False
+            self._append("wrong", wrong=f"the process died: {self.process.exitcode}")
+            self._start()
+            return True
+        lines = lines_of(self.log)
+        under_way = bool(lines) and lines[-1]["what"] in ("begins", "kernel")
+        if under_way and time.time() - lines[-1]["at"] > self.limit:
+            self.process.kill()
+            self.process.join()
+            self._append("hangs", where=self.stack.read_text()[:3000])
+            if time.time() > self.end:
+                return False
+            self._start()
+        return True
+
+    def _append(self, what: str, **more: Any) -> None:
+        with self.log.open("a") as file:
+            file.write(json.dumps({"what": what, "at": time.time(), **more}) + "\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--budget", type=float, default=600.0)
+    parser.add_argument("--limit", type=float, default=60.0)
+    given = parser.parse_args()
+    context = get_context("spawn")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # neither the user's cache nor one that an earlier run has filled
+        os.environ |= {"TRITON_CACHE_DIR": str(folder / "triton"), "ATTNDSL_CACHE_DIR": str(folder / "ours")}
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        end = time.time() + given.budget
+        workers = [Watched(context, given.seed * 1000 + i, end, given.limit, folder) for i in range(given.workers)]
+        while any([worker.busy() for worker in workers]):
+            time.sleep(0.5)
+        count, found, seconds = gathered([log for worker in workers for log in worker.logs])
+    for one in found:
+        print(json.dumps({n: v for n, v in one.items() if n not in ("text", "spec", "at")}))
+        print(f"{one['text']}{one['spec']}\n", flush=True)
+    places = (
+        {f"{p}%": seconds[min(len(seconds) - 1, len(seconds) * p // 100)] for p in (50, 90, 99, 100)} if seconds else {}
+    )
+    print(f"-- {dict(count)}, seconds of kernels {places}")
+    if given.out:
+        given.out.write_text(
+            json.dumps({"seed": given.seed, "counts": count, "seconds": places, "found": found}, indent=1)
+        )
+    return int(any(one["what"] in ("wrong", "hangs") for one in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
