@@ -3,9 +3,9 @@
     nice python benchmarks/compile_random.py [--seed N] [--workers 1] [--budget 600] [--limit 60] [--out FILE]
 
 Hypothesis writes the programs, as it does for `gpu_random.py`, in every worker from a seed of its own; forward and
-backward are called on tensors that are no GPU's (`tests/runtime/triton/pretend.py`), by default configurations. A kernel
-that takes longer than `--limit` seconds costs its worker, whose stack tells where it was. Reported are errors, kernels
-that did not end, those that spill more than tuning would measure, and how long kernels took.
+backward are called on tensors that are no GPU's (`tests/runtime/triton/pretend.py`), in default configurations.
+Reported are errors, kernels that a stage of the compiler does not end for in `--limit` seconds, those that spill more
+than tuning would measure, and how long kernels took.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportPrivateUsage=false
@@ -13,7 +13,6 @@ that did not end, those that spill more than tuning would measure, and how long 
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import json
 import os
 import sys
@@ -65,71 +64,69 @@ def call(spec: Any) -> None:
             function(q, k, v, **arguments)
 
 
-def work(seed_of_worker: int, seconds: float, limit: float, log: Path, stack: Path) -> None:
+def work(seed_of_worker: int, seconds: float, log: Path) -> None:
     """Draw and compile programs until the time is over; a line of the log for what begins and for what ends."""
+    import pytest
+    import torch
     from hypothesis import HealthCheck, Phase, given, seed, settings
+    from triton import knobs
 
+    from attndsl.runtime.triton import compilation
     from attndsl.runtime.triton.cross import _resources
     from attndsl.tune.trials import SPILLS
     from tests.random_specs import specs
-    from tests.runtime.triton.pretend import Kernel, gpu
-
-    import torch
+    from tests.runtime.triton.pretend import pretend
 
     torch.set_num_threads(1)
-    begun = end = time.time() + seconds
+    # one after another: what a kernel takes is its own
+    compilation.WORKERS = 1
+    end = time.time() + seconds
 
     def say(what: str, **more: Any) -> None:
         with log.open("a") as file:
             file.write(json.dumps({"what": what, "at": time.time(), **more}) + "\n")
 
-    def done(it: Kernel) -> None:
-        nonlocal begun
-        registers, spills = _resources(it.built.asm["cubin"])
-        budget = SPILLS.get(it.name, 128)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        seconds = time.time() - begun
-        say("kernel", name=it.name, seconds=round(seconds, 2), registers=registers, spills=spills,
-            shared=it.built.metadata.shared, options=it.options, above=spills > budget, hash=it.built.hash)  # fmt: skip
-        begin()
-
-    with stack.open("w") as file:
-
-        def begin() -> None:
-            nonlocal begun
-            begun = time.time()
-            faulthandler.dump_traceback_later(limit * 0.9, file=file)
-
-        @seed(seed_of_worker)
-        @settings(
-            max_examples=100_000, deadline=None, database=None, phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
+    def listen(*, src: Any, metadata: Any, metadata_group: Any, times: Any, cache_hit: bool) -> None:
+        if cache_hit:
+            return
+        name = src.fn.__name__
+        cubin = next(Path(path) for file, path in metadata_group.items() if file.endswith(".cubin"))
+        registers, spills = _resources(cubin.read_bytes())
+        say(
+            "kernel", name=name, seconds=round(times.total / 1e6, 2), registers=registers, spills=spills,
+            shared=metadata["shared"], warps=metadata["num_warps"], stages=metadata["num_stages"],
+            above=spills > SPILLS.get(name, 128), parts={n: round(t / 1e6, 2) for n, t in times.lowering_stages},
         )  # fmt: skip
-        @given(specs())
-        def run(spec: Any) -> None:
-            if time.time() > end:
-                return
-            sizes, head = spec.sizes, HEADS[spec.seed % len(HEADS)]
-            if head and not any({spec.sizes["D"], spec.sizes["Dv"]} & {*i.shape} for i in spec.inputs):
-                sizes = {**sizes, "D": head, "Dv": head}
-            spec = replace(spec, sizes=sizes, dtype="bf16" if spec.dtype == "f32" and spec.seed % 5 else spec.dtype)
-            about = {"text": spec.text, "spec": repr(spec)}
-            say("begins", **about)
-            begin()
-            try:
-                with gpu(done):
-                    call(spec)
-            except Exception as error:
-                there = "backend 'triton' does not have" not in str(error)
-                say(
-                    "wrong" if there else "not there",
-                    **({"wrong": f"{type(error).__name__}: {error}"[:3000]} if there else {}),
-                )
-                return
-            finally:
-                faulthandler.cancel_dump_traceback_later()
-            say("compiled")
 
-        run()
+    @seed(seed_of_worker)
+    @settings(
+        max_examples=100_000, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
+    )  # fmt: skip
+    @given(specs())
+    def run(spec: Any) -> None:
+        if time.time() > end:
+            return
+        sizes, head = spec.sizes, HEADS[spec.seed % len(HEADS)]
+        if head and not any({sizes["D"], sizes["Dv"]} & {*i.shape} for i in spec.inputs):
+            sizes = {**sizes, "D": head, "Dv": head}
+        spec = replace(spec, sizes=sizes, dtype="bf16" if spec.dtype == "f32" and spec.seed % 5 else spec.dtype)
+        say("begins", text=spec.text, spec=repr(spec))
+        with pytest.MonkeyPatch.context() as patched:
+            pretend(patched)
+            patched.setattr(knobs.compilation, "listener", listen)
+            try:
+                call(spec)
+            except Exception as error:
+                if "backend 'triton' does not have" in str(error):
+                    say("not there")
+                    return
+                said = f"{type(error).__name__}: {error}"[:3000]
+                say("hangs" if "did not end within" in said else "wrong", wrong=said)
+                return
+        say("compiled")
+
+    run()
 
 
 def lines_of(log: Path) -> list[Line]:
@@ -157,18 +154,16 @@ def gathered(logs: list[Path]) -> tuple[Counter[str], list[Line], list[float]]:
 
 
 class Watched:
-    """A worker, replaced by one with another seed when a kernel takes too long."""
+    """A worker, replaced by one with another seed when it dies, or nothing comes from it for `patience` seconds."""
 
-    def __init__(self, context: Any, seed: int, end: float, limit: float, folder: Path) -> None:
-        self.context, self.seed, self.end, self.limit, self.folder = context, seed, end, limit, folder
-        self.logs: list[Path] = []
+    def __init__(self, context: Any, seed: int, end: float, patience: float, folder: Path) -> None:
+        self.context, self.seed, self.end, self.patience, self.folder = context, seed, end, patience, folder
         self._start()
 
     def _start(self) -> None:
         self.log = self.folder / f"{self.seed}.jsonl"
-        self.stack = self.folder / f"{self.seed}.stack"
-        self.logs.append(self.log)
-        given = self.seed, self.end - time.time(), self.limit, self.log, self.stack
+        self.begun = time.time()
+        given = self.seed, self.end - time.time(), self.log
         self.process = self.context.Process(target=work, args=given, daemon=True)
         self.process.start()
         self.seed += 100_000
@@ -176,20 +171,19 @@ class Watched:
     def busy(self) -> bool:
         """Whether it is at work, or another in its place."""
         if not self.process.is_alive():
-            if self.process.exitcode == 0 or time.time() > self.end:
+            if self.process.exitcode == 0:
                 return False
             self._append("wrong", wrong=f"the process died: {self.process.exitcode}")
-            self._start()
-            return True
-        lines = lines_of(self.log)
-        under_way = bool(lines) and lines[-1]["what"] in ("begins", "kernel")
-        if under_way and time.time() - lines[-1]["at"] > self.limit:
+        else:
+            lines = lines_of(self.log)
+            if time.time() - (lines[-1]["at"] if lines else self.begun) < self.patience:
+                return True
             self.process.kill()
             self.process.join()
-            self._append("hangs", where=self.stack.read_text()[:3000])
-            if time.time() > self.end:
-                return False
-            self._start()
+            self._append("hangs", wrong="nothing came from its process")
+        if time.time() > self.end:
+            return False
+        self._start()
         return True
 
     def _append(self, what: str, **more: Any) -> None:
@@ -210,23 +204,23 @@ def main() -> int:
         folder = Path(name)
         # neither the user's cache nor one that an earlier run has filled
         os.environ |= {"TRITON_CACHE_DIR": str(folder / "triton"), "ATTNDSL_CACHE_DIR": str(folder / "ours")}
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ |= {"ATTNDSL_COMPILE_LIMIT": str(given.limit), "OMP_NUM_THREADS": "1"}
         end = time.time() + given.budget
-        workers = [Watched(context, given.seed * 1000 + i, end, given.limit, folder) for i in range(given.workers)]
-        while any([worker.busy() for worker in workers]):
+        patience = 20 * given.limit
+        workers = [Watched(context, given.seed * 1000 + i, end, patience, folder) for i in range(given.workers)]
+        while workers:
             time.sleep(0.5)
-        count, found, seconds = gathered([log for worker in workers for log in worker.logs])
+            workers = [worker for worker in workers if worker.busy()]
+        count, found, seconds = gathered(sorted(folder.glob("*.jsonl")))
     for one in found:
         print(json.dumps({n: v for n, v in one.items() if n not in ("text", "spec", "at")}))
         print(f"{one['text']}{one['spec']}\n", flush=True)
-    places = (
-        {f"{p}%": seconds[min(len(seconds) - 1, len(seconds) * p // 100)] for p in (50, 90, 99, 100)} if seconds else {}
-    )
-    print(f"-- {dict(count)}, seconds of kernels {places}")
+    parts = (50, 90, 99, 100) if seconds else ()
+    places = {f"{p}%": seconds[min(len(seconds) - 1, len(seconds) * p // 100)] for p in parts}
+    record = {"seed": given.seed, "counts": dict(count), "seconds": places, "found": found}
+    print(f"-- {record['counts']}, seconds of kernels {places}")
     if given.out:
-        given.out.write_text(
-            json.dumps({"seed": given.seed, "counts": count, "seconds": places, "found": found}, indent=1)
-        )
+        given.out.write_text(json.dumps(record, indent=1))
     return int(any(one["what"] in ("wrong", "hangs") for one in found))
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Literal
@@ -14,16 +14,19 @@ from torch import Tensor
 from attndsl.codegen.expr_triton import Level, UnsupportedError
 from attndsl.codegen.triton import TritonModule, input_ranks, unsupported
 from attndsl.codegen.triton_backward import BackwardForm, stats_of
+from attndsl.codegen.triton_form import Form
 from attndsl.codegen.triton_gradient import terms
 from attndsl.codegen.triton_slots import Slots
 from attndsl.codegen.triton_weight import Rule, rule_of, vector_free
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
+from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.collect import Collected, deterministic
+from attndsl.runtime.triton.compilation import Compilation, begin_all
 from attndsl.runtime.triton.config import Config, Pass, apart
 from attndsl.runtime.triton.generated import backward_module
-from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, launch
-from attndsl.runtime.triton.locate import Locator
+from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, launch, wanted_by
+from attndsl.runtime.triton.locate import Located, Locator
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, dtype_of, exact, form_of
 from attndsl.runtime.triton.walks import pipelines
@@ -167,8 +170,8 @@ class _Run:
         self.dq, self.dkdv = backward.config("dq", call), backward.config("dkdv", call)
         self.fused = bool(self.dkdv.fused) and self._may_fuse()
         if self.dkdv.fused and not self.fused:
-            machine = machine_of(call.q.device)
-            capability = 90 if machine is None else machine.capability
+            gpu = machine_of(call.q.device)
+            capability = 90 if gpu is None else gpu.capability
             dtype = dtype_of(backward.attention, call)
             self.dkdv = apart(self.dkdv, dtype, call.q.shape[-1], call.v.shape[-1], capability)
 
@@ -181,11 +184,10 @@ class _Run:
         """All gradients."""
         call, needs = self.call, self.needs
         _, rows = self.backward.launches(call, self.plan, self.dq, turned=False)
-        self._fill(rows)
+        columns: tuple[OnDevice, ...] = ()
         if self.backward.attention.output is not None:
             self.given["do"] = torch.empty_like(self.given["grad"])
-        for found in rows:
-            self._launch("prepare", found)
+        steps: list[tuple[str, OnDevice]] = [("prepare", found) for found in rows]
         results: dict[str, Tensor] = {}
         if "q" in needs or ("k" in needs and self._refined()) or self._summed(Level.UNIFORM, Level.ROW, Level.PAIR):
             results["q"] = self._output(call.q, rows)
@@ -193,30 +195,50 @@ class _Run:
             if self.fused:
                 shape = call.q.shape
                 self.given["dq_sums"] = torch.zeros(shape, dtype=torch.float32, device=call.q.device)
-            for found in rows if not self.fused else ():
-                if found.tables.pieces:
-                    self._launch("dq", found)
+            else:
+                steps += [("dq", found) for found in rows if found.tables.pieces]
         if {"k", "v"} & needs or self._summed(Level.COLUMN):
             _, columns = self.backward.launches(call, self.plan, self.dkdv, turned=True)
-            self._fill(columns)
             results["k"], results["v"] = self._output(call.k, columns), self._output(call.v, columns)
             self.given |= {"dk": results["k"], "dv": results["v"]}
-            for found in columns:
-                if found.tables.pieces:
-                    self._launch("dkdv", found)
+            steps += [("dkdv", found) for found in columns if found.tables.pieces]
         if self.fused:
-            for found in rows:
-                self._launch("finish", found)
+            steps += [("finish", found) for found in rows]
+        self._run(steps, (*rows, *columns))
         if call.scale == 0.0:
             # kernels have a tiny one in its place
             results |= {n: torch.zeros_like(results[n]) for n in ("q", "k") if n in results}
         return results | self.collected.result()
 
-    def _fill(self, found: tuple[OnDevice, ...]) -> None:
-        """Have the tables of a sweep made where every call makes its own."""
-        for one in found:
-            if one.located is not None:
-                self.buffers[id(one)] = one.located.fill(self.call)
+    def _run(self, steps: Sequence[tuple[str, OnDevice]], sweeps: Sequence[OnDevice]) -> None:
+        """Make the tables that every call makes, and launch the kernels."""
+        made = [(found, found.located) for found in sweeps if found.located is not None]
+        for found, located in made:
+            self.buffers[id(found)] = located.room(self.call)
+        held = self._ahead(steps, made)
+        for found, located in made:
+            located.fill(self.call, self.buffers[id(found)])
+        for step, found in steps:
+            self._launch(step, found)
+        del held
+
+    def _ahead(
+        self, steps: Sequence[tuple[str, OnDevice]], sweeps: Sequence[tuple[OnDevice, Located]]
+    ) -> list[Compilation]:
+        """Have the kernels that run for the first time compiled side by side."""
+        call = self.call
+        new = [(s, found) for s, found in steps if self._key(s, found) not in call.memo]
+        if not machine.on_gpu(call.q.device) or not new:
+            return []
+        with torch.cuda.device(call.q.device):
+            several = [it for found, located in sweeps for it in located.wanted(call, self.buffers[id(found)])]
+            for step, found in new:
+                made = self._made(step, found)
+                if made is not None:
+                    form, config, module = made
+                    given = {**self.given, **self.collected.likes(module.slots)}
+                    several.append(wanted_by(self._launched(form, config, module, found, given)))
+            return begin_all(several)
 
     def _refined(self) -> bool:
         """Whether the sweep over rows finds delta better than `prepare` does, for the one over keys."""
@@ -230,11 +252,14 @@ class _Run:
         whole = bool(found) and all(f.tables.pieces for f in found)
         return (torch.empty if whole else torch.zeros)(like.shape, dtype=like.dtype, device=like.device)
 
-    def _launch(self, step: str, found: OnDevice) -> None:
+    def _key(self, step: str, found: OnDevice) -> Hashable:
         config = self.dkdv if step == "dkdv" else self.dq
+        return "backward", step, id(found), config, self.wanted, self.grad_lse, self.collected.deterministic
+
+    def _launch(self, step: str, found: OnDevice) -> None:
         if found.located is not None:
             self.given[TABLES] = self.buffers[id(found)]
-        key = "backward", step, id(found), config, self.wanted, self.grad_lse, self.collected.deterministic
+        key = self._key(step, found)
         known: tuple[Prepared, TritonModule, OnDevice] | Literal["nothing"] | None = self.call.memo.get(key)
         if known is None:
             self.call.memo[key] = self._first(step, found)
@@ -246,6 +271,17 @@ class _Run:
 
     def _first(self, step: str, found: OnDevice) -> tuple[Prepared, TritonModule, OnDevice] | Literal["nothing"]:
         """Run a kernel for the first time. Returns what the next time needs."""
+        made = self._made(step, found)
+        if made is None:
+            return "nothing"
+        form, config, module = made
+        given = {**self.given, **self.collected.targets(module.slots, found.tables.tiles)}
+        ready, _ = launch(self._launched(form, config, module, found, given))
+        self.collected.take(module.slots, given)
+        return ready, module, found
+
+    def _made(self, step: str, found: OnDevice) -> tuple[Form, Config, TritonModule] | None:
+        """What a kernel is compiled from; None where there is nothing to do."""
         call, turned = self.call, step == "dkdv"
         config = self.dkdv if turned else self.dq
         bare = step in ("prepare", "finish")
@@ -260,13 +296,14 @@ class _Run:
             form, wanted, self.grad_lse, self.collected.deterministic, fused, fused and config.fused == "boxes"
         )  # fmt: skip
         module = self.backward.module(step, made)
-        if module is None:
-            return "nothing"
-        given = {**self.given, **self.collected.targets(module.slots, found.tables.tiles)}
-        it = Launch(call, form, module, found.tables, found.views, config, given, {}, found.places)
-        ready, _ = launch(it)
-        self.collected.take(module.slots, given)
-        return ready, module, found
+        return None if module is None else (form, config, module)
+
+    def _launched(
+        self, form: Form, config: Config, module: TritonModule, found: OnDevice, given: Mapping[str, Tensor]
+    ) -> Launch:
+        if found.located is not None:
+            given = {**given, TABLES: self.buffers[id(found)]}
+        return Launch(self.call, form, module, found.tables, found.views, config, given, {}, found.places)
 
 
 def _aligned(t: Tensor) -> Tensor:

@@ -83,14 +83,18 @@ def decide(attention: Attention, step: Pass, facts: Facts) -> Choice:
         return Choice(asked, "default", "asked for")
     if facts.machine is None:
         return Choice(untuned(step, facts), "default", "no GPU")
-    found = lookup(key_for(attention, step, facts), lambda: label(untuned(step, facts)))
+    return _known(key_for(attention, step, facts), lambda: untuned(step, facts))
+
+
+def _known(key: Key, default: Callable[[], Config]) -> Choice:
+    found = lookup(key, lambda: label(default()))
     if found is not None:
         try:
             return Choice(_adapted(found), found.origin, found.why)
         except ValueError:
             # written by a version with other configurations
             pass
-    return Choice(untuned(step, facts), "default", "nothing is known; not tuned")
+    return Choice(default(), "default", "nothing is known; not tuned")
 
 
 def _adapted(known: Known) -> Config:
@@ -107,11 +111,13 @@ def settings() -> tuple[tuple[tuple[Pass, Config | None], ...], int]:
 
 
 class Choices:
-    """The choices of one attention, remembered by sizes until this process tunes something."""
+    """The choices of one attention, remembered by sizes and by what is looked up for these until this process tunes
+    something."""
 
     def __init__(self, attention: Attention) -> None:
         self._attention = attention
         self._made: dict[tuple[object, ...], Config] = {}
+        self._found: dict[tuple[Key, Config], Config] = {}
         self._generation = -1
 
     def config(self, step: Pass, facts: Facts) -> Config:
@@ -120,9 +126,19 @@ class Choices:
         if asked is not None:
             return asked
         if self._generation != generation() or len(self._made) > MOST:
-            self._made, self._generation = {}, generation()
+            self._made, self._found, self._generation = {}, {}, generation()
         memo = (step, *facts.memo)
         found = self._made.get(memo)
         if found is None:
-            found = self._made[memo] = decide(self._attention, step, facts).config
+            found = self._made[memo] = self._config(step, facts)
+        return found
+
+    def _config(self, step: Pass, facts: Facts) -> Config:
+        default = untuned(step, facts)
+        if facts.machine is None:
+            return default
+        key = key_for(self._attention, step, facts), default
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = _known(key[0], lambda: default).config
         return found

@@ -48,6 +48,11 @@ class Collected:
                 found[slot.target + "_rest"] = rest
         return found
 
+    def likes(self, slots: Sequence[Slot]) -> dict[str, Tensor]:
+        """As `targets`, without room for sums: what kernels are compiled for."""
+        own = {s.target: torch.empty(1, dtype=torch.float32, device=self.call.q.device) for s in slots if s.direct}
+        return {**own, **self.targets([s for s in slots if not s.direct], 0)}
+
     def _sums(self, slot: Slot, tiles: int) -> Tensor:
         sizes = self.call.sizes
         last = {Level.UNIFORM: tiles, Level.ROW: sizes["Lq"], Level.COLUMN: sizes["Lk"]}[slot.level]

@@ -58,7 +58,7 @@ def _manager() -> Any:
             self.cache_dir = str(home)
             self.lock_path = str(home / "lock")
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _keys().append(home)
+            used_entries().append(home)
 
         def _give_up(self, error: OSError) -> None:
             """Go on in a folder of this process: the cache cannot be written."""
@@ -153,7 +153,8 @@ def _sum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _keys() -> list[Path]:
+def used_entries() -> list[Path]:
+    """The folders of the entries that this thread looked for last."""
     if not hasattr(_used, "keys"):
         _used.keys = []
     return cast("list[Path]", _used.keys)
@@ -210,14 +211,14 @@ def _leave() -> None:
 def compiling(run: Callable[[], T], forget: Callable[[], None]) -> T:
     """Run what may compile and load kernels, in our cache; where a kernel that was found there cannot be loaded,
     delete it, `forget` it and compile once more."""
-    _keys().clear()
+    used_entries().clear()
     with our_cache():
         try:
             return run()
         except Exception as error:
-            if not _unloadable(error) or not _keys():
+            if not _unloadable(error) or not used_entries():
                 raise
-            for home in _keys():
+            for home in used_entries():
                 shutil.rmtree(home, ignore_errors=True)
             forget()
             return run()

@@ -27,6 +27,7 @@ from attndsl.codegen.triton_decode import DecodeModule
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
+from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.choices import settings
 from attndsl.runtime.triton.config import Config, choose, decode_asked
 from attndsl.runtime.triton.decode_launch import Placed, Prepared, prepared_key
@@ -91,7 +92,7 @@ class Device:
 @lru_cache(maxsize=64)
 def device_of(device: torch.device) -> Device:
     """Of a GPU; under the interpreter an H100's."""
-    if device.type != "cuda":
+    if not machine.on_gpu(device):
         return Device(132, 90)
     found = torch.cuda.get_device_properties(device)
     return Device(found.multi_processor_count, found.major * 10 + found.minor)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -15,10 +16,11 @@ from torch import Tensor
 from attndsl.codegen.triton_decode import DecodeModule
 from attndsl.codegen.triton_form import Form
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.compiled import compiling
+from attndsl.runtime.triton import machine
+from attndsl.runtime.triton.compilation import Wanted, begin_all, first_run, wanted
 from attndsl.runtime.triton.config import Config, stages_that_fit
 from attndsl.runtime.triton.decode_tables import DecodeTables
-from attndsl.runtime.triton.failures import Attempt, reported, run_time_attempt, words_of
+from attndsl.runtime.triton.failures import run_time_attempt, words_of
 from attndsl.runtime.triton.launch import SHARED_MEMORY, Launch, interpreting
 from attndsl.runtime.triton.locate import Located
 from attndsl.runtime.triton.modules import load_module
@@ -111,7 +113,7 @@ class Prepared:
             for i, a in self.own:
                 values[i] = reader.value(a)
         device = call.q.device
-        if device.type == "cuda" and device.index != torch.cuda.current_device():
+        if machine.on_gpu(device) and device.index != torch.cuda.current_device():
             with torch.cuda.device(device):
                 self._run(call, values)
         else:
@@ -119,11 +121,14 @@ class Prepared:
 
     def _run(self, call: Call, values: list[Any]) -> None:
         both = self.shares > 1
-        if call.q.device.type != "cuda" or not self.decode.known or (both and not self.merge.known):
+        if not machine.on_gpu(call.q.device) or not self.decode.known or (both and not self.merge.known):
+            rest = values.copy()
+            rest[self.rows_at] = 1
+            held = begin_all([self.merge.wanted(call, rest)]) if both and not interpreting() else []
             self.decode.first(call, values)
             if both:
-                values[self.rows_at] = 1
-                self.merge.first(call, values)
+                self.merge.first(call, rest)
+            del held
             return
         # addresses cost less than tensors, whose kind Triton asks the driver for
         bare = [v.data_ptr() if isinstance(v, Tensor) else v for v in values]
@@ -149,7 +154,6 @@ class Step:
     def __init__(self, owner: Prepared, name: str, programs: int, warps: int, stages: int) -> None:
         self.form, self.module, self.tile, self.capability = owner.form, owner.module, owner.tile, owner.capability
         self.name, self.programs, self.warps, self.stages = name, programs, warps, stages
-        self._kernel: Any = None
         self._ready: Ready | None = None
 
     @property
@@ -164,42 +168,35 @@ class Step:
 
     def first(self, call: Call, values: list[Any]) -> None:
         """Run, and if it was not before compile, with fewer stages where so many do not fit."""
-        if self._ready is not None:
-            index: int = call.q.device.index
-            self.again(values, index, raw_stream(index))
-            return
-        if self._kernel is None:
-            functions = load_module(self.module.source)
-            self._kernel = getattr(functions, self.name)[self.programs,]
         if interpreting():
-            self._kernel(*values)
+            self._kernel[self.programs,](*values)
             return
-        self._ready = Ready(self._compiled(call, values, self._kernel), self.programs)
+        index: int = call.q.device.index
+        stream = raw_stream(index)
+        bare = [v.data_ptr() if isinstance(v, Tensor) else v for v in values]
+        if self._ready is None:
+            compiled = first_run(
+                self._kernel, values, self._options(self.stages), index, self.capability,
+                lambda built: Ready(built, self.programs).run(bare, index, stream),
+                lambda stages: run_time_attempt(
+                    call.attention, self.module, self.name, values, self._options(stages), self.capability,
+                    words_of(self.form, *self.tile),
+                ),
+            )  # fmt: skip
+            self._ready = Ready(compiled, self.programs)
+        else:
+            self.again(bare, index, stream)
 
-    def _compiled(self, call: Call, values: list[Any], kernel: Any) -> Any:
-        functions = load_module(self.module.source)
-        from triton.runtime.errors import OutOfResources
+    def wanted(self, call: Call, values: list[Any]) -> Wanted:
+        """What `first` is going to compile."""
+        return wanted(self._kernel, values, self._options(self.stages), call.q.device.index, self.capability)
 
-        def forget() -> None:
-            functions.decode.device_caches.clear()
-            functions.merge.device_caches.clear()
+    def _options(self, stages: int) -> dict[str, int]:
+        return {"num_warps": self.warps, "num_stages": stages}
 
-        for fewer in range(self.stages, 0, -1):
-            with reported(lambda fewer=fewer: self._attempt(call, values, fewer)):
-                try:
-                    options = {"num_warps": self.warps, "num_stages": fewer}
-                    return compiling(lambda options=options: kernel(*values, **options), forget)
-                except OutOfResources:
-                    if fewer == 1:
-                        raise
-        raise AssertionError("a kernel has at least one stage")
-
-    def _attempt(self, call: Call, values: list[Any], stages: int) -> Attempt:
-        """What Triton was asked to compile, for the report of a failure."""
-        return run_time_attempt(
-            call.attention, self.module, self.name, values, self.warps, stages, self.capability,
-            words_of(self.form, *self.tile),
-        )  # fmt: skip
+    @cached_property
+    def _kernel(self) -> Any:
+        return getattr(load_module(self.module.source), self.name)
 
 
 def _fixed(call: Call, form: Form, ready: Placed, width: int, shares: int) -> dict[str, Any]:

@@ -32,7 +32,8 @@ class Attempt:
     """One compilation: the text of a module and its kernel, argument types and compile-time constants by name,
     attributes of arguments by position, options, and the compute capability (times ten).
 
-    `words` describe it: pass, tile, element type, head sizes.
+    `words` describe it: pass, tile, element type, head sizes. `registers` is the most that a thread may have, 0 for no
+    limit.
     """
 
     attention: Attention
@@ -45,6 +46,7 @@ class Attempt:
     stages: int
     capability: int
     words: tuple[str, ...] = field(default=())
+    registers: int = 0
 
     @property
     def configuration(self) -> str:
@@ -71,8 +73,7 @@ def run_time_attempt(
     module: TritonModule,
     function: str,
     values: Sequence[Any],
-    warps: int,
-    stages: int,
+    options: Mapping[str, int],
     capability: int,
     words: tuple[str, ...],
 ) -> Attempt:
@@ -89,7 +90,8 @@ def run_time_attempt(
             if value.data_ptr() % 16 == 0:
                 attributes[(i,)] = [["tt.divisibility", 16]]
     return Attempt(
-        attention, module.source, function, signature, constants, attributes, warps, stages, capability, words
+        attention, module.source, function, signature, constants, attributes, options["num_warps"],
+        options["num_stages"], capability, words, options.get("maxnreg", 0),
     )  # fmt: skip
 
 
@@ -149,6 +151,7 @@ def reproducer(attempt: Attempt, words: str) -> str:
         attributes=dict(attempt.attributes),
         warps=attempt.warps,
         stages=attempt.stages,
+        registers=attempt.registers,
         capability=attempt.capability,
     )
 

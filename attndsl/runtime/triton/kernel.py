@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,12 +16,14 @@ from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call, Kept, Saved
 from attndsl.runtime.failures import KernelError
+from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.backward import Backward
 from attndsl.runtime.triton.choices import Choices, Facts, settings
+from attndsl.runtime.triton.compilation import Compilation, begin_all, warm_up
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.generated import forward_module
-from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, interpreting, launch, no_numbers
+from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, interpreting, launch, no_numbers, wanted_by
 from attndsl.runtime.triton.lines import line_of
 from attndsl.runtime.triton.locate import Located, Locator
 from attndsl.runtime.triton.machine import machine_of
@@ -54,6 +56,8 @@ class TritonKernel(LinearKernel):
         self._sweeps = Sweeps(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
         self._decode = Decode(attention, lambda call: self.config("decode", call), self._locator)
+        if torch.cuda.is_initialized():
+            warm_up()
 
     def tiling(self, call: Call) -> Tiling:
         """The boxes that plans are made of."""
@@ -129,8 +133,12 @@ class TritonKernel(LinearKernel):
             sweeps = self._found(call, plan)
             located = sweeps[0].located
             if located is not None:
-                given[TABLES] = located.fill(call)
+                given[TABLES] = located.room(call)
+            held = self._ahead(call, sweeps, given, flags)
+            if located is not None:
+                located.fill(call, given[TABLES])
             made = [self._launch(call, found, given, flags) for found in sweeps]
+            del held
             settled = tuple(m for m in made if m is not None)
             if len(settled) == len(made):
                 call.memo[place] = plan, (settled, located)
@@ -207,11 +215,7 @@ class TritonKernel(LinearKernel):
         call.memo[place] = it, found
 
         def run(it: Walked) -> tuple[Prepared, Any]:
-            module = self.module(it.form)
-            it_ = Launch(
-                call, it.form, module, found.tables, found.views, it.config, given, flags, found.places
-            )  # fmt: skip
-            return launch(it_)
+            return launch(self._launched(call, it, found, given, flags))
 
         try:
             ready, compiled = run(it)
@@ -225,6 +229,27 @@ class TritonKernel(LinearKernel):
             call.memo[place] = self._settle(call, found, wished, "Triton compiled the loop without them"), found
             return None
         return ready
+
+    def _ahead(
+        self, call: Call, sweeps: Sequence[OnDevice], given: Mapping[str, Tensor], flags: Mapping[str, bool]
+    ) -> list[Compilation]:
+        """Have the kernels of a forward pass compiled side by side, where there are several."""
+        located = sweeps[0].located
+        if not machine.on_gpu(call.q.device) or (len(sweeps) == 1 and located is None):
+            return []
+        wished = self.config("forward", call)
+        with torch.cuda.device(call.q.device):
+            several = [] if located is None else located.wanted(call, given[TABLES])
+            for found in sweeps:
+                it = self._settle(call, found, wished)
+                several.append(wanted_by(self._launched(call, it, found, given, flags)))
+            return begin_all(several)
+
+    def _launched(
+        self, call: Call, it: Walked, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]
+    ) -> Launch:
+        module = self.module(it.form)
+        return Launch(call, it.form, module, found.tables, found.views, it.config, given, flags, found.places)
 
     def _settle(self, call: Call, found: OnDevice, wished: Config, reason: str = "") -> Walked:
         """Which loops a launch has; with a `reason` against specialised warps, without them from now on."""
@@ -259,13 +284,13 @@ class TritonKernel(LinearKernel):
         return found
 
     def _capability(self, call: Call) -> int:
-        machine = machine_of(call.q.device)
-        return 90 if machine is None else machine.capability
+        gpu = machine_of(call.q.device)
+        return 90 if gpu is None else gpu.capability
 
     def facts(self, call: Call) -> Facts:
         """What the configurations of a call depend on."""
         on_line = self.attention.q_space is None or moved(call)
         q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
         visits = partial(visits_of, self.attention, call.problem)
-        machine, dtype = machine_of(call.q.device), dtype_of(self.attention, call)
-        return Facts(machine, dtype, call.sizes, q_extents, k_extents, visits)
+        gpu, dtype = machine_of(call.q.device), dtype_of(self.attention, call)
+        return Facts(gpu, dtype, call.sizes, q_extents, k_extents, visits)

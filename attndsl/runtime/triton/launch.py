@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
@@ -19,11 +19,12 @@ from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Const
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.compiled import compiling
+from attndsl.runtime.triton import machine
+from attndsl.runtime.triton.compilation import Wanted, first_run, wanted
 from attndsl.runtime.triton.config import Config, stages_that_fit
-from attndsl.runtime.triton.failures import Attempt, reported, run_time_attempt, words_of
+from attndsl.runtime.triton.failures import Attempt, run_time_attempt, words_of
 from attndsl.runtime.triton.modules import load_module
-from attndsl.runtime.triton.submit import Ready, allocate_on, raw_stream
+from attndsl.runtime.triton.submit import Ready, raw_stream
 from attndsl.runtime.triton.tables import LaunchTables
 
 SHARED_SECTION = 24 << 20
@@ -215,7 +216,7 @@ class Prepared:
             self.values.append(None)
         self.tile = prod(it.tables.box), max((prod(p.box) for p in it.tables.pieces), default=16)
         self.stages, q = 1, it.call.q
-        if q.device.type == "cuda":
+        if machine.on_gpu(q.device):
             limit = SHARED_MEMORY.get(torch.cuda.get_device_capability(q.device)[0], 99 << 10)
             self.stages = stages_that_fit(
                 it.config, q.element_size(), q.shape[-1], it.call.v.shape[-1], *self.tile, limit,
@@ -250,7 +251,7 @@ class Prepared:
     def run(self, call: Call, given: Mapping[str, Tensor]) -> None:
         """Launch again, on the current stream of the call's device."""
         device = call.q.device
-        if device.type != "cuda":
+        if not machine.on_gpu(device):
             self.kernel[self.programs,](*self.arguments(call, given))
         elif device.index == torch.cuda.current_device():
             self._run(call, given, device.index)
@@ -284,7 +285,7 @@ class Prepared:
         """Compile for a launch and run it. Returns the compiled kernel, None where it is interpreted."""
         q = it.call.q
         values = self.arguments(it.call, it.tensors)
-        if q.device.type != "cuda":
+        if not machine.on_gpu(q.device):
             self.kernel[self.programs,](*values)
             return None
         with torch.cuda.device(q.device):
@@ -298,8 +299,10 @@ class Prepared:
                 self.ready = Ready(compiled, self.programs)
                 self.ready.run([v.data_ptr() if isinstance(v, Tensor) else v for v in values], index, stream)
                 return compiled
-            allocate_on(index)
-            compiled = _run(it, self.kernel[self.programs,], values, self.stages, self.tile)
+            bare = [v.data_ptr() if isinstance(v, Tensor) else v for v in values]
+            compiled = first_launch(
+                it, self, values, index, lambda built: Ready(built, self.programs).run(bare, index, stream)
+            )
             self.ready = Ready(compiled, self.programs)
             if len(_compiled) >= MOST_COMPILED:
                 _compiled.clear()
@@ -387,34 +390,24 @@ def _table(const: Const, device: torch.device) -> Tensor:
     return torch.tensor(const.default, device=device)
 
 
-def _run(it: Launch, kernel: Any, values: list[Any], stages: int, tile: tuple[int, int]) -> Any:
-    """Run a kernel with as many stages as fit.
-
-    What mask code and tables take of shared memory is known to the compiler alone: where its count is above the
-    limit, one stage less is compiled, and one stage that does not fit is an error.
-    """
-    from triton.runtime.errors import OutOfResources
-
-    for fewer in range(stages, 0, -1):
-        with reported(lambda fewer=fewer: _attempt(it, values, fewer, tile)):
-            try:
-                options = it.config.options(fewer)
-                return compiling(lambda options=options: kernel(*values, **options), lambda: _forget(it.module))
-            except OutOfResources:
-                if fewer == 1:
-                    raise
-    return None
-
-
-def _forget(module: TritonModule) -> None:
-    """Drop what Triton compiled or loaded of a module."""
-    getattr(load_module(module.source), module.name).device_caches.clear()
-
-
-def _attempt(it: Launch, values: list[Any], stages: int, tile: tuple[int, int]) -> Attempt:
-    """What Triton was asked to compile, for the report of a failure."""
+def first_launch(it: Launch, ready: Prepared, values: list[Any], device: int, launch: Callable[[Any], object]) -> Any:
+    """Compile the kernel of a launch, with as many stages as fit, and `launch` it. Returns the compiled kernel."""
     major, minor = torch.cuda.get_device_capability(it.call.q.device)
-    return run_time_attempt(
-        it.call.attention, it.module, it.module.name, values, it.config.warps, stages, major * 10 + minor,
-        words_of(it.form, *tile),
-    )  # fmt: skip
+    capability = major * 10 + minor
+
+    def attempt(stages: int) -> Attempt:
+        return run_time_attempt(
+            it.call.attention, it.module, it.module.name, values, it.config.options(stages), capability,
+            words_of(it.form, *ready.tile),
+        )  # fmt: skip
+
+    return first_run(ready.kernel, values, it.config.options(ready.stages), device, capability, launch, attempt)
+
+
+def wanted_by(it: Launch) -> Wanted:
+    """The kernel that a launch is going to need on the current device."""
+    ready = Prepared(it)
+    major, minor = torch.cuda.get_device_capability(it.call.q.device)
+    values = ready.arguments(it.call, it.tensors)
+    index = torch.cuda.current_device()
+    return wanted(ready.kernel, values, it.config.options(ready.stages), index, major * 10 + minor)

@@ -33,8 +33,9 @@ from attndsl.ir.attention import Attention
 from attndsl.ir.expr import ParamRef, walk
 from attndsl.ir.free import tensors as tensors_read
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton.compiled import compiling
-from attndsl.runtime.triton.failures import reported, run_time_attempt
+from attndsl.runtime.triton import machine
+from attndsl.runtime.triton.compilation import Wanted, first_run, wanted
+from attndsl.runtime.triton.failures import Attempt, run_time_attempt
 from attndsl.runtime.triton.launch import input_of, readable
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.reach import wide
@@ -46,6 +47,7 @@ CHUNK = 32
 PAIRS = 32
 """Columns whose pairs it looks at at once."""
 WARPS = 4
+OPTIONS = {"num_warps": WARPS, "num_stages": 3}
 GATHERED = 256
 RANKED = 32
 SEARCHED = 256
@@ -117,54 +119,67 @@ class Located:
         """A table, and whatever follows it."""
         return buffer[self.places[name] :]
 
-    def fill(self, call: Call) -> Tensor:
-        """The tables of a call, on its device."""
+    def room(self, call: Call) -> Tensor:
+        """Memory for the tables of a call."""
+        return call.q.new_empty(self.total, dtype=torch.int32)
+
+    def fill(self, call: Call, buffer: Tensor | None = None) -> Tensor:
+        """The tables of a call, on its device, in the `room` that is given."""
+        filling = self._filling(call, self.room(call) if buffer is None else buffer)
+        device = call.q.device
+        if not machine.on_gpu(device):
+            for (function, programs), values in zip(self._kernels, self._values(filling), strict=True):
+                function[programs,](*values)
+        elif device.index == torch.cuda.current_device():
+            self._run(filling)
+        else:
+            with torch.cuda.device(device):
+                self._run(filling)
+        return filling.buffer
+
+    def wanted(self, call: Call, buffer: Tensor) -> list[Wanted]:
+        """The kernels that `fill` is going to compile on the current device."""
+        filling = self._filling(call, buffer)
+        if self._shared(filling) in self.compiled:
+            return []
+        kernels = zip(self._kernels, self._values(filling), strict=True)
+        return [wanted(k, v, OPTIONS, call.q.device.index, _capability(call)) for (k, _), v in kernels]
+
+    def _filling(self, call: Call, buffer: Tensor) -> Filling:
         s = self.sizes
-        buffer = call.q.new_empty(self.total, dtype=torch.int32)
         codes = call.q.new_empty(s.kinds * s.tiles * s.lists, dtype=torch.int8)
         arguments = (*self.module.arguments, *self.module.lookup)
         names = {str(a.key[0]): None for a in arguments if a.role == "input"}
         inputs = {n: input_of(call, n) for n in names}
-        loaded = [t for t in call.scalars.values() if isinstance(t, Tensor)]
+        loaded = tuple(t for t in call.scalars.values() if isinstance(t, Tensor))
         offsets = call.q_offset.to(torch.int32) if isinstance(call.q_offset, Tensor) else buffer
-        device = call.q.device
-        if device.type != "cuda":
-            for (function, programs), values in zip(
-                self._kernels, self._values(call, inputs, offsets, codes, buffer), strict=True
-            ):
-                function[programs,](*values)
-            return buffer
-        if device.index == torch.cuda.current_device():
-            self._run(call, inputs, offsets, codes, buffer, loaded)
-        else:
-            with torch.cuda.device(device):
-                self._run(call, inputs, offsets, codes, buffer, loaded)
-        return buffer
+        return Filling(call, inputs, offsets, codes, buffer, loaded)
 
-    def _run(
-        self,
-        call: Call,
-        inputs: Mapping[str, Tensor],
-        offsets: Tensor,
-        codes: Tensor,
-        buffer: Tensor,
-        loaded: Sequence[Tensor],
-    ) -> None:
-        index: int = call.q.device.index
-        key = index, *(t.data_ptr() % 16 == 0 for t in (offsets, *inputs.values(), *loaded))
+    def _run(self, filling: Filling) -> None:
+        index: int = filling.call.q.device.index
+        key = self._key(filling)
         known = self._stages.get(key)
         if known is None:
-            shared = key, self.form, self.block, self.sizes.box, tuple(t.dtype for t in (*inputs.values(), *loaded))
+            shared = self._shared(filling)
             built = self.compiled.get(shared)
             if built is None:
-                values = self._values(call, inputs, offsets, codes, buffer)
-                self.compiled[shared] = [self._first(call, i, list(v)) for i, v in enumerate(values)]
+                values = self._values(filling)
+                self.compiled[shared] = [self._first(filling.call, i, list(v)) for i, v in enumerate(values)]
                 return
             programs = [p for _, p in self._kernels]
             known = self._stages[key] = [Ready(c, p) for c, p in zip(built, programs, strict=True)]
         stream = raw_stream(index)
-        for ready, values in zip(known, self._values(call, inputs, offsets, codes, buffer), strict=True):
+        for ready, values in zip(known, self._values(filling), strict=True):
             ready.run([v.data_ptr() if isinstance(v, Tensor) else v for v in values], index, stream)
+
+    def _key(self, filling: Filling) -> tuple[Any, ...]:
+        tensors = (filling.offsets, *filling.inputs.values(), *filling.loaded)
+        return filling.call.q.device.index, *(t.data_ptr() % 16 == 0 for t in tensors)
+
+    def _shared(self, filling: Filling) -> tuple[Any, ...]:
+        """What sweeps of all sizes find compiled kernels by."""
+        types = tuple(t.dtype for t in (*filling.inputs.values(), *filling.loaded))
+        return self._key(filling), self.form, self.block, self.sizes.box, types
 
     @property
     def _kernels(self) -> list[tuple[Any, int]]:
@@ -179,15 +194,14 @@ class Located:
             found.append((functions.lookup, -(-s.rows // SEARCHED)))
         return found
 
-    def _values(
-        self, call: Call, inputs: Mapping[str, Tensor], offsets: Tensor, codes: Tensor, buffer: Tensor
-    ) -> list[list[Any]]:
+    def _values(self, filling: Filling) -> list[list[Any]]:
         """The arguments of the kernels, in order."""
+        call, inputs, buffer, codes = filling.call, filling.inputs, filling.buffer, filling.codes
         s = self.sizes
         numbers: dict[str, Any] = {
             "H": self.call_sizes["H"], "Hkv": self.call_sizes["Hkv"], "tiles": s.tiles, "lists": s.lists,
             "length": s.rows, "width": s.columns, "height": s.height, "class_heads": s.heads,
-            "q_offset": call.q_offset, "codes": codes, "offsets": offsets,
+            "q_offset": call.q_offset, "codes": codes, "offsets": filling.offsets,
             "BM": self.block, "BN": s.box, "CHUNK": CHUNK, "PAIRS": min(s.box, PAIRS), "look": int(self.look),
         }  # fmt: skip
         first = _read(call, self.module.arguments, inputs, numbers)
@@ -208,22 +222,38 @@ class Located:
     def _first(self, call: Call, i: int, values: list[Any]) -> Any:
         """Compile a kernel and run it."""
         kernel, programs = self._kernels[i]
+        index: int = call.q.device.index
+        stream = raw_stream(index)
+        bare = [v.data_ptr() if isinstance(v, Tensor) else v for v in values]
+        capability = _capability(call)
 
-        def forget() -> None:
-            kernel.device_caches.clear()
+        def attempt(stages: int) -> Attempt:
+            module: Any = self.module
+            words = (f"tile {self.block}x{self.sizes.box}", "the boxes of a call")
+            options = {**OPTIONS, "num_stages": stages}
+            return run_time_attempt(self.attention, module, "classify", values, options, capability, words)
 
-        def run() -> Any:
-            return kernel[programs,](*values, num_warps=WARPS)
+        return first_run(
+            kernel, values, OPTIONS, index, capability, lambda built: Ready(built, programs).run(bare, index, stream),
+            None if i else attempt,
+        )  # fmt: skip
 
-        if i:
-            return compiling(run, forget)
-        major, minor = torch.cuda.get_device_capability(call.q.device)
-        module: Any = self.module
-        words = (f"tile {self.block}x{self.sizes.box}", "the boxes of a call")
-        with reported(
-            lambda: run_time_attempt(self.attention, module, "classify", values, WARPS, 1, major * 10 + minor, words)
-        ):
-            return compiling(run, forget)
+
+@dataclass(frozen=True, eq=False)
+class Filling:
+    """One call's tables while they are made: what its kernels read, and where they write."""
+
+    call: Call
+    inputs: Mapping[str, Tensor]
+    offsets: Tensor
+    codes: Tensor
+    buffer: Tensor
+    loaded: tuple[Tensor, ...]
+
+
+def _capability(call: Call) -> int:
+    major, minor = torch.cuda.get_device_capability(call.q.device)
+    return major * 10 + minor
 
 
 def _read(

@@ -253,5 +253,5 @@ def attempt_of(it: Lowered, inputs: Mapping[str, str]) -> Attempt:
     values = {a.name: it.constants[a.name] for a in it.module.arguments if a.role == "constexpr"}
     return Attempt(
         it.attention, it.module.source, it.module.name, signature, values, attributes, it.config.warps, it.stages,
-        it.capability, words_of(it.form, *it.tile),
+        it.capability, words_of(it.form, *it.tile), it.config.registers,
     )  # fmt: skip

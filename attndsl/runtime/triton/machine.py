@@ -15,10 +15,16 @@ if TYPE_CHECKING:
     import torch
 
 
+def on_gpu(device: torch.device) -> bool:
+    """Whether kernels are compiled and launched for tensors there; the interpreter takes others. Asked for as
+    `machine.on_gpu`, so that tests can pretend."""
+    return device.type == "cuda"
+
+
 @lru_cache(maxsize=64)
 def machine_of(device: torch.device) -> Machine | None:
     """The GPU of a device; None for one without."""
-    if device.type != "cuda":
+    if not on_gpu(device):
         return None
     import torch
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_form import Dtype
 from attndsl.codegen.triton_scan import ScanModule, Walk, generate_scan
+from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.generated import scan_module_for
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.modules import load_module
@@ -279,7 +280,7 @@ class Scan:
         known |= self.operands.reading.numbers(arguments)
         kernel = getattr(load_module(self.module.source), name)
         columns, warps, stages = self.config.columns, self.config.warps, self.config.stages
-        if self.operands.q.device.type == "cuda" and (why := hazard(self.config, self.walk.dtype)) is not None:
+        if machine.on_gpu(self.operands.q.device) and (why := hazard(self.config, self.walk.dtype)) is not None:
             raise ValueError(f"a scan in this configuration has no kernel: {why}")
         if name in CHUNK_WARPS:
             return Ready.of(kernel, arguments, known, self.B * self.H * known["chunks_all"], CHUNK_WARPS[name], 1)
@@ -316,7 +317,7 @@ class Scan:
 @lru_cache(maxsize=16)
 def _capability(device: torch.device) -> int:
     """Times ten; that of Hopper for tensors that are on no GPU."""
-    if device.type != "cuda":
+    if not machine.on_gpu(device):
         return 90
     major, minor = torch.cuda.get_device_capability(device)
     return major * 10 + minor
@@ -324,7 +325,7 @@ def _capability(device: torch.device) -> int:
 
 @lru_cache(maxsize=16)
 def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    return torch.cuda.get_device_properties(device).multi_processor_count if machine.on_gpu(device) else 1
 
 
 def aligned(*tensors: Tensor | None) -> bool:

@@ -15,6 +15,7 @@ from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_expansion import WIDEST, Expansion, check_expansion, generate_expansion, length
 from attndsl.codegen.triton_scan import FeatureMapping, ScanModule, generate_features
 from attndsl.ir.expr import Expr
+from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.generated import scan_module_for
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import aligned
@@ -99,7 +100,7 @@ def expand(x: Tensor, features: Expr, tensor: str, reading: Reading) -> Tensor:
         expansion = Expansion(features, tensor, D, made.shape[-1], unit)
         module = scan_module_for("expansion", expansion, lambda: generate_expansion(expansion, ["features"]))
         arguments = module.arguments["expand"]
-        rows = max(16, 4096 // min(WIDEST, 1 << (many - 1).bit_length())) if x.device.type == "cuda" else 64
+        rows = max(16, 4096 // min(WIDEST, 1 << (many - 1).bit_length())) if machine.on_gpu(x.device) else 64
         tiles = -(-L // rows)
         known: dict[str, Any] = {"H": H, "L": L, "tiles": tiles, "BT": rows, **reading.numbers(arguments)}
         known |= {f"x_s{axis}": x.stride(i) // unit for i, axis in enumerate("bhl")}
@@ -115,7 +116,7 @@ def _prepared(x: Tensor, mapping: FeatureMapping, reading: Reading) -> tuple[Rea
     """The launch, and its arguments."""
     B, H, L, D = x.shape
     kernel, arguments = _module(mapping)
-    rows = max(1, 4096 // D) if x.device.type == "cuda" else 64
+    rows = max(1, 4096 // D) if machine.on_gpu(x.device) else 64
     rows = 1 << (rows.bit_length() - 1)
     tiles = -(-L // rows)
     sizes = reading.sizes

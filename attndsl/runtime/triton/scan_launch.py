@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from attndsl.codegen.triton_arguments import Argument
-from attndsl.runtime.triton import submit
-from attndsl.runtime.triton.compiled import compiling
+from attndsl.runtime.triton import machine, submit
+from attndsl.runtime.triton.compilation import first_run
 
 Memo = dict[Any, Any]
 """What calls that are alike share: prepared launches, and what was decided for them."""
@@ -36,7 +36,7 @@ def likeness(t: Tensor | None) -> Any:
 @contextmanager
 def launching(device: torch.device) -> Generator[None]:
     """Kernels of scans run within this."""
-    if device.type != "cuda":
+    if not machine.on_gpu(device):
         yield
         return
     with torch.cuda.device(device):
@@ -72,30 +72,25 @@ class Ready:
         for i, name in self.changing:
             found = given.get(name)
             values[i] = spare if found is None else found
-        if device.type != "cuda":
+        if not machine.on_gpu(device):
             self.kernel[(self.programs,)](*values)
             return
         tensors = [values[i] for i, _ in self.changing]
         key = tuple((t.dtype, t.data_ptr() % 16 == 0) for t in tensors if isinstance(t, Tensor))
         compiled = self.compiled.get(key)
         if compiled is None:
-            self.compiled[key] = submit.Ready(self._first(values), self.programs)
+            self.compiled[key] = submit.Ready(self._first(values, device.index), self.programs)
         else:
             compiled.run(values, device.index, submit.raw_stream(device.index))
 
-    def _first(self, values: list[Any]) -> Any:
+    def _first(self, values: list[Any], device: int) -> Any:
         """Compile and launch, with one stage less where it does not fit."""
-        from triton.runtime.errors import OutOfResources
-
-        kernel = self.kernel[(self.programs,)]
-        for fewer in range(self.stages, 0, -1):
-            try:
-                options = {"num_warps": self.warps, "num_stages": fewer}
-                return compiling(lambda options=options: kernel(*values, **options), self.kernel.device_caches.clear)
-            except OutOfResources:
-                if fewer == 1:
-                    raise
-        return None
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        major, minor = torch.cuda.get_device_capability(device)
+        return first_run(
+            self.kernel, values, options, device, major * 10 + minor,
+            lambda built: submit.Ready(built, self.programs).run(values, device, submit.raw_stream(device)),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from attndsl.codegen.triton_bands import searches_of
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
+from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.launch import Views, interpreting
 from attndsl.runtime.triton.lines import line_tables
 from attndsl.runtime.triton.locate import Located
@@ -169,7 +170,7 @@ def is_aligned(call: Call, *others: Tensor) -> bool:
 def _uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:
     whole, places = joined(tables)
     on_host: Any = torch.from_numpy(whole)
-    quiet = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+    quiet = machine.on_gpu(device) and not torch.cuda.is_current_stream_capturing()
     if quiet:
         # from memory that the device reads on its own: nothing waits
         on_host = on_host.pin_memory()
@@ -182,7 +183,7 @@ def _uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:
 
 def _has_tma(call: Call) -> bool:
     """Whether tensor descriptors can load k and v and store the output on this device."""
-    if call.q.device.type == "cuda" and torch.cuda.get_device_capability(call.q.device)[0] < 9:
+    if machine.on_gpu(call.q.device) and torch.cuda.get_device_capability(call.q.device)[0] < 9:
         return False
     return call.v.shape[-1] * call.q.element_size() % 16 == 0
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from attndsl.runtime.cache.facts import keep, known
@@ -46,18 +47,22 @@ def _tool(arch: int) -> str:
 
 
 _answers: dict[str, str] = {}
+_asking = {what: Lock() for what in ("key", "ptxas", "ptxas-blackwell")}
 
 
 def _known(what: str, ask: Callable[[], str]) -> str:
     if not what:
         return ask()
     if what not in _answers:
-        about = f"{what} {_fingerprint()}"
-        fact = known(KIND, about)
-        if fact is None or not isinstance(fact.get("answer"), str):
-            fact = {"answer": ask()}
-            keep(KIND, about, fact)
-        _answers[what] = fact["answer"]
+        # whoever else asks meanwhile waits
+        with _asking[what]:
+            if what not in _answers:
+                about = f"{what} {_fingerprint()}"
+                fact = known(KIND, about)
+                if fact is None or not isinstance(fact.get("answer"), str):
+                    fact = {"answer": ask()}
+                    keep(KIND, about, fact)
+                _answers[what] = fact["answer"]
     return _answers[what]
 
 

@@ -1,104 +1,127 @@
-"""Calls as on a GPU, on CPU tensors and without one: kernels are compiled as their launches would, and nothing runs.
+"""A GPU that is not there: kernels are compiled for sm_90, looked for in the cache as for a call, and launch nothing.
 
-What comes out of such a call is not a result; what was compiled for it is what a GPU would run, gradients of inputs and
-tables that are made on the device included.
+Everything that a call does on the host is done, on CPU tensors.
 """
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingImports=false, reportPrivateUsage=false
+# pyright: reportUnknownMemberType=false, reportMissingImports=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportPrivateUsage=false
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+from weakref import WeakValueDictionary
 
-import attndsl.runtime.entry
-import attndsl.runtime.runner
-import attndsl.runtime.scans
-from attndsl.runtime.cache.key import Machine
-from attndsl.runtime.triton import backward, kernel, launch, locate, scan_launch
-from attndsl.runtime.triton.compiled import our_cache
-from attndsl.runtime.triton.config import stages_that_fit
+import pytest
+import torch
 
-H200 = Machine("NVIDIA H200", 90, 132, 227 << 10)
+from attndsl.runtime import dispatch, entry, registry, runner, scans
+from attndsl.runtime.triton import (
+    backward,
+    compilation,
+    decode,
+    decode_launch,
+    kernel,
+    launch,
+    machine,
+    scan,
+    scan_launch,
+    scan_passes,
+)
+from attndsl.tune.machines import gpu_of
 
-
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel that a call compiled: its function, its options, and what Triton made of it."""
-
-    function: Any
-    options: dict[str, int]
-    built: Any
-
-    @property
-    def name(self) -> str:
-        return str(self.function.fn.__name__)
-
-
-Compile = Callable[[Any, tuple[Any, ...], dict[str, int]], Any]
+H200 = gpu_of("h200").machine
+SHARED = 227 << 10
+_PROPERTIES = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
 
 
-@contextmanager
-def gpu(done: Callable[[Kernel], None], machine: Machine = H200) -> Generator[None]:
-    """Calls with CPU tensors within compile the kernels that they would run on `machine`; `done` is told of each."""
+class Pretended:
+    """What happened: names of kernels that were launched, in order, and of those that Triton compiled or found in its
+    cache, in any order."""
+
+    def __init__(self) -> None:
+        self.launched: list[str] = []
+        self.compiled: list[str] = []
+        self.found: list[str] = []
+        self.arguments: list[tuple[Any, ...]] = []
+
+    def forget(self) -> None:
+        """Begin anew."""
+        for listed in (self.launched, self.compiled, self.found, self.arguments):
+            listed.clear()
+
+
+def _driver(happened: Pretended) -> Any:
     from triton.backends.compiler import GPUTarget
+
+    class Launcher:
+        launch_cooperative_grid = False
+
+        def __init__(self, src: Any, metadata: Any) -> None:
+            self.name = src.fn.__name__
+
+        def __call__(self, *arguments: Any) -> None:
+            happened.launched.append(self.name)
+            happened.arguments.append(arguments)
+
+    utils = SimpleNamespace(
+        load_binary=lambda *a: (1, 1, 100, 0, 1024),
+        get_device_properties=lambda d: {"max_shared_mem": SHARED, "multiprocessor_count": 132},
+    )
+    return SimpleNamespace(
+        utils=utils, launcher_cls=Launcher, get_current_target=lambda: GPUTarget("cuda", 90, 32),
+        get_current_device=lambda: 0, get_current_stream=lambda d=None: 0,
+        get_active_torch_device=lambda: torch.device("cpu"),
+    )  # fmt: skip
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretended:
+    """Until the end of a test."""
+    from triton import knobs
     from triton.runtime import driver
-    from triton.runtime.jit import JITFunction
 
-    class Driver:
-        def get_current_target(self) -> Any:
-            return GPUTarget("cuda", machine.capability, 32)
+    happened = Pretended()
 
-        def get_current_device(self) -> int:
-            return 0
+    def listen(*, src: Any, cache_hit: bool, **_: Any) -> None:
+        (happened.found if cache_hit else happened.compiled).append(src.fn.__name__)
 
-        def get_current_stream(self, _device: int) -> int:
-            return 0
+    def triton(owner: str, backend: object, device: str) -> str:
+        return "triton"
 
-    as_is: Any = JITFunction.run
+    monkeypatch.setattr(driver, "_active", _driver(happened))
+    monkeypatch.setattr(knobs.compilation, "listener", listen)
+    monkeypatch.setattr(machine, "on_gpu", lambda device: True)
+    for module in (kernel, backward):
+        monkeypatch.setattr(module, "machine_of", lambda device: H200)
+    for module in (dispatch, entry, runner, scans):
+        monkeypatch.setattr(module, "choose_backend", triton)
+    # tensors of a CPU say that their device has no index
+    cuda: dict[str, Callable[..., Any]] = {
+        "current_device": lambda: None, "get_device_capability": lambda *_: (9, 0),
+        "get_device_properties": lambda *_: _PROPERTIES, "is_current_stream_capturing": lambda: False,
+        "current_stream": lambda *_: SimpleNamespace(wait_event=lambda e: None, record_event=lambda: None),
+        "device": lambda *_: nullcontext(),
+    }  # fmt: skip
+    for name, function in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda d: 0, raising=False)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda t, s: None)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: t)
+    monkeypatch.setattr("attndsl.runtime.triton.submit._allocator", lambda d: _scratch)
+    # what another test left, and what the next one is not to find
+    monkeypatch.setattr(compilation, "_known", WeakValueDictionary())
+    monkeypatch.setattr(registry, "_living", WeakValueDictionary())
+    monkeypatch.setattr(registry, "_read", OrderedDict())
+    monkeypatch.setattr(launch, "_compiled", {})
+    monkeypatch.setattr(scan_passes, "memo_of", lru_cache(scan_launch.memo_of.__wrapped__))
+    monkeypatch.setattr(scan, "_multiprocessors", lambda device: 132)
+    assert decode.device_of(torch.device("cpu")).multiprocessors == 132
+    assert decode_launch.SHARED_MEMORY[9] == SHARED
+    return happened
 
-    def compiled(function: Any, *values: Any, grid: Any, warmup: bool, **options: int) -> Any:
-        if "num_stages" not in options:
-            options = {"num_warps": locate.WARPS}
-        while True:
-            with our_cache():
-                built = as_is(function, *values, grid=grid, warmup=True, **options)
-            if built.metadata.shared <= machine.shared_memory or options.get("num_stages", 1) == 1:
-                break
-            options = {**options, "num_stages": options["num_stages"] - 1}
-        done(Kernel(function, dict(options), built))
-        return built
 
-    def first(self: Any, it: launch.Launch) -> None:
-        q, v = it.call.q, it.call.v
-        stages = stages_that_fit(
-            it.config, q.element_size(), q.shape[-1], v.shape[-1], *self.tile, machine.shared_memory,
-            backward=it.module.name != "forward",
-        )  # fmt: skip
-        self.kernel[self.programs,](*self.arguments(it.call, it.tensors), **it.config.options(stages))
-
-    def run_scan(self: Any, _device: Any, given: Any, spare: Any) -> None:
-        values = list(self.values)
-        for i, name in self.changing:
-            found = given.get(name)
-            values[i] = spare if found is None else found
-        self.kernel[(self.programs,)](*values, num_warps=self.warps, num_stages=self.stages)
-
-    before: Any = vars(driver)["_active"]
-    driver.set_active(Driver())
-    try:
-        with ExitStack() as stack:
-            for place in (attndsl.runtime.runner, attndsl.runtime.entry, attndsl.runtime.scans):
-                stack.enter_context(patch.object(place, "choose_backend", lambda *_: "triton"))
-            for place in (kernel, backward):
-                stack.enter_context(patch.object(place, "machine_of", lambda _: machine))
-            stack.enter_context(patch.object(launch.Prepared, "first", first))
-            stack.enter_context(patch.object(launch.Prepared, "run", lambda *_: None))
-            stack.enter_context(patch.object(scan_launch.Ready, "run", run_scan))
-            stack.enter_context(patch.object(JITFunction, "run", compiled))
-            yield
-    finally:
-        vars(driver)["_active"] = before
+def _scratch(size: int, alignment: int, stream: int | None) -> torch.Tensor:
+    return torch.empty(size, dtype=torch.int8)

@@ -17,8 +17,9 @@ import torch
 import attndsl
 from attndsl.codegen.triton import TritonModule
 from attndsl.runtime.binding import bind_call
+from attndsl.runtime.triton import compilation, lowering
 from attndsl.runtime.triton import launch as launch_module
-from attndsl.runtime.triton import lowering
+from attndsl.runtime.triton.compilation import Wanted
 from attndsl.runtime.triton.config import Config, configured
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.schedule.build import build
@@ -83,12 +84,13 @@ def test_a_build_says_spec_configuration_and_words(tmp_path: Path) -> None:
 def test_a_reproducer_of_a_good_kernel_compiles(tmp_path: Path) -> None:
     from attndsl.runtime.triton.failures import failure
 
-    it = lowered(attndsl.load(SPEC))
+    it = lowered(attndsl.load(SPEC), config=Config(128, 64, 8, 2, registers=128))
     found = failure(lowering.attempt_of(it, lowering.elements(it.attention)), "nothing\n\x1b[31munprintable é")
     assert found.place == "<text>:2:11"
     assert found.reproducer is not None
     assert found.reproducer.read_text().isascii()
     assert "\x1b" not in found.reproducer.read_text()
+    assert '"num_stages": 2, "maxnreg": 128}' in found.reproducer.read_text()
     ran = again(found.reproducer)
     assert ran.returncode == 0, ran.stderr
     assert "bytes of shared memory" in ran.stdout
@@ -107,13 +109,16 @@ def test_fewer_stages_where_shared_memory_is_short(monkeypatch: pytest.MonkeyPat
 
 
 class NoGpu:
-    """A launch that fails as Triton's does."""
+    """A compilation that fails as Triton's does."""
 
     def __init__(self, error: Exception) -> None:
         self.error, self.tried = error, list[int]()
 
-    def __call__(self, *values: object, num_warps: int, num_stages: int) -> None:
-        self.tried.append(num_stages)
+    def begin(self, it: Wanted) -> NoGpu:
+        self.tried.append(it.options["num_stages"])
+        return self
+
+    def loaded(self) -> None:
         raise self.error
 
 
@@ -128,8 +133,12 @@ def test_a_call_says_it_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = NoGpu(OutOfResources(9999, 100, "shared memory") if kind == "shared memory" else RuntimeError("illegal"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
 
+    monkeypatch.setattr(compilation, "begin", gpu.begin)
+
     def run(it: launch_module.Launch) -> None:
-        launch_module._run(it, gpu, [it.value(a) for a in it.module.arguments], 2, (32, 32))
+        ready = launch_module.Prepared(it)
+        ready.stages = 2
+        launch_module.first_launch(it, ready, ready.arguments(call, it.tensors), 0, lambda _: pytest.fail("launched"))
 
     monkeypatch.setattr("attndsl.runtime.triton.kernel.launch", run)
     with configured(Config(32, 32, 4, 2)):

@@ -104,7 +104,7 @@ def test_an_assembler_is_run_as_triton_runs_it() -> None:
 
 
 def test_a_kernel_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the kernel and what to do; the next try, here or elsewhere, fails at once unless it has more time."""
+    """The error names the kernel and what to do; the next try, here or elsewhere, fails at once but with more time."""
     stages: list[str] = []
 
     def counted(seconds: float, stage: str, work: Any) -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ pytest.importorskip("triton")
 import torch
 
 from attndsl.codegen.triton_arguments import Argument
-from attndsl.runtime.triton import submit
+from attndsl.runtime.triton import scan_launch, submit
 from attndsl.runtime.triton.scan_config import ScanConfig, scan_configured
 from attndsl.runtime.triton.scan_launch import Ready
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall
@@ -32,24 +33,25 @@ class Kernel:
     function = packed_metadata = None
 
     def __init__(self) -> None:
-        self.compiled: list[tuple[Any, ...]] = []
+        self.compiled: list[Any] = []
         self.launched: list[tuple[Any, ...]] = []
-        self.device_caches: dict[int, Any] = {}
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        def first(*_: Any, **options: int) -> Any:
-            self.compiled.append((grid, options))
-            return self
-
-        return first
 
     def run(self, x: int, y: int, z: int, stream: int, *rest: Any) -> None:
         self.launched.append(((x, y, z), stream, rest[5:]))
 
 
 @pytest.fixture(autouse=True)
-def stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_run(
+        kernel: Kernel, values: Any, options: Any, device: int, capability: int, launch: Callable[[Any], object]
+    ) -> Kernel:
+        kernel.compiled.append((options, device, capability))
+        launch(kernel)
+        return kernel
+
     monkeypatch.setattr(submit, "raw_stream", lambda device: 10 + device)
+    monkeypatch.setattr(scan_launch, "first_run", first_run)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
 
 def test_a_prepared_launch_compiles_once_and_passes_what_it_is_given() -> None:
@@ -59,8 +61,9 @@ def test_a_prepared_launch_compiles_once_and_passes_what_it_is_given() -> None:
     for c in (1.0, 2.0):
         x = torch.zeros(4)
         ready.run(cuda, {"x": x, "absent": None, "c": c}, x)
-    assert kernel.compiled == [((7,), {"num_warps": 4, "num_stages": 3})]
-    ((grid, stream, values),) = kernel.launched
+    assert kernel.compiled == [({"num_warps": 4, "num_stages": 3}, 1, 90)]
+    assert len(kernel.launched) == 2
+    grid, stream, values = kernel.launched[-1]
     assert (grid, stream, values[2:]) == ((7, 1, 1), 11, (2.0, 5, 64))
     assert values[1] is values[0]
 
@@ -72,7 +75,7 @@ def test_other_types_and_unaligned_tensors_compile_another_kernel() -> None:
     for t in (x, x[1:], x.half(), x, x[1:]):
         ready.run(torch.device("cuda", 0), {"x": t, "c": 1.0}, t)
     assert len(kernel.compiled) == 3
-    assert len(kernel.launched) == 2
+    assert len(kernel.launched) == 5
 
 
 def test_calls_share_what_is_prepared_only_where_launches_are_the_same() -> None:
