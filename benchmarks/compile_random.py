@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,6 +32,10 @@ HEADS = (0, 0, 64, 128)
 """Components of heads that a program's seed chooses from; 0: those that were drawn."""
 SLOW = 15.0
 """Seconds of a kernel that are reported."""
+
+
+class _OverError(Exception):
+    """The time is over."""
 
 
 def call(spec: Any) -> None:
@@ -106,7 +111,7 @@ def work(seed_of_worker: int, seconds: float, log: Path) -> None:
     @given(specs())
     def run(spec: Any) -> None:
         if time.time() > end:
-            return
+            raise _OverError
         sizes, head = spec.sizes, HEADS[spec.seed % len(HEADS)]
         if head and not any({sizes["D"], sizes["Dv"]} & {*i.shape} for i in spec.inputs):
             sizes = {**sizes, "D": head, "Dv": head}
@@ -126,7 +131,8 @@ def work(seed_of_worker: int, seconds: float, log: Path) -> None:
                 return
         say("compiled")
 
-    run()
+    with suppress(_OverError):
+        run()
 
 
 def lines_of(log: Path) -> list[Line]:

@@ -80,7 +80,7 @@ def within(seconds: float, stage: str, work: Callable[[], Any]) -> Any:
     def run() -> None:
         try:
             found.append(work())
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             raised.append(error)
         finally:
             ended.set()
