@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from attndsl.runtime.triton import scan_step
+from attndsl.runtime.triton.labels import label
 from attndsl.runtime.triton.scan import Carried
 from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, scan_configured
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
@@ -364,8 +364,8 @@ attention taylor_map { mask k <= q   weight dot(taylor(Q, D), taylor(K, D)) / su
 """
 
 
-STEP_TILES = (4096, 16384)
-"""Numbers of a state that a program of a step holds, measured beside what is chosen."""
+STEP_CONFIGS = (ScanConfig(1, 32, 4, 1), ScanConfig(1, 128, 4, 1), ScanConfig(1, 64, 2, 1), ScanConfig(1, 64, 8, 1))
+"""Configurations of a step measured beside the chosen one."""
 STEP_BYTES = 2 * 64 * H * D * D * 4
 
 
@@ -375,8 +375,8 @@ def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
     first = Carried(torch.rand(64, H, D, D, device="cuda"))
     call = replace(call_of("linear", q, k, v, None), initial=first)
     yield "attndsl-triton step", 1, 64, lambda: forward(call, want_final=True), "values and state"
-    for tile in STEP_TILES:
-        yield "attndsl-config step", 1, 64, lambda tile=tile: tiled_step(call, tile), f"{tile} numbers a program"
+    for config in STEP_CONFIGS:
+        yield "attndsl-config step", 1, 64, lambda config=config: one_step(call, config), f"{label(config)};"
     yield "attndsl-triton taylor", 32768, 1, taylor_run(), "16 components, values of 128"
     q, k, v, _ = tensors(32768, 1)
     yield "cudnn taylor", 32768, 1, lambda: cudnn(q, k, v), "causal softmax, heads of 128"
@@ -392,15 +392,10 @@ def taylor_run() -> Callable[[], Any]:
     return lambda: taylor(q, k, v)
 
 
-def tiled_step(call: ScanCall, tile: int) -> Any:
-    """A step whose programs hold so many numbers of a state."""
-    chosen = scan_step.TILE
-    scan_step.TILE = tile
-    try:
-        # what is prepared for other sizes is kept apart
-        return forward(replace(call, sizes={"tile": tile}), want_final=True)
-    finally:
-        scan_step.TILE = chosen
+def one_step(call: ScanCall, config: ScanConfig) -> Any:
+    """A step in a configuration."""
+    with scan_configured(step=config):
+        return forward(call, want_final=True)
 
 
 def cudnn(q: Any, k: Any, v: Any) -> Any:

@@ -11,8 +11,10 @@ from attndsl.cli.options import parse_grid, parse_settings, parse_shape
 from attndsl.cli.output import OK, CallError, print_json
 
 if TYPE_CHECKING:
+    from attndsl.ir.attention import Attention
     from attndsl.runtime.cache.key import Machine
     from attndsl.runtime.triton.config import Pass
+    from attndsl.schedule.problem import Problem
 
 
 def doctor(
@@ -129,11 +131,36 @@ def _calls(file: str, given: Any, name: str | None, dtype: str, target: str | No
     if machine is None:
         return found
     attention = simplify(setup.attention)
-    facts = facts_of(attention, setup.problem({}), dtype, machine)
+    problem = setup.problem({})
+    found["passes"] = _scans(attention, problem, dtype, machine)
+    if found["passes"]:
+        return found
+    facts = facts_of(attention, problem, dtype, machine)
     steps: tuple[Pass, ...] = ("forward", "dq", "dkdv", "decode")
     for step in steps:
         choice = decide(attention, step, facts)
         found["passes"][step] = {"config": label(choice.config), "origin": choice.origin, "why": choice.why}
+    return found
+
+
+def _scans(attention: Attention, problem: Problem, dtype: str, machine: Machine) -> dict[str, Any]:
+    """What the passes of a linear attention would run with; empty for what runs over tiles."""
+    from attndsl.runtime.triton.labels import label
+    from attndsl.runtime.triton.scan_choices import decide_scan, scan_facts
+    from attndsl.tune.scans import scan_of, scan_passes
+
+    try:
+        form = scan_of(attention, problem)
+    except ImportError:
+        # without torch nothing runs at all
+        return {}
+    if form is None:
+        return {}
+    found: dict[str, Any] = {}
+    facts = scan_facts(form, problem.sizes, dtype, machine)
+    for step in scan_passes(form, ("forward", "dq", "dkdv", "decode")):
+        choice = decide_scan(attention, step, facts)
+        found[step] = {"config": label(choice.config), "origin": choice.origin, "why": choice.why}
     return found
 
 

@@ -125,6 +125,7 @@ def _measured(setup: Setup, dtype: str, steps: Sequence[Pass], budget: float, se
     from attndsl.runtime.triton.kernel import TritonKernel
     from attndsl.tune.online import tune_passes
     from attndsl.tune.oracle import Subject
+    from attndsl.tune.scans import asked_passes, scan_of, tune_scan_passes
 
     f = AttentionFunction(setup.attention)
     t = trial.make_tensors(setup, trial.DTYPES[dtype], seed)
@@ -137,6 +138,10 @@ def _measured(setup: Setup, dtype: str, steps: Sequence[Pass], budget: float, se
         generator = torch.Generator(device="cuda").manual_seed(seed)
         grad = torch.randn(t.grad.shape, dtype=t.q.dtype, device="cuda", generator=generator)
         subject = Subject(f.attention, call, setup.grid, grad)
+        form = scan_of(f.simplified, call.problem)
+        if form is not None and kernel.scan_gap(call, form) is None:
+            facts, chosen = kernel.scan_facts(call, form), asked_passes(f.attention.name, form, steps)
+            return tune_scan_passes(kernel, subject, form, facts, chosen, budget, shown)
         return tune_passes(kernel, subject, kernel.facts(call), steps, budget, shown)
     except (TypeError, ValueError) as error:
         raise CallError(str(error)) from error

@@ -207,6 +207,7 @@ _VECTOR: Mapping[str, Callable[..., Tensor]] = {
     "dot": lambda x, y: (x * y).sum(-1),
     "norm": lambda x: torch.linalg.vector_norm(x, dim=-1),
     "total": lambda x: x.sum(-1),
+    "amax": lambda x: x.amax(-1),
     "vsoftmax": lambda x: torch.softmax(x, -1),
     "rmsnorm": lambda x: x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6),
     "concat": concatenated,

@@ -10,7 +10,7 @@ they were not fitted on.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -21,19 +21,23 @@ import numpy as np
 import numpy.typing as npt
 
 from attndsl.runtime.triton.config import Config, Pass
+from attndsl.runtime.triton.scan_config import ScanConfig, ScanPass
 from attndsl.schedule.plan import Plan, TilePass, row_tile_count
 from attndsl.schedule.problem import Problem
 from attndsl.schedule.tiling import Tiling
 from attndsl.tune.candidates import element_size, footprint
 from attndsl.tune.machines import Gpu
+from attndsl.tune.scan_candidates import Shape
+from attndsl.tune.scan_terms import SCAN_TERMS, STEP_TERMS, STEP_USUAL, scan_terms, step_terms
 
 TERMS = (
     "tensor", "narrow", "exponentials", "masks", "switched", "loads", "memory", "alone", "serial", "pressure", "starts",
     "tiles", "stages", "last wave",
 )  # fmt: skip
-DECODE_TERMS = ("memory", "uneven", "latency", "arithmetic", "starts", "merge")
+DECODE_TERMS = ("memory", "uneven", "latency", "narrow", "arithmetic", "starts", "merge")
 """Those of `decode`: keys and values from memory once, shares that end at other times, loads that are too few to hide
-how long they take, products and exponentials, the start of programs and boxes, and merging."""
+how long they take, boxes too narrow for the products of four warps, products and exponentials, the start of programs
+and boxes, and merging."""
 FILE = Path(__file__).parent / "model.json"
 THREADS = 2048
 """Threads that a multiprocessor holds."""
@@ -45,9 +49,9 @@ PRODUCTS = {"forward": (1.0, 1.0), "decode": (1.0, 1.0), "dq": (2.0, 1.0), "dkdv
 
 
 DECODE_USUAL = {
-    "memory": 1.1, "uneven": 0.7, "latency": 0.7, "arithmetic": 0.5, "starts": 1.0, "merge": 1.0,
+    "memory": 1.1, "uneven": 0.7, "latency": 0.7, "narrow": 0.3, "arithmetic": 0.5, "starts": 1.0, "merge": 1.0,
 }  # fmt: skip
-"""Weights of `decode` until measurements say more."""
+"""Weights of `decode` where measurements say nothing."""
 LATENCY = 8e-7
 """Seconds from a load to its data."""
 PROGRAM = 2e-6
@@ -188,6 +192,7 @@ def _decode_terms(config: Config, work: Work, problem: Problem, dtype: str, gpu:
             memory,
             memory * max(waves * each * slots / max(work.boxes, 1.0) - 1.0, 0.0),
             memory * max(needed / max(there, 1.0) - 1.0, 0.0),
+            memory * max(64 / config.columns - 1.0, 0.0) if config.warps >= 4 else 0.0,
             products + exponentials,
             waves * (PROGRAM + each * 1e3 / gpu.clock / max(config.warps, 1)),
             2 * parts / gpu.memory + (2 * PROGRAM if shares > 1 else 0.0),
@@ -197,26 +202,31 @@ def _decode_terms(config: Config, work: Work, problem: Problem, dtype: str, gpu:
 
 @dataclass(frozen=True)
 class Model:
-    """Weights of the terms, by pass; and what is said of them: what they were fitted on, how they were judged."""
+    """Weights of the terms, by pass; those of scans (`scan`, `step`); and what is said of them: what they were fitted
+    on, how they were judged."""
 
     weights: Mapping[Pass, npt.NDArray[np.float64]]
+    scans: Mapping[str, npt.NDArray[np.float64]]
     about: dict[str, Any]
 
     def seconds(self, step: Pass, found: npt.NDArray[np.float64]) -> float:
-        """The predicted time of a pass. A backward pass that was not measured is taken for a forward one."""
-        weights = self.weights[step] if step in self.weights else self.weights["forward"]
-        return float(weights @ found)
+        """The predicted time of a pass."""
+        return float(self.weights[step] @ found)
 
 
 @lru_cache(maxsize=1)
 def model() -> Model:
     """The fitted model that the package brings."""
     data: Any = json.loads(FILE.read_text())
-    steps: dict[Pass, dict[str, float]] = {"decode": DECODE_USUAL, **data["weights"]}
-    weights: dict[Pass, npt.NDArray[np.float64]] = {
-        step: np.array([float(values.get(t, 0.0)) for t in terms_of(step)]) for step, values in steps.items()
-    }
-    return Model(weights, {n: v for n, v in data.items() if n != "weights"})
+    fitted: dict[str, dict[str, float]] = data["weights"]
+    steps: tuple[Pass, ...] = ("forward", "dq", "dkdv", "decode")
+
+    def in_order(values: Mapping[str, float], names: Sequence[str]) -> npt.NDArray[np.float64]:
+        return np.array([float(values.get(t, 0.0)) for t in names])
+
+    weights: dict[Pass, npt.NDArray[np.float64]] = {step: in_order(fitted[step], terms_of(step)) for step in steps}
+    scans = {"scan": in_order(fitted["scan"], SCAN_TERMS), "step": in_order(STEP_USUAL, STEP_TERMS)}
+    return Model(weights, scans, {n: v for n, v in data.items() if n != "weights"})
 
 
 def predict(step: Pass, config: Config, plan: Plan, problem: Problem, dtype: str, gpu: Gpu) -> float:
@@ -229,3 +239,10 @@ def predict(step: Pass, config: Config, plan: Plan, problem: Problem, dtype: str
     return FUSED[config.warps == 8] * found - 1e3 * model().seconds(
         "dq", terms("dq", config, work, problem, dtype, gpu)
     )
+
+
+def predict_scan(step: ScanPass, config: ScanConfig, shape: Shape, gpu: Gpu) -> float:
+    """Milliseconds of a pass of linear attention on a GPU."""
+    if step == "step":
+        return 1e3 * float(model().scans["step"] @ step_terms(config, shape, gpu))
+    return 1e3 * float(model().scans["scan"] @ scan_terms(config, shape, gpu))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from attndsl.ir.attention import Attention
 from attndsl.runtime.cache.entry import Entry, Timing
@@ -14,7 +15,7 @@ from attndsl.runtime.triton.labels import config_data, label
 from attndsl.schedule.problem import Problem
 from attndsl.tune.candidates import candidates
 from attndsl.tune.machines import Gpu
-from attndsl.tune.search import AHEAD, Progress, Report
+from attndsl.tune.search import AHEAD, C, Progress, Report
 from attndsl.tune.session import made_now
 from attndsl.tune.shape import shape_of
 from attndsl.tune.spaces import with_boxes
@@ -40,7 +41,12 @@ def predict_passes(
     what was measured. `attention` has its consts bound and is simplified. ValueError names a feature that the Triton
     backend does not have."""
     from attndsl.codegen.triton import supported
+    from attndsl.tune.scans import asked_passes, predict_scan_passes, scan_of
 
+    form = scan_of(attention, problem)
+    if form is not None:
+        chosen = asked_passes(name, form, steps)
+        return predict_scan_passes(attention, name, problem, form, dtype, chosen, gpu, budget, report, store)
     supported(attention)
     if "decode" in steps and attention.q_space is not None and not problem.moved:
         raise ValueError(f"{name}: pass 'decode' is of calls whose rows are not a whole grid")
@@ -52,9 +58,9 @@ def predict_passes(
             default = untuned(step, facts)
             configs = space(attention, problem, facts, step, gpu)
             trials = Predictions(attention, problem, dtype, step, gpu, workers, default)
-            timings = _ranked(trials, configs, budget, report)
+            timings = compiled_best(trials, configs, budget, report)
             entry = Entry(key_for(attention, step, facts), name, shape_of(facts), timings, label(default), made_now())
-            found.append(_kept(store or Store(), entry))
+            found.append(kept(store or Store(), entry))
     finally:
         workers.close()
     return found
@@ -72,7 +78,17 @@ def ranked(attention: Attention, problem: Problem, facts: Facts, step: Pass, gpu
     return [default, *sorted(rest, key=model.predict)]
 
 
-def _ranked(trials: Predictions, configs: Sequence[Config], budget: float, report: Report | None) -> dict[str, Timing]:
+class Guesses(Protocol[C]):
+    """What is said of candidates that are not run."""
+
+    def predict(self, config: C) -> float: ...
+
+    def compile(self, configs: Sequence[C]) -> Mapping[C, str]: ...
+
+    def resources(self, config: C) -> str: ...
+
+
+def compiled_best(trials: Guesses[C], configs: Sequence[C], budget: float, report: Report | None) -> dict[str, Timing]:
     """Predictions of all candidates, those that would win compiled and checked."""
     start = time.monotonic()
     guess = {c: trials.predict(c) for c in configs}
@@ -104,7 +120,7 @@ def _progress(timings: dict[str, Timing], total: int, used: float, budget: float
     return Progress(total, len(timings), out, best, timed.get(best), used, max(budget - used, 0.0))
 
 
-def _kept(store: Store, entry: Entry) -> Entry:
+def kept(store: Store, entry: Entry) -> Entry:
     """Kept, unless the key was measured: a measurement is worth more."""
     with store.lock(entry.key):
         known = store.read(entry.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,11 +20,15 @@ from attndsl.runtime.triton.choices import Facts, key_for, untuned
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.launch import interpreting
+from attndsl.runtime.triton.scan_choices import scan_key
+from attndsl.runtime.triton.scan_config import ScanPass
 from attndsl.runtime.tuning import Tuning
 from attndsl.runtime.tuning import asked as asked_here
+from attndsl.schedule.legalise import ScanForm
 from attndsl.tune.machines import like
 from attndsl.tune.offline import space
 from attndsl.tune.oracle import Subject
+from attndsl.tune.scans import scan_of, scan_passes, tune_scan_passes
 from attndsl.tune.search import AHEAD, CAREFUL, Progress, Report
 from attndsl.tune.session import Task, tune
 from attndsl.tune.shape import shape_of
@@ -63,12 +68,12 @@ def tune_call(
     if now is not None and now != "now":
         raise ValueError(f"{owner}: tune is 'now' or left out, got {now!r}")
     name = choose_backend(owner, backend, q.device.type if isinstance(q, Tensor) else "cpu")
-    if name != "triton" or interpreting() or states:
+    if name != "triton" or interpreting():
         if now is None:
             return []
         what = f"backend {name!r} has nothing to tune"
         if name == "triton":
-            what = "calls with states are not tuned" if states else "under TRITON_INTERPRET nothing is timed"
+            what = "under TRITON_INTERPRET nothing is timed"
         raise ValueError(f"{owner}: tune='now' needs tensors on a GPU that backend 'triton' runs; {what}")
     call = bind_call(
         runner.attention, runner.simplified, q, k, v, arguments, layout=layout, scale=scale, q_offset=q_offset,
@@ -78,12 +83,33 @@ def tune_call(
         return []
     kernel = runner.kernel(name)
     assert isinstance(kernel, TritonKernel)
+    report = _told if asked.verbose else None
+    form = scan_of(runner.simplified, call.problem)
+    if form is not None and kernel.scan_gap(call, form) is None:
+        return _tune_scan(kernel, Subject(runner.attention, call, None), form, asked.budget, report, states)
     facts = kernel.facts(call)
     steps: list[Pass] = [s for s in passes_of(kernel, call) if key_for(runner.simplified, s, facts) not in _done]
     grad = torch.randn_like(call.q[..., :1].expand(*call.q.shape[:3], call.v.shape[-1])) if len(steps) > 1 else None
     subject = Subject(runner.attention, call, grid, grad)
-    report = _told if asked.verbose else None
     return tune_passes(kernel, subject, facts, steps, asked.budget, report)
+
+
+def _tune_scan(
+    kernel: TritonKernel, subject: Subject, form: ScanForm, budget: float, report: Report | None, states: bool
+) -> list[Entry]:
+    """Tune the passes of a call that runs as a scan. One that has a state is tuned as one without: the kernels are the
+    same. `states`: it has one, so that one row is a step."""
+    call = subject.call
+    facts = kernel.scan_facts(call, form)
+    tensors = (call.q, call.k, call.v, *call.inputs.values())
+    backward = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    first: Pass = "decode" if states and call.q.shape[2] == 1 else "forward"
+    asked: tuple[Pass, ...] = (first, "dq", "dkdv") if backward else (first,)
+    steps: list[ScanPass] = [s for s in scan_passes(form, asked) if scan_key(kernel.attention, s, facts) not in _done]
+    subject = replace(subject, grad=torch.randn_like(call.q[..., :1].expand(*call.q.shape[:3], call.v.shape[-1])))
+    found = tune_scan_passes(kernel, subject, form, facts, steps, budget, report)
+    _done.update(e.key for e in found)
+    return found
 
 
 def passes_of(kernel: TritonKernel, call: Call) -> tuple[Pass, ...]:
@@ -113,7 +139,7 @@ def tune_passes(
     own = workers is None
     workers = workers or Workers()
     chosen = among or {}
-    tasks: list[tuple[Task, CallTrials]] = []
+    tasks: list[tuple[Task[Config], CallTrials]] = []
     try:
         for step in steps:
             default = untuned(step, facts)

@@ -16,9 +16,11 @@ from attndsl.reference import reference
 from attndsl.reference.accuracy import GRADIENT_FACTOR, OUTPUT_FACTOR, judge
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.config import Pass
+from attndsl.runtime.triton.scan_config import ScanPass
 
 PAIRS = 1 << 24
 """Pairs, over batches and heads, of one look of the oracle: 128 MiB for each of its fp64 temporaries."""
+BACKWARD = frozenset(("dq", "dkdv", "scan_dq", "scan_dk", "scan_dv"))
 ROWS = 64
 """Most rows of one look."""
 APART = {torch.bfloat16: 2e-2, torch.float16: 4e-3, torch.float32: 1e-4}
@@ -28,19 +30,21 @@ APART = {torch.bfloat16: 2e-2, torch.float16: 4e-3, torch.float32: 1e-4}
 @dataclass(frozen=True)
 class Subject:
     """A call and what the oracle needs of it: the attention as it was written (consts bound), `grid` as it was given,
-    the gradient of the output."""
+    the gradient of the output. `width` is how many numbers the oracle makes of a pair: components, where a weight
+    computes with vectors."""
 
     attention: Attention
     call: Call
     grid: Any
     grad: Tensor | None = None
+    width: int = 1
 
 
 def sampled_rows(subject: Subject) -> tuple[tuple[int, int], ...]:
     """Ranges of rows that the oracle can look at: all, or some at the start, the middle and the end; none where rows
     of the attention cannot be looked at alone."""
     s, a = subject.call.sizes, subject.attention
-    each = max(1, s["B"] * s["H"] * s["Lk"])
+    each = max(1, s["B"] * s["H"] * s["Lk"] * subject.width)
     if s["Lq"] * each <= PAIRS:
         return ((0, s["Lq"]),)
     parts = [a.mask, a.score, *(e for e in (a.weight, a.output) if e is not None)]
@@ -56,9 +60,12 @@ def sampled_rows(subject: Subject) -> tuple[tuple[int, int], ...]:
 class Oracle:
     """Exact and eager results of the sampled rows, computed once."""
 
-    def __init__(self, subject: Subject, step: Pass) -> None:
+    def __init__(
+        self, subject: Subject, step: Pass | ScanPass, rows: tuple[tuple[int, int], ...] | None = None
+    ) -> None:
+        """It looks at `rows`, some that it picks unless given."""
         self.subject, self.step = subject, step
-        self.rows = sampled_rows(subject)
+        self.rows = sampled_rows(subject) if rows is None else rows
         self._exact: Mapping[str, Tensor] | None = None
         self._eager: Mapping[str, Tensor] | None = None
 
@@ -77,7 +84,7 @@ class Oracle:
         if self._exact is None or self._eager is None:
             self._exact = self._dense(torch.float64)
             self._eager = self._dense(self.subject.call.q.dtype)
-        factor = OUTPUT_FACTOR if self.step in ("forward", "decode") else GRADIENT_FACTOR
+        factor = GRADIENT_FACTOR if self.step in BACKWARD else OUTPUT_FACTOR
         for name, tensor in found.items():
             mine = tensor
             if name == "out":
@@ -89,7 +96,7 @@ class Oracle:
         return ""
 
     def _dense(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        call, backward = self.subject.call, self.step in ("dq", "dkdv")
+        call, backward = self.subject.call, self.step in BACKWARD
         with torch.enable_grad() if backward else torch.no_grad():
             leaves = [t.detach().to(dtype).requires_grad_(backward) for t in (call.q, call.k, call.v)]
             outs: list[Tensor] = []

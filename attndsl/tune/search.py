@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from attndsl.runtime.cache.entry import Entry, Timing
 from attndsl.runtime.triton.config import Config
-from attndsl.runtime.triton.labels import config_data, label
+from attndsl.runtime.triton.labels import AnyConfig, config_data, label
+from attndsl.runtime.triton.scan_config import ScanConfig
 
+C = TypeVar("C", Config, ScanConfig)
+"""What is tuned: the configuration of a pass over tiles, or of a scan."""
 AHEAD = 8
 """Candidates that are compiled while others wait."""
 ENOUGH = 8
@@ -35,22 +38,22 @@ class Sample:
     spread: float
 
 
-class Trials(Protocol):
+class Trials(Protocol[C]):
     """What candidates of one pass of one call do."""
 
-    def predict(self, config: Config) -> float | None:
+    def predict(self, config: C) -> float | None:
         """Milliseconds by the cost model; None where it has nothing to say."""
         ...
 
-    def compile(self, configs: Sequence[Config]) -> Mapping[Config, str]:
+    def compile(self, configs: Sequence[C]) -> Mapping[C, str]:
         """Compile side by side; why a candidate cannot run (resources, the compiler's words), empty where it can."""
         ...
 
-    def check(self, config: Config) -> str:
+    def check(self, config: C) -> str:
         """Run a candidate once and compare its results; what is wrong with them, empty where nothing is."""
         ...
 
-    def measure(self, config: Config, seconds: float) -> Sample:
+    def measure(self, config: C, seconds: float) -> Sample:
         """The time of a candidate that was right."""
         ...
 
@@ -72,26 +75,26 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def space_of(configs: Iterable[Config]) -> str:
+def space_of(configs: Iterable[AnyConfig]) -> str:
     """A digest of what there is to try: another version may have more."""
     from attndsl.runtime.cache.key import digest
 
     return digest("\n".join(sorted(label(c) for c in configs)))[:16]
 
 
-def settled(entry: Entry | None, configs: Sequence[Config]) -> bool:
+def settled(entry: Entry | None, configs: Sequence[AnyConfig]) -> bool:
     """Whether a search over these candidates came to its end."""
     return entry is not None and entry.measured and entry.made.get("space") == space_of(configs)
 
 
-class Search:
+class Search(Generic[C]):
     """One search for the best configuration of one key."""
 
     def __init__(
         self,
         entry: Entry,
-        configs: Sequence[Config],
-        trials: Trials,
+        configs: Sequence[C],
+        trials: Trials[C],
         *,
         budget: float,
         report: Report | None = None,
@@ -133,13 +136,13 @@ class Search:
             self._keep(self.entry)
         return self.entry
 
-    def _ranked(self, predicted: Mapping[Config, float | None]) -> list[Config]:
+    def _ranked(self, predicted: Mapping[C, float | None]) -> list[C]:
         """The default, then what the cost model thinks fastest; what it does not know comes last, in its order."""
         default, *rest = self.configs
         order = sorted(range(len(rest)), key=lambda i: (_number(predicted[rest[i]], float("inf")), i))
         return [default, *(rest[i] for i in order)]
 
-    def _hopeless(self, config: Config, predicted: Mapping[Config, float | None]) -> bool:
+    def _hopeless(self, config: C, predicted: Mapping[C, float | None]) -> bool:
         """Whether the cost model, scaled to the measured candidates, gives a candidate no chance."""
         mine, best = predicted[config], self._best_ms()
         if mine is None or best is None:
@@ -151,7 +154,7 @@ class Search:
                 ratios.append(timing.ms / guess)
         return bool(ratios) and mine * median(ratios) > MARGIN * best
 
-    def _compiled(self, todo: Sequence[Config]) -> Iterator[tuple[Config, str]]:
+    def _compiled(self, todo: Sequence[C]) -> Iterator[tuple[C, str]]:
         for start in range(0, len(todo), AHEAD):
             some = todo[start : start + AHEAD]
             if start and self._left() <= 0:
@@ -161,7 +164,7 @@ class Search:
             reasons = self.trials.compile(some)
             yield from ((c, reasons.get(c, "")) for c in some)
 
-    def _tried_one(self, config: Config) -> Timing:
+    def _tried_one(self, config: C) -> Timing:
         data = config_data(config)
         try:
             wrong = self.trials.check(config)
@@ -192,7 +195,7 @@ class Search:
             sample = self.trials.measure(config, self._careful)
             self._note(config, Timing(config_data(config), "measured", sample.ms, sample.spread))
 
-    def _note(self, config: Config, timing: Timing) -> None:
+    def _note(self, config: C, timing: Timing) -> None:
         self._tried += 1
         self.entry = self.entry.with_timings({label(config): timing})
         if self._keep is not None and self._tried % AHEAD == 0:

@@ -5,30 +5,29 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import attndsl
 from attndsl.runtime.cache.entry import Entry
 from attndsl.runtime.cache.key import Key
 from attndsl.runtime.cache.store import Store
-from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.labels import label
-from attndsl.tune.search import CAREFUL, Report, Search, Trials, settled
+from attndsl.tune.search import CAREFUL, C, Report, Search, Trials, settled
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Generic[C]):
     """What is tuned: a key, the name and sizes that people know it by, and the candidates, the default first."""
 
     key: Key
     name: str
     shape: Mapping[str, Any]
-    configs: Sequence[Config]
+    configs: Sequence[C]
 
 
 def tune(
-    task: Task,
-    trials: Trials,
+    task: Task[C],
+    trials: Trials[C],
     *,
     budget: float,
     report: Report | None = None,

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attndsl.ir.attention import Attention
@@ -77,10 +77,7 @@ class Predictions(CostModel):
     def resources(self, config: Config) -> str:
         """What a compiled candidate takes, in words; empty for one that was not compiled."""
         built = self.compiled.get(config)
-        if built is None:
-            return ""
-        spills = f", {built.spills} bytes spilled" if built.spills else ""
-        return f"{built.registers} registers{spills}, {built.shared >> 10} KiB shared"
+        return "" if built is None else built.words
 
     def _unfit(self, config: Config, built: Compiled) -> str:
         if built.error or config == self._safe:
@@ -137,24 +134,8 @@ class CallTrials(Predictions):
         return apart(found, self._expected)
 
     def measure(self, config: Config, seconds: float) -> Sample:
-        """The median of runs by the GPU's own clock: with caches swept between them, and short ones in a graph, so that
-        the host's time for a launch is not theirs."""
-        import triton
-
-        def run() -> object:
-            return self._run(config, self.subject.grad)
-
-        spread = [0.25, 0.5, 0.75]
-        found: Any = triton.testing.do_bench(run, warmup=10, rep=round(1e3 * seconds), quantiles=spread)
-        if found[1] < SHORT:
-            try:
-                found = triton.testing.do_bench_cudagraph(run, rep=max(round(0.5e3 * seconds), 10), quantiles=spread)
-            except RuntimeError as error:
-                # what cannot be captured is measured as it is called
-                if "captur" not in str(error):
-                    raise
-        low, middle, high = (float(ms) for ms in found)
-        return Sample(middle, (high - low) / middle)
+        """The median of runs by the GPU's own clock."""
+        return timed(lambda: self._run(config, self.subject.grad), seconds)
 
     def _run(self, config: Config, grad: Tensor | None) -> Mapping[str, Tensor]:
         import torch
@@ -182,3 +163,21 @@ class CallTrials(Predictions):
             _, _, saved = self.kernel.forward(call, plan, False, save=True)
             self._saved = plan, saved
         return self._saved
+
+
+def timed(run: Callable[[], object], seconds: float) -> Sample:
+    """The median of runs by the GPU's own clock: with caches swept between them, and short ones in a graph, so that the
+    host's time for a launch is not theirs."""
+    import triton
+
+    spread = [0.25, 0.5, 0.75]
+    found: Any = triton.testing.do_bench(run, warmup=10, rep=round(1e3 * seconds), quantiles=spread)
+    if found[1] < SHORT:
+        try:
+            found = triton.testing.do_bench_cudagraph(run, rep=max(round(0.5e3 * seconds), 10), quantiles=spread)
+        except RuntimeError as error:
+            # what cannot be captured is measured as it is called
+            if "captur" not in str(error):
+                raise
+    low, middle, high = (float(ms) for ms in found)
+    return Sample(middle, (high - low) / middle)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from queue import SimpleQueue
 from threading import Event, Lock, Timer
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from attndsl.ir.attention import Attention
 from attndsl.ir.printer import print_attention
 from attndsl.runtime.triton.config import Config, Pass
+from attndsl.runtime.triton.scan_config import ScanConfig, ScanPass
 from attndsl.schedule.build import build
 from attndsl.schedule.problem import Problem
 from attndsl.tune.machines import Gpu
@@ -61,7 +62,27 @@ class Ranking:
     most: int
 
 
-Task = Job | Ranking
+@dataclass(frozen=True)
+class ScanJob:
+    """A candidate of a pass of linear attention to compile for a compute capability (times ten)."""
+
+    attention: str
+    problem: Problem
+    dtype: str
+    capability: int
+    step: ScanPass
+    config: ScanConfig
+    multiprocessors: int
+
+    @staticmethod
+    def of(attention: Attention, problem: Problem, dtype: str, gpu: Gpu, step: ScanPass, config: ScanConfig) -> ScanJob:
+        """The job of a candidate of an attention (consts bound, simplified)."""
+        m = gpu.machine
+        bare = replace(problem, tables={})
+        return ScanJob(print_attention(attention), bare, dtype, m.capability, step, config, m.multiprocessors)
+
+
+Task = Job | Ranking | ScanJob
 
 
 @dataclass(frozen=True)
@@ -74,6 +95,12 @@ class Compiled:
     shared: int = 0
     stages: int = 0
     error: str = ""
+
+    @property
+    def words(self) -> str:
+        """What it takes, for people."""
+        spills = f", {self.spills} bytes spilled" if self.spills else ""
+        return f"{self.registers} registers{spills}, {self.shared >> 10} KiB shared"
 
 
 def compile_job(job: Job) -> Compiled:
@@ -93,6 +120,24 @@ def compile_job(job: Job) -> Compiled:
         max((b.registers for b in built), default=0), max((b.spills for b in built), default=0),
         max((b.shared for b in built), default=0),
         min((one.stages for one in launches if one.module.name not in _BESIDE), default=job.config.stages),
+    )  # fmt: skip
+
+
+def compile_scan_job(job: ScanJob) -> Compiled:
+    """Compile a candidate of a pass of linear attention here."""
+    from attndsl.ir.reader import read_attention
+    from attndsl.runtime.triton.scan_lowering import Gpu as Target
+    from attndsl.runtime.triton.scan_lowering import compile_launched, lower_scan
+
+    try:
+        attention, target = read_attention(job.attention), Target(job.capability, job.multiprocessors)
+        launches = lower_scan(attention, job.problem, job.dtype, job.step, job.config, target)
+        built = [compile_launched(it, job.capability) for it in launches]
+    except Exception as error:
+        return Compiled(error=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
+    return Compiled(
+        max(b.registers for b in built), max(b.spills for b in built), max(b.shared for b in built),
+        job.config.stages,
     )  # fmt: skip
 
 
@@ -181,7 +226,7 @@ class Workers:
         """The answers, in the order of the jobs."""
         return [f.result() for f in [self.ask(j) for j in jobs]]
 
-    def ahead(self, jobs: Sequence[Job]) -> None:
+    def ahead(self, jobs: Sequence[Task]) -> None:
         """Compile when there is time; `compile` then has the answers at once."""
         for job in jobs:
             self.ask(job)
@@ -221,7 +266,7 @@ class Workers:
             with self._lock:
                 self._every = [w for w in self._every if w is not worker]
             said = f"the compiler did not end in {self.limit:.0f} s" if hung.is_set() else CRASHED
-            return Compiled(error=said) if isinstance(job, Job) else []
+            return [] if isinstance(job, Ranking) else Compiled(error=said)
         finally:
             timer.cancel()
         self._idle.put(worker)
@@ -283,6 +328,17 @@ def _receive(stream: IO[bytes]) -> object:
     return pickle.load(stream)
 
 
+def answered(job: Task) -> Compiled | list[Config]:
+    """The answer to a job, found here."""
+    match job:
+        case Job():
+            return compile_job(job)
+        case ScanJob():
+            return compile_scan_job(job)
+        case Ranking():
+            return rank(job)
+
+
 def main() -> None:
     """Answer jobs until the parent goes away."""
     answers = os.fdopen(os.dup(1), "wb")
@@ -293,8 +349,8 @@ def main() -> None:
             job = _receive(sys.stdin.buffer)
         except EOFError:
             return
-        assert isinstance(job, Job | Ranking)
-        _send(answers, compile_job(job) if isinstance(job, Job) else rank(job))
+        assert isinstance(job, Job | Ranking | ScanJob)
+        _send(answers, answered(job))
 
 
 if __name__ == "__main__":

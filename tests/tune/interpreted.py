@@ -9,8 +9,12 @@ import attndsl
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.kernel import TritonKernel
+from attndsl.runtime.triton.scan_config import SCAN_PASSES, ScanConfig, choose_step
 from attndsl.tune.machines import gpu_of
 from attndsl.tune.oracle import Subject
+from attndsl.tune.scan_candidates import shape_of
+from attndsl.tune.scan_trials import ScanTrials
+from attndsl.tune.scans import scan_of
 from attndsl.tune.trials import CallTrials
 from attndsl.tune.workers import Workers
 
@@ -46,5 +50,47 @@ def main() -> None:
         print(step, "right")
 
 
+LINEAR = """
+attention linear(input gamma: f32[H]) {
+    mask k <= q
+    weight dot(exp(Q), exp(K)) * gamma[h]^(q - k) / sum
+}
+"""
+
+
+def linear() -> None:
+    """The passes of a scan."""
+    f = attndsl.load(LINEAR)
+    torch.manual_seed(0)
+    q = torch.randn(1, 2, 70, 16, dtype=torch.float16)
+    k, v = (torch.randn(1, 1, 70, 16, dtype=torch.float16) for _ in range(2))
+    call = bind_call(f.attention, f.simplified, q, k, v, {"gamma": torch.tensor([0.9, 0.99])})
+    kernel = TritonKernel(f.simplified)
+    form = scan_of(f.simplified, call.problem)
+    assert form is not None
+    facts = kernel.scan_facts(call, form)
+    subject = Subject(f.attention, call, None, torch.randn_like(q), width=16)
+    safe, other = ScanConfig(16, 16, 4, 1), ScanConfig(32, 16, 4, 1, segments=2)
+    for step in SCAN_PASSES:
+        if step == "step":
+            safe, other = choose_step(16, 16), ScanConfig(1, 4, 4, 1)
+        shape = shape_of(step, facts, form)
+        trials = ScanTrials(kernel, subject, form, shape, step, safe, gpu_of("h200"), Workers())
+        for config in (safe, other):
+            wrong = trials.check(config)
+            assert wrong == "", (step, config, wrong)
+        run = trials._run  # pyright: ignore[reportPrivateUsage]
+
+        def spoiled(config: ScanConfig, grad: torch.Tensor | None, run=run):  # type: ignore[no-untyped-def]
+            found = {n: t.clone() for n, t in run(config, grad).items()}
+            next(iter(found.values()))[0, 0, 0] += 1
+            return found
+
+        trials._run = spoiled  # type: ignore[method-assign]
+        assert trials.check(other) != "", step
+        print(step, "right")
+
+
 if __name__ == "__main__":
     main()
+    linear()

@@ -18,4 +18,5 @@ def test_trials_on_the_interpreter() -> None:
         capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"}, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-3000:]
-    assert ran.stdout.split("\n")[:4] == ["forward right", "dq right", "dkdv right", "decode right"]
+    passes = ["forward", "dq", "dkdv", "decode", "scan", "scan_dq", "scan_dk", "scan_dv", "step"]
+    assert ran.stdout.splitlines() == [f"{p} right" for p in passes]

@@ -13,8 +13,8 @@ from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.labels import label
 from attndsl.schedule.build import build
 from attndsl.tune.machines import gpu_of
-from attndsl.tune.model import TERMS, model, predict, terms, work_of
-from benchmarks.fit_model import non_negative
+from attndsl.tune.model import TERMS, model, predict, terms, terms_of, work_of
+from benchmarks.fit_rows import non_negative
 from benchmarks.measured import read
 
 
@@ -24,10 +24,10 @@ def plan(text: str, config: Config, L: int = 8192):
     return build(f.simplified, problem, (config.rows, config.columns)), problem
 
 
-@pytest.mark.parametrize("step", ["forward", "dq", "dkdv"])
-def test_it_was_judged_on_workloads_that_it_had_not_seen(step: str) -> None:
+@pytest.mark.parametrize(("step", "least"), [("forward", 10), ("dq", 10), ("dkdv", 10), ("decode", 3), ("scan", 10)])
+def test_it_was_judged_on_workloads_that_it_had_not_seen(step: str, least: int) -> None:
     judged = model().about["judged"][step]
-    assert judged["workloads"] >= 10
+    assert judged["workloads"] >= least
     assert judged["median over best"] <= 1.10
     assert judged["worst over best"] <= 1.30
     over = [r["over best"] for r in judged["held out"]]
@@ -36,9 +36,12 @@ def test_it_was_judged_on_workloads_that_it_had_not_seen(step: str) -> None:
 
 
 def test_weights_are_not_negative() -> None:
-    for weights in model().weights.values():
+    for step, weights in model().weights.items():
         assert (weights >= 0).all()
-        assert weights[TERMS.index("tensor")] > 0
+        assert weights[terms_of(step).index("memory" if step == "decode" else "tensor")] > 0
+    for weights in model().scans.values():
+        assert (weights >= 0).all()
+        assert weights.any()
 
 
 def test_more_work_takes_longer() -> None:

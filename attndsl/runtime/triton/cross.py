@@ -46,17 +46,30 @@ def cross_compile(
     """Compile a kernel of a module for a compute capability (times ten). `inputs` gives the element types of inputs as
     Triton spells them (`fp32`, `i32`, `u8` for bools); pointers are taken to be aligned to 16 bytes. `registers` is the
     most that a thread may have."""
+    signature, attributes = signature_of(module, dtype, inputs)
+    function = getattr(load_module(module.source), kernel or module.name)
+    values = {a.name: constants[a.name] for a in module.arguments if a.role == "constexpr"}
+    options = {"num_warps": warps, "num_stages": stages, **({"maxnreg": registers} if registers else {})}
+    return compile_for(capability, function, signature, values, attributes, options)
+
+
+def compile_for(
+    capability: int,
+    function: Any,
+    signature: Mapping[str, str],
+    constants: Mapping[str, Any],
+    attributes: Mapping[tuple[int, ...], Any],
+    options: Mapping[str, int],
+) -> Compiled:
+    """Compile a function of a module for a compute capability (times ten): types of arguments by name, values of
+    constexprs, and by position what is known of an argument."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    signature, attributes = signature_of(module, dtype, inputs)
-    function = getattr(load_module(module.source), kernel or module.name)
-    values = {a.name: constants[a.name] for a in module.arguments if a.role == "constexpr"}
-    source = ASTSource(function, signature, constexprs=values, attrs=attributes)
-    options = {"num_warps": warps, "num_stages": stages, **({"maxnreg": registers} if registers else {})}
+    source = ASTSource(function, dict(signature), constexprs=dict(constants), attrs=dict(attributes))
     with our_cache():
-        built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(options))
     cubin = built.asm["cubin"]
     registers, spills = _resources(cubin)
     return Compiled(registers, spills, built.metadata.shared, built.asm["ptx"], built.asm["ttgir"], cubin)

@@ -27,6 +27,7 @@ from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, interpreting
 from attndsl.runtime.triton.lines import line_of
 from attndsl.runtime.triton.locate import Located, Locator
 from attndsl.runtime.triton.machine import machine_of
+from attndsl.runtime.triton.scan_choices import ScanChoices
 from attndsl.runtime.triton.scan_kernel import LinearKernel
 from attndsl.runtime.triton.sweeps import (
     OnDevice,
@@ -51,6 +52,7 @@ class TritonKernel(LinearKernel):
         self.attention = attention
         self._modules: dict[Form, TritonModule] = {}
         self._choices = Choices(attention)
+        self.scan_choices = ScanChoices(attention)
         self._locator = Locator(attention)
         self._backward = Backward(attention, self.config, self._locator)
         self._sweeps = Sweeps(attention)

@@ -20,7 +20,7 @@ from attndsl.runtime.triton.generated import scan_module_for
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut, hazard
-from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready, launching
+from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready, launching, recorded
 
 CARRY = tuple(
     Argument(n, "", r, (n,))
@@ -125,7 +125,7 @@ class Scan:
         """(segments, rows of each)."""
         config = self.config
         fill = _multiprocessors(self.operands.q.device) * config.resident
-        return cut(self.rows, config.chunk, self.B * self.H * self.slices, fill, config.segments, most)
+        return cut(self.rows, config.chunk, self.B * self.H * self.slices, fill, config.segments, most, config.least)
 
     def falls(self) -> Tensor:
         """Of a decay per token, its running sums in every chunk, for all scans of the same chunks: up to every row, and
@@ -314,18 +314,20 @@ class Scan:
         return known
 
 
-@lru_cache(maxsize=16)
 def _capability(device: torch.device) -> int:
-    """Times ten; that of Hopper for tensors that are on no GPU."""
-    if not machine.on_gpu(device):
-        return 90
-    major, minor = torch.cuda.get_device_capability(device)
-    return major * 10 + minor
+    """Times ten; that of Hopper for tensors that are on no GPU, unless launches are recorded for another."""
+    return _gpu(device)[0] if machine.on_gpu(device) else 90 if (it := recorded()) is None else it.capability
+
+
+def _multiprocessors(device: torch.device) -> int:
+    return _gpu(device)[1] if machine.on_gpu(device) else 1 if (it := recorded()) is None else it.multiprocessors
 
 
 @lru_cache(maxsize=16)
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if machine.on_gpu(device) else 1
+def _gpu(device: torch.device) -> tuple[int, int]:
+    """Compute capability times ten, and multiprocessors."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return major * 10 + minor, torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def aligned(*tensors: Tensor | None) -> bool:

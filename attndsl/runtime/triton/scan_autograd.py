@@ -11,6 +11,7 @@ from torch import Tensor
 from attndsl.codegen.triton_scan import Operand, Walk
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.scan import DTYPES, Carried, Operands, Scan, aligned, config_of, has_tma
+from attndsl.runtime.triton.scan_config import ScanConfig
 from attndsl.runtime.triton.scan_passes import ScanCall, backward, forward
 
 
@@ -123,7 +124,7 @@ class _Sum(torch.autograd.Function):
     """Sums of keys^T values over all rows: keys [B, G, L, F], values [B, G, L, E] to fp32 [B, G, F, E]."""
 
     @staticmethod
-    def forward(ctx: Any, keys: Tensor, values: Tensor) -> Tensor:
+    def forward(ctx: Any, keys: Tensor, values: Tensor, config: ScanConfig | None) -> Tensor:
         ctx.save_for_backward(keys, values)
         B, G, L, F = keys.shape
         E = values.shape[-1]
@@ -134,18 +135,18 @@ class _Sum(torch.autograd.Function):
             dtype, Operand(F), Operand(F), Operand(E),
             tma=has_tma(keys, values, columns=values), aligned=aligned(keys, values),
         )  # fmt: skip
-        return Scan(walk, Operands(keys, keys, values), B, G, config_of(keys, F, E)).total()
+        return Scan(walk, Operands(keys, keys, values), B, G, config or config_of(keys, F, E)).total()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         keys, values = ctx.saved_tensors
         (grad,) = grads
-        return product(values, grad.transpose(-1, -2)).to(keys.dtype), product(keys, grad).to(values.dtype)
+        return product(values, grad.transpose(-1, -2)).to(keys.dtype), product(keys, grad).to(values.dtype), None
 
 
-def summed(keys: Tensor, values: Tensor) -> Tensor:
-    """Sums of keys^T values over all rows, fp32, differentiable."""
-    found: Any = _Sum.apply(keys, values)
+def summed(keys: Tensor, values: Tensor, config: ScanConfig | None = None) -> Tensor:
+    """Sums of keys^T values over all rows, fp32, differentiable; in a configuration, the usual one unless given."""
+    found: Any = _Sum.apply(keys, values, config)
     return found
 
 

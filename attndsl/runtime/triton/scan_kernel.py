@@ -25,8 +25,11 @@ from attndsl.runtime.products import distinct, outer
 from attndsl.runtime.sides import Sides, concatenated
 from attndsl.runtime.state import State
 from attndsl.runtime.triton.launch import interpreting
+from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.scan import DTYPES, Carried
 from attndsl.runtime.triton.scan_autograd import gradients, product, run_forward, run_scan, spread, summed
+from attndsl.runtime.triton.scan_choices import ScanChoices, ScanFacts, Tuned, scan_facts
+from attndsl.runtime.triton.scan_config import ScanConfig, forced_scan
 from attndsl.runtime.triton.scan_features import expand, expands
 from attndsl.runtime.triton.scan_launch import Reading
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall
@@ -37,7 +40,8 @@ _TOTAL = Load(FLOAT, "@total", ())
 _COUNT = Count(INT)
 
 
-def _gap(form: ScanForm, sizes: tuple[tuple[str, int], ...]) -> str | None:
+def gap_of(form: ScanForm, sizes: tuple[tuple[str, int], ...]) -> str | None:
+    """What of calls of these sizes has no kernel, in words; None if all has one."""
     decay = form.weight.decay
     if decay.channel and (decay.token or decay.per_head or form.segments or form.kind != "scan"):
         return "a decay per channel beside another, or within documents"
@@ -73,7 +77,7 @@ class _Known:
         if sizes not in self.gaps:
             if len(self.gaps) >= 512:
                 self.gaps.clear()
-            self.gaps[sizes] = _gap(self.form, sizes)
+            self.gaps[sizes] = gap_of(self.form, sizes)
         return self.gaps[sizes]
 
     def map_of(self, features: Expr, tensor: str) -> tuple[bool, Expr | None, bool]:
@@ -102,6 +106,8 @@ class _Parts:
 
 class LinearKernel:
     """The part of a kernel that runs feature maps in linear time: `ScanKernel`."""
+
+    scan_choices: ScanChoices
 
     def scan_gap(self, call: Call, form: ScanForm) -> str | None:
         """What of this call has no kernel, in words; None if all has one."""
@@ -270,7 +276,7 @@ class LinearKernel:
             maps, query[0], key[0], call.v,
             gamma=None if per_head is None or g is not None else per_head[..., 0].float(),
             g=g if g is None or decay.channel else g.float(),
-            docs=docs,
+            docs=docs, tuned=self._tuned(call, form),
             initial=None if initial is None else Carried(initial[0], initial[1] if own else None),
             scalars={k: float(x) for k, x in call.scalars.items()}, sizes=call.sizes,
         )  # fmt: skip
@@ -279,6 +285,18 @@ class LinearKernel:
             # the numerator's own features stand in the normaliser, too
             other = self._other(call, form, n, scan, rows, keys, None if initial is None else initial[1])
         return _Parts(scan, other, segments)
+
+    def scan_facts(self, call: Call, form: ScanForm) -> ScanFacts:
+        """What the configurations of a call depend on."""
+        return scan_facts(form, call.sizes, DTYPES[call.q.dtype], machine_of(call.q.device))
+
+    def _tuned(self, call: Call, form: ScanForm) -> Tuned:
+        """Configurations that are known for a call."""
+        return self.scan_choices.tuned(form, call.sizes, DTYPES[call.q.dtype], machine_of(call.q.device))
+
+    def _config(self, call: Call, form: ScanForm) -> ScanConfig | None:
+        """The configuration of the forward pass; None for the usual one."""
+        return forced_scan("scan") or dict(self._tuned(call, form)).get("scan")
 
     def _channel_gate(self, call: Call, form: ScanForm, position: int) -> Tensor:
         """The logarithms of a decay per channel [B, heads, L, F]; one tensor as it is, several added."""
@@ -390,7 +408,7 @@ class LinearKernel:
         weight, n = form.weight, form.weight.normaliser
         query, key = narrow(rows, weight.query), narrow(keys, weight.key)
         v = of_heads(call.v) if form.by_head else call.v
-        out = product(query, of_heads(summed(key, v)))
+        out = product(query, of_heads(summed(key, v, self._config(call, form))))
         count = torch.full((1, 1, 1), Lk, device=out.device)
         total: Tensor | None = None
         if n is not None and n.node is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -31,6 +32,50 @@ def memo_of(key: tuple[Any, ...]) -> Memo:
 def likeness(t: Tensor | None) -> Any:
     """What two tensors share for which the same launches are right, whatever they hold."""
     return None if t is None else (t.shape, t.stride(), t.dtype, t.data_ptr() % 16 == 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Launched:
+    """A kernel as it would have been launched: its arguments in order, warps and stages."""
+
+    kernel: Any
+    values: tuple[Any, ...]
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What scans of tensors that are on no GPU would launch on one of this compute capability (times ten), with so many
+    multiprocessors."""
+
+    capability: int
+    multiprocessors: int
+    launches: list[Launched] = field(default_factory=list[Launched])
+
+    @property
+    def target(self) -> tuple[int, int]:
+        """The GPU."""
+        return self.capability, self.multiprocessors
+
+
+_RECORDING: ContextVar[Recording | None] = ContextVar("attndsl_scan_recording", default=None)
+
+
+@contextmanager
+def recording(capability: int, multiprocessors: int) -> Generator[list[Launched]]:
+    """Within, scans of tensors that are on no GPU run nothing: the list has what they would launch on one."""
+    made = Recording(capability, multiprocessors)
+    token = _RECORDING.set(made)
+    try:
+        yield made.launches
+    finally:
+        _RECORDING.reset(token)
+
+
+def recorded() -> Recording | None:
+    """What `recording` records here."""
+    return _RECORDING.get()
 
 
 @contextmanager
@@ -73,6 +118,10 @@ class Ready:
             found = given.get(name)
             values[i] = spare if found is None else found
         if not machine.on_gpu(device):
+            into = recorded()
+            if into is not None:
+                into.launches.append(Launched(self.kernel, tuple(values), self.warps, self.stages))
+                return
             self.kernel[(self.programs,)](*values)
             return
         tensors = [values[i] for i, _ in self.changing]

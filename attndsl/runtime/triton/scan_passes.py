@@ -29,10 +29,17 @@ from attndsl.ir.expr import Expr
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.scan import DTYPES, Carried, Operands, Scan, Segments, aligned, config_of, has_tma
 from attndsl.runtime.triton.scan_channel import Channels, Gated, units_of
-from attndsl.runtime.triton.scan_config import GATE_LENGTH, ScanConfig, forced_scan
+from attndsl.runtime.triton.scan_config import (
+    GATE_LENGTH,
+    ScanConfig,
+    ScanPass,
+    all_forced_scans,
+    choose_step,
+    forced_scan,
+)
 from attndsl.runtime.triton.scan_features import apply_map, divided
 from attndsl.runtime.triton.scan_gates import log_gradient
-from attndsl.runtime.triton.scan_launch import Memo, Reading, launching, likeness, memo_of
+from attndsl.runtime.triton.scan_launch import Memo, Reading, launching, likeness, memo_of, recorded
 from attndsl.runtime.triton.scan_step import run_step
 
 
@@ -55,7 +62,7 @@ class ScanCall:
     head `gamma` (its base or logarithm), with one per token `g`, which broadcast to [B, H] and [B, H, L] (per
     channel [B, heads, L, F]); `docs`, i32
     that broadcast to [B, H, L], ascending, where the state starts anew; `initial`; and what maps read of inputs,
-    scalars and sizes."""
+    scalars and sizes. `tuned` are configurations that are known to be better than the usual ones, by pass."""
 
     maps: Maps
     q: Tensor
@@ -68,6 +75,7 @@ class ScanCall:
     inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     scalars: Mapping[str, float] = field(default_factory=dict[str, float])
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+    tuned: tuple[tuple[ScanPass, ScanConfig], ...] = ()
     falls: dict[int, Tensor] = field(default_factory=dict[int, Tensor], init=False)
     """Within a pass: the sums of a decay per token, by the rows of a chunk."""
 
@@ -103,8 +111,16 @@ class ScanCall:
         """What calls share that differ in nothing but the numbers in their tensors."""
         given = (self.q, self.k, self.v, self.gamma, self.g, self.docs)
         inputs = tuple((n, likeness(t)) for n, t in self.inputs.items()) if self.inputs else ()
-        key = (self.maps, self.q.device, forced_scan(), *map(likeness, given), *self.sizes.items(), inputs)
+        decided = all_forced_scans(), self.tuned, None if (it := recorded()) is None else it.target
+        key = (self.maps, self.q.device, decided, *map(likeness, given), *self.sizes.items(), inputs)
         return memo_of((*key, *more))
+
+    def config(self, step: ScanPass, keys: int, values: int) -> ScanConfig:
+        """The configuration of a scan of this pass with so many components of keys and of values."""
+        found = forced_scan(step) or next((c for name, c in self.tuned if name == step), None)
+        if found is not None:
+            return found
+        return choose_step(keys, values) if step == "step" else config_of(self.q, keys, values)
 
     @property
     def dtype(self) -> str:
@@ -116,6 +132,7 @@ def _scan(
     call: ScanCall,
     memo: Memo,
     name: str,
+    step: ScanPass,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -125,8 +142,8 @@ def _scan(
     pairs: Gated | None = None,
     **options: Any,
 ) -> Scan:
-    """A scan of the call; the memo has what was decided for it under its name. `pairs`: the operands that a decay per
-    channel led to."""
+    """A scan of the call, of a pass; the memo has what was decided for it under its name. `pairs`: the operands that a
+    decay per channel led to."""
     B, H, _ = call.shape
     operands = Operands(
         q, k, v, x, call.gamma, None if pairs is not None else call.g, call.docs, u,
@@ -144,7 +161,7 @@ def _scan(
             strict=maps.strict, ranks=maps.ranks,
             tma=tma, aligned=tma or aligned(*tensors), wide=call.wide, **options,
         )  # fmt: skip
-        config = config_of(call.q, k.shape[-1], v.shape[-1])
+        config = call.config(step, k.shape[-1], v.shape[-1])
         if pairs is not None:
             config = replace(config, chunk=pairs.weights.shape[-1])
         found = memo[name] = walk, config, {}
@@ -162,8 +179,8 @@ def _extent(t: Tensor) -> int:
     return sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) if t.numel() else 0
 
 
-def _channels(call: ScanCall, memo: Memo, do: Tensor | None = None) -> Channels | None:
-    """The kernels of a decay per channel."""
+def _channels(call: ScanCall, memo: Memo, step: ScanPass, do: Tensor | None = None) -> Channels | None:
+    """The kernels of a decay per channel. Its scans have the chunks of these."""
     if call.maps.decay != "channel":
         return None
     assert call.g is not None
@@ -179,17 +196,20 @@ def _channels(call: ScanCall, memo: Memo, do: Tensor | None = None) -> Channels 
                 tensors |= {f"{name}_raw": raw, name: None}
         F, Dv = call.k.shape[-1], call.v.shape[-1]
         channel = Channel(dtype, F, Dv, maps.strict, maps.normalised, *slopes, units_of(tensors), maps.ranks, call.wide)
-        found = memo["channels"] = channel, config_of(call.q, F, Dv), {}
+        found = memo["channels"] = channel, call.config(step, F, Dv), {}
     channel, config, prepared = found
     return Channels(channel, call.g, config, call.shape[1], prepared, call.reading)
 
 
-def _forward_scan(call: ScanCall, memo: Memo, q: Tensor, k: Tensor, gated: Gated | None) -> Scan:
-    """The scan of the output, from the features of queries and keys."""
+def _forward_scan(
+    call: ScanCall, memo: Memo, q: Tensor, k: Tensor, gated: Gated | None, step: ScanPass = "scan"
+) -> Scan:
+    """The scan of the output, from the features of queries and keys. The gradient of queries needs its states, too, in
+    segments of its own."""
     normalised = call.maps.normalised
     q, k = (q, k) if gated is None else (gated.q, gated.k)
     column = "ones" if normalised else ""
-    return _scan(call, memo, "out", q, k, call.v, pairs=gated, normalised=normalised, column=column)
+    return _scan(call, memo, "out", step, q, k, call.v, pairs=gated, normalised=normalised, column=column)
 
 
 def _features(call: ScanCall, memo: Memo) -> tuple[Tensor, Tensor]:
@@ -230,12 +250,12 @@ def _forward(call: ScanCall, memo: Memo, want_final: bool, wide: bool) -> tuple[
         if final is not None and normalised:
             final = replace(final, column=_empty(call, B, H, F))
         step = Step(F, Dv, maps.decay, maps.strict, normalised, maps.query, maps.key, maps.ranks, call.wide)
-        run_step(step, call.reading, {
+        run_step(step, call.config("step", F, Dv), call.reading, {
             "q": call.q, "k": call.k, "v": call.v, "out": out, "gamma": call.gamma, "g": call.g, "shares": shares,
         }, call.initial, final, memo)  # fmt: skip
         return out, shares, final
     q, k = _features(call, memo)
-    channels = _channels(call, memo)
+    channels = _channels(call, memo, "scan")
     scan = _forward_scan(call, memo, q, k, None if channels is None else channels.gated(q, k))
     segments, length = scan.cut()
     entering = scan.states(segments, length, call.initial) if segments > 1 else call.initial
@@ -296,7 +316,7 @@ def _backward(
     if shares is not None:
         do, u = divided(do, out, shares, call.reading, memo)
     q, k = _features(call, memo)
-    channels = _channels(call, memo, do)
+    channels = _channels(call, memo, "scan_dv", do)
     gated = None if channels is None else channels.gated(q, k)
     scans = _scans(call, memo, q, k, do, u, gated, logs)
     wanted = {
@@ -305,28 +325,30 @@ def _backward(
         "v": bool(needs & {"v", "initial"}),
     }
     scans = {n: s for n, s in scans.items() if wanted[n]} or scans
-    config = next(iter(scans.values())).config
-    most = 0 if not logs else config.chunk if call.dtype == "fp32" else max(GATE_LENGTH, config.chunk)
-    segments, length = cut_together(list(scans.values()), most)
+    # the states that the gradients of keys and of values find come in chunks of the former
+    behind = None if scans.keys() == {"q"} else _value_scan(call, memo, q, k, do, u, gated, "scan_dk")
+    together = [*scans.values(), *([] if behind is None else [behind])]
+    chunk = max(s.config.chunk for s in together)
+    most = 0 if not logs else chunk if call.dtype == "fp32" else max(GATE_LENGTH, chunk)
+    segments, length = cut_together(together, most)
     before: Segments | Carried | None = call.initial
     after: Segments | Carried | None = grad_final
     columns: dict[str, Tensor] = {}
     if "q" in scans and (segments > 1 or logs or normalised):
-        whole = _forward_scan(call, memo, q, k, gated)
+        whole = _forward_scan(call, memo, q, k, gated, "scan_dq")
         if segments > 1 or logs:
             before = whole.states(segments, length, call.initial)
         if normalised:
             columns["q"] = whole.columns(None if call.initial is None else call.initial.column)
             if isinstance(before, Segments):
                 before = replace(before, column=whole.at_segments(columns["q"], segments, length))
-    if "k" in scans or ("v" in scans and segments > 1):
-        whole = _value_scan(call, memo, q, k, do, u, gated)
+    if behind is not None:
         if segments > 1 or logs:
-            after = whole.states(segments, length, grad_final)
+            after = behind.states(segments, length, grad_final)
         if normalised and "k" in scans:
-            columns["k"] = whole.columns(None if grad_final is None else grad_final.column)
+            columns["k"] = behind.columns(None if grad_final is None else grad_final.column)
             if isinstance(after, Segments):
-                after = replace(after, column=whole.at_segments(columns["k"], segments, length))
+                after = replace(after, column=behind.at_segments(columns["k"], segments, length))
     B, H, L = call.shape
     F, Dv = call.k.shape[-1], call.v.shape[-1]
     initial = None
@@ -371,24 +393,31 @@ def _scans(
     features: tuple[Any, Any] = ("query", "key") if maps.normalised else ("", "")
     gates = " gated" if logs else ""
     if gated is not None:
-        dq = _scan(call, memo, "q", do, call.v, gated.k, u=u, pairs=gated, across="values", feature=features[0])
-        dk = _scan(call, memo, "k", call.v, do, gated.q, u=u, pairs=gated, across="values", feature=features[1],
-                   reverse=True)  # fmt: skip
+        across: dict[str, Any] = {"u": u, "pairs": gated, "across": "values"}
+        dq = _scan(call, memo, "q", "scan_dq", do, call.v, gated.k, feature=features[0], **across)
+        dk = _scan(call, memo, "k", "scan_dk", call.v, do, gated.q, feature=features[1], reverse=True, **across)
     else:
-        dq = _scan(call, memo, "q" + gates, do, call.v, k, call.q, feature=features[0], slope=slope_of(maps.query),
-                   u=u, gated=logs, mapped=maps.query)  # fmt: skip
-        dk = _scan(call, memo, "k" + gates, call.v, do, q, call.k, feature=features[1], slope=slope_of(maps.key),
-                   u=u, gated=logs, mapped=maps.key, reverse=True)  # fmt: skip
+        dq = _scan(call, memo, "q" + gates, "scan_dq", do, call.v, k, call.q, feature=features[0],
+                   slope=slope_of(maps.query), u=u, gated=logs, mapped=maps.query)  # fmt: skip
+        dk = _scan(call, memo, "k" + gates, "scan_dk", call.v, do, q, call.k, feature=features[1],
+                   slope=slope_of(maps.key), u=u, gated=logs, mapped=maps.key, reverse=True)  # fmt: skip
     return {"q": dq, "k": dk, "v": _value_scan(call, memo, q, k, do, u, gated)}
 
 
 def _value_scan(
-    call: ScanCall, memo: Memo, q: Tensor, k: Tensor, do: Tensor, u: Tensor | None, gated: Gated | None
+    call: ScanCall,
+    memo: Memo,
+    q: Tensor,
+    k: Tensor,
+    do: Tensor,
+    u: Tensor | None,
+    gated: Gated | None,
+    step: ScanPass = "scan_dv",
 ) -> Scan:
     """The scan of the gradients of values."""
     q, k = (q, k) if gated is None else (gated.q, gated.k)
     column = "vector" if call.maps.normalised else ""
-    return _scan(call, memo, "v", k, q, do, reverse=True, column=column, u=u, pairs=gated)
+    return _scan(call, memo, f"v {step}", step, k, q, do, reverse=True, column=column, u=u, pairs=gated)
 
 
 def _of_heads(made: Tensor, like: Tensor) -> Tensor:

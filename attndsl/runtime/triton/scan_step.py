@@ -14,10 +14,8 @@ from attndsl.codegen.triton_scan_step import Step, generate_step
 from attndsl.runtime.triton.generated import scan_module_for
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import Carried
+from attndsl.runtime.triton.scan_config import ScanConfig
 from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready
-
-TILE = 8192
-"""Numbers of a state that a program holds."""
 
 
 @lru_cache(maxsize=256)
@@ -26,9 +24,14 @@ def _module(step: Step) -> ScanModule:
 
 
 def run_step(
-    step: Step, reading: Reading, given: Mapping[str, Tensor | None], initial: Carried | None, final: Carried | None,
+    step: Step,
+    config: ScanConfig,
+    reading: Reading,
+    given: Mapping[str, Tensor | None],
+    initial: Carried | None,
+    final: Carried | None,
     memo: Memo,
-) -> None:  # fmt: skip
+) -> None:
     """Fill `out` [B, H, 1, values] and `final` from the state that enters. `given`: q, k and v [B, heads, 1, size],
     out, gamma or g, and with a normaliser `shares` [B, H, 1]. Runs within `launching`."""
     q = given["q"]
@@ -37,7 +40,7 @@ def run_step(
     key = "step", initial is None, final is None
     ready: Ready | None = memo.get(key)
     if ready is None:
-        ready = memo[key] = _prepared(step, reading, given, initial is not None, final is not None)
+        ready = memo[key] = _prepared(step, config, reading, given, initial is not None, final is not None)
     states = {
         "state": None if initial is None else initial.state, "column": None if initial is None else initial.column,
         "final": None if final is None else final.state, "final_column": None if final is None else final.column,
@@ -45,14 +48,15 @@ def run_step(
     ready.run(q.device, {**given, **states, **reading.values(_module(step).arguments["step"])}, q)
 
 
-def _prepared(step: Step, reading: Reading, given: Mapping[str, Tensor | None], start: bool, final: bool) -> Ready:
+def _prepared(
+    step: Step, config: ScanConfig, reading: Reading, given: Mapping[str, Tensor | None], start: bool, final: bool
+) -> Ready:
     q, module = given["q"], _module(step)
     assert q is not None
     B, H = q.shape[:2]
-    columns = max(16, min(TILE // step.width, 1 << max(step.values - 1, 0).bit_length()))
-    slices = -(-step.values // columns)
+    slices = -(-step.values // config.columns)
     known: dict[str, Any] = {
-        "group": reading.sizes.get("group", 1), "H": H, "slices": slices, "BV": columns, "START": start,
+        "group": reading.sizes.get("group", 1), "H": H, "slices": slices, "BV": config.columns, "START": start,
         "FINAL": final,
     }  # fmt: skip
     for name, t in given.items():
@@ -62,4 +66,4 @@ def _prepared(step: Step, reading: Reading, given: Mapping[str, Tensor | None], 
                 known[f"{name}_s{axis}"] = 0 if n == 1 else s
     arguments = module.arguments["step"]
     known |= reading.numbers(arguments)
-    return Ready.of(load_module(module.source).step, arguments, known, B * H * slices, 4, 1)
+    return Ready.of(load_module(module.source).step, arguments, known, B * H * slices, config.warps, 1)

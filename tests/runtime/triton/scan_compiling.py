@@ -9,8 +9,7 @@ from attndsl.codegen.triton_scan_step import Step, generate_step
 from attndsl.runtime.triton.cross import Compiled, cross_compile
 from attndsl.runtime.triton.scan import PREFIX, PREFIX_BLOCK, PREFIX_WIDTH
 from attndsl.runtime.triton.scan_channel import FINISH_WARPS
-from attndsl.runtime.triton.scan_config import ScanConfig
-from attndsl.runtime.triton.scan_step import TILE
+from attndsl.runtime.triton.scan_config import ScanConfig, choose_step
 
 
 def compile_scan(walk: Walk, name: str, config: ScanConfig, start: bool = True) -> Compiled:
@@ -39,8 +38,8 @@ def compile_channel(channel: Channel, name: str, config: ScanConfig) -> Compiled
 
 def compile_step(step: Step) -> Compiled:
     """The kernel of one row."""
-    made = generate_step(step, ["a step"])
+    made, config = generate_step(step, ["a step"]), choose_step(step.keys, step.values)
     return cross_compile(
-        TritonModule(made.source, made.arguments["step"]), {"BV": TILE // step.width, "START": True, "FINAL": True},
-        dtype="bf16", inputs={"gamma": "fp32", "g": "fp32"}, warps=4, stages=1, kernel="step",
+        TritonModule(made.source, made.arguments["step"]), {"BV": config.columns, "START": True, "FINAL": True},
+        dtype="bf16", inputs={"gamma": "fp32", "g": "fp32"}, warps=config.warps, stages=1, kernel="step",
     )  # fmt: skip

@@ -1,0 +1,11 @@
+"""What belongs to the query or the key alone, in torch."""
+
+from __future__ import annotations
+
+from attndsl.ir.expr import OPS
+from attndsl.runtime import sides
+
+
+def test_every_operation_has_a_function() -> None:
+    known = {*sides._VECTOR, *sides._LIFTED, "to_float"}  # pyright: ignore[reportPrivateUsage]
+    assert set(OPS) == known
