@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 
 from torch import Tensor
 
+from attndsl.runtime.failures import KernelError, one_stage
 from attndsl.runtime.triton.compiled import compiling, our_cache, used_entries
 from attndsl.runtime.triton.failures import ELEMENTS, Attempt, reported
 
@@ -171,31 +172,47 @@ def first_run(
     capability: int,
     launch: Callable[[Any], object],
     attempt: Callable[[int], Attempt] | None = None,
+    spare: bool = False,
 ) -> Any:
     """Compile a kernel, or wait for it, load it on the current device and `launch` it; with fewer stages where so many
     do not fit. Returns the compiled kernel. `attempt` tells a KernelError what was tried, by stages.
 
     What mask code and tables take of shared memory is known to the compiler alone: where its count is above the
-    limit, one stage less is compiled, and one stage that does not fit is an error.
+    limit, one stage less is compiled, and one stage that does not fit is an error. With `spare` a kernel that does not
+    compile for another reason is compiled with one stage, without a pipeline, and a warning says so; the error is the
+    first one where that does not compile either.
     """
     from triton.runtime.errors import OutOfResources
 
     stages = options.get("num_stages", 1)
-    for fewer in range(stages, 0, -1):
-        it = wanted(function, values, {**options, "num_stages": fewer}, device, capability)
+    first: KernelError | None = None
+    while True:
+        it = wanted(function, values, {**options, "num_stages": stages}, device, capability)
 
         def run(it: Wanted = it) -> Any:
             built = begin(it).loaded()
             launch(built)
             return built
 
-        with nullcontext() if attempt is None else reported(lambda fewer=fewer: attempt(fewer)):
-            try:
-                return compiling(run, lambda it=it: _forget(it))
-            except OutOfResources:
-                if fewer == 1:
-                    raise
-    raise AssertionError("a kernel has at least one stage")
+        try:
+            with nullcontext() if attempt is None else reported(lambda stages=stages: attempt(stages)):
+                try:
+                    built = compiling(run, lambda it=it: _forget(it))
+                except OutOfResources:
+                    if stages == 1:
+                        raise
+                    stages -= 1
+                    continue
+        except KernelError as error:
+            if first is not None:
+                raise first from None
+            if stages == 1 or not spare:
+                raise
+            first, stages = error, 1
+            continue
+        if first is not None:
+            one_stage(first)
+        return built
 
 
 # Threads

@@ -3,8 +3,8 @@
 Its passes and its assembler end for every kernel that was seen; what they are given is written by users, and either may
 loop, or take time that grows faster than the kernel. Triton compiles in stages; each runs in a thread of its own,
 which the caller gives up after `ATTNDSL_COMPILE_LIMIT` seconds of the processor's time. Passes are C++ that nothing can
-interrupt: a thread that was given up goes on, with the least priority there is, until it ends or the process does. The
-assembler is a process, and is killed.
+interrupt: a thread that was given up goes on, behind others, until it ends or the process does. The assembler is a
+process, and is killed.
 
 What was given up is written down: the next process does not try again unless it is given more time.
 """
@@ -13,6 +13,7 @@ What was given up is written down: the next process does not try again unless it
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -32,6 +33,9 @@ SECONDS = 120.0
 """Of the processor, for a stage. Stages of the largest kernels that were seen took 25 s."""
 WAITS = 10.0
 """How many times as long it may take by the clock: on a machine with much to do, or when something waits for ever."""
+GRACE = 5.0
+"""Seconds that a process, at its end, waits for threads that were given up: one that comes back while Python ends takes
+it down."""
 KIND = "late"
 STAGES = {
     "ttir": "Triton's passes", "ttgir": "Triton's passes over tiles", "llir": "LLVM's passes",
@@ -92,7 +96,7 @@ def within(seconds: float, stage: str, work: Callable[[], Any]) -> Any:
     while not ended.wait(min(seconds / 4, 0.5)):
         waited = time.monotonic() - begun
         if waited > seconds and (waited > WAITS * seconds or _processor_time(thread, waited) > seconds):
-            _to_the_back(thread)
+            _give_up(thread)
             raise TooLongError(stage, seconds)
     if raised:
         raise raised[0]
@@ -111,11 +115,23 @@ def _processor_time(thread: Thread, otherwise: float) -> float:
         return otherwise
 
 
-def _to_the_back(thread: Thread) -> None:
-    """Whatever else wants a processor has it before this thread."""
-    if thread.native_id is not None and hasattr(os, "SCHED_IDLE"):
-        with suppress(OSError):
-            os.sched_setscheduler(thread.native_id, os.SCHED_IDLE, os.sched_param(0))
+_given_up: list[Thread] = []
+
+
+def _give_up(thread: Thread) -> None:
+    """Let a thread go on, behind others."""
+    if not _given_up:
+        atexit.register(_last_words)
+    _given_up.append(thread)
+    if thread.native_id is not None:
+        with suppress(AttributeError, OSError):
+            os.setpriority(os.PRIO_PROCESS, thread.native_id, 5)
+
+
+def _last_words() -> None:
+    end = time.monotonic() + GRACE
+    for thread in _given_up:
+        thread.join(max(0.0, end - time.monotonic()))
 
 
 class Assembler:
