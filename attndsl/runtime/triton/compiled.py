@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import Lock, local
 from typing import Any, TypeVar, cast
 
+from attndsl.diagnostics.parsing import alone
 from attndsl.runtime.cache.files import write_file
 from attndsl.runtime.cache.folder import part, process_folder, warn
 from attndsl.runtime.triton import limit, toolchain
@@ -187,11 +188,19 @@ def _enter() -> None:
         if knobs.cache.manager_class is None:
             # not by assignment, which would write the environment too
             vars(knobs.cache)["manager_class"] = _manager()
-        for several in (toolchain.stand_ins(), limit.stand_ins()):
+        for several in (toolchain.stand_ins(), limit.stand_ins(), _parser()):
             for place, names in several.items():
                 for name, value in names.items():
                     _before.append((place, name, vars(place)[name]))
                     setattr(place, name, value)
+
+
+def _parser() -> dict[Any, dict[str, Any]]:
+    """Kernels are parsed by one thread at a time."""
+    from triton.runtime.jit import JITCallable
+
+    as_is = JITCallable.parse
+    return {JITCallable: {"parse": lambda self: alone(as_is, self)}}
 
 
 def _leave() -> None:
