@@ -62,7 +62,8 @@ def read_scans(folder: Path, target: str) -> Iterator[MeasuredScan]:
             if system not in ("attndsl-triton", "attndsl-config") or kind not in KINDS or not row["ms"]:
                 continue
             assert sizes is not None
-            config = chosen if shown is None else ScanConfig(**{n: int(x) for n, x in shown.groupdict().items()})
+            numbers: dict[str, Any] = {} if shown is None else {n: int(x) for n, x in shown.groupdict().items()}
+            config = ScanConfig(**numbers) if numbers else chosen
             if config is None:
                 continue
             alone = re.search(r"graph ([\d.]+)", row["note"])

@@ -46,7 +46,7 @@ FORWARD = (
 )  # fmt: skip
 BACKWARD = (ScanConfig(64, 64, 4, 3, 1, state_stages=4),)
 """Configurations measured beside the chosen one."""
-CHECKED = tuple(dict.fromkeys((*(choose_scan("bf16", n, 128) for n in (64, 128, 256, 512)), *FORWARD, *BACKWARD)))
+CHECKED = tuple(dict.fromkeys((*(choose_scan("bf16", n, 128) for n in (64, 128, 168, 256, 512)), *FORWARD, *BACKWARD)))
 """Every configuration that may be chosen, and those measured."""
 NARROW = choose_scan("fp32", 128, 128)
 
@@ -120,6 +120,12 @@ def check_jobs() -> list[Job]:
                 dtype, L, D, Dv, "channel", norm, norm, False, state, strict=n == 2, B=1, Hkv=(2, 4)[n % 2]
             )
             channels.append((f"{case} {config}", check_case, (case, config)))
+            # chunks whose decays are too strong for one product, and all of them in blocks
+            strong = replace(case, speed=16.0)
+            channels.append((f"{strong} {config}", check_case, (strong, config)))
+            if norm:
+                blocks = replace(config, gate_blocks=True)
+                channels.append((f"{case} {blocks}", check_case, (case, blocks)))
     taylor: list[Job] = [(f"taylor {c}", check_taylor, c) for c in (("bfloat16", 700, 16), ("float16", 65, 8))]
     return [*every[:6], *channels, *taylor, *every[6:]]
 
@@ -143,7 +149,8 @@ def runs() -> Iterator[tuple[str, str, ScanConfig | None]]:
     for config in FORWARD:
         yield "retention", "fwd", config
         yield "linear", "fwd", config
-    yield "gla", "fwd", ScanConfig(64, 64, 4, 4, 1, gate_warps=1)
+    yield "gla", "fwd", ScanConfig(64, 64, 4, 4, 1, gate_blocks=True)
+    yield "gla", "bwd", ScanConfig(64, 64, 4, 4, 1, gate_blocks=True)
     for config in BACKWARD:
         yield "retention", "bwd", config
 
@@ -325,9 +332,10 @@ def own_rows(record: Record, end: float, measured: list[tuple[str, str, ScanConf
 def words(config: ScanConfig) -> str:
     """A configuration in short."""
     states = "x".join(map(str, config.of_states[:2]))
+    blocks = " blocks of 16" if config.gate_blocks else ""
     return (
         f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident} "
-        f"states {states} s{config.of_states[2]}"
+        f"states {states} s{config.of_states[2]}{blocks}"
     )
 
 

@@ -38,6 +38,8 @@ class LinearCase:
     B: int = 2
     H: int = 4
     Hkv: int = 2
+    speed: float = 3.0
+    """How fast channels decay, at most; every other key head decays slowly."""
 
     def call(self, device: str, seed: int = 0) -> ScanCall:
         """Its tensors."""
@@ -64,7 +66,7 @@ class LinearCase:
             speed = torch.tensor([0.02, 0.1, 0.5, 2.0], device=device)[: self.H, None]
             g = -torch.rand((self.B, self.H, self.L), device=device, generator=made) * speed
         elif self.decay == "channel":
-            speed = torch.tensor([0.02, 3.0], device=device).repeat(self.Hkv)[: self.Hkv, None, None]
+            speed = torch.tensor([0.02, self.speed], device=device).repeat(self.Hkv)[: self.Hkv, None, None]
             g = -torch.rand((self.B, self.Hkv, self.L, self.D), device=device, generator=made) * speed
         if self.docs:
             new = torch.rand((self.B, 1, self.L), device=device, generator=made) < 0.03

@@ -180,8 +180,8 @@ def slope_of(mapped: Expr | None) -> Expr | None:
 def generate_scan(w: Walk, title: list[str]) -> ScanModule:
     """The module of a scan. `title` is a comment at its top."""
     reads = Reads(dict(w.ranks), w.wide)
-    q = _Role("q", w.q.size, _parts(w))
-    k = _Role("k", w.k.size, _parts(w))
+    q = _Role("q", w.q.size, padded_parts(w.k.size, w.dtype))
+    k = _Role("k", w.k.size, padded_parts(w.k.size, w.dtype))
     v = _Role("v", w.v.size, (Part(0, 0, 0, True),))
     slope = None if w.slope is None else map_code(w.slope, "x0_x", "ds", reads)
     mapped = map_code(COMPONENT if w.mapped is None else w.mapped, "x0_x", "xm", reads) if w.gated else None
@@ -219,14 +219,14 @@ def generate_scan(w: Walk, title: list[str]) -> ScanModule:
     return ScanModule(tidied(text), arguments)
 
 
-def _parts(w: Walk) -> tuple[Part, ...]:
+def padded_parts(size: int, dtype: Dtype) -> tuple[Part, ...]:
     """Components of queries and keys as powers of two. They are the rows of the states: of at least 64, so that all
     products of narrow floats are of one kind (wgmma; mixed with the older one, pipelined loads read what is not there).
     """
-    if w.dtype == "fp32":
-        return parts(w.k.size)
-    padded = parts(-(-w.k.size // 64) * 64)
-    return tuple(Part(p.index, p.start, p.width, p.start + p.width > w.k.size) for p in padded)
+    if dtype == "fp32":
+        return parts(size)
+    padded = parts(-(-size // 64) * 64)
+    return tuple(Part(p.index, p.start, p.width, p.start + p.width > size) for p in padded)
 
 
 def map_code(expr: Expr, x: str, prefix: str, reads: Reads) -> MapCode:

@@ -8,8 +8,8 @@ from typing import Any
 from attndsl.codegen.expr_triton import Reads
 from attndsl.codegen.templates import render
 from attndsl.codegen.triton_arguments import Argument
-from attndsl.codegen.triton_form import Dtype, parts
-from attndsl.codegen.triton_scan import ScanModule, map_code, read_arguments, tidied
+from attndsl.codegen.triton_form import Dtype, Part, parts
+from attndsl.codegen.triton_scan import ScanModule, map_code, padded_parts, read_arguments, tidied
 from attndsl.ir.expr import Expr
 
 Units = tuple[tuple[str, int], ...]
@@ -17,7 +17,8 @@ Units = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class Channel:
-    """The kernels `gates` and `finish` for features of `keys` components and values of `values`.
+    """The kernels `gates` and `finish`, and the careful ones of both, for features of `keys` components and `values`
+    values.
 
     `units` are the elements that strides of a tensor are counted in, by name. `summed`: every dA_ij has a number u_i of
     its row more (a normaliser's). The slopes, functions of what the features of queries and of keys were made from, are
@@ -41,6 +42,12 @@ class _Side:
     name: str
     raw: str
     slope: list[Any] | None
+    slice_slope: Any
+
+
+def finish_slices(keys: int) -> int:
+    """How many programs of `finish` share a chunk: each has 64 components, which fit into its registers."""
+    return -(-keys // 64)
 
 
 GATES = ("q", "k", "g")
@@ -51,14 +58,19 @@ def generate_channel(c: Channel, title: list[str]) -> ScanModule:
     """The module of a decay per channel. `title` is a comment at its top."""
     reads = Reads(dict(c.ranks), c.wide)
     keys, values = parts(c.keys), parts(c.values)
+    whole = padded_parts(c.keys, c.dtype)
     sides: list[_Side] = []
     for name, slope in (("q", c.query_slope), ("k", c.key_slope)):
         made = None
+        one = None
         if slope is not None:
             made = [map_code(slope, f"raw_{name}{p.index}", f"d{name}{p.index}_", reads) for p in keys]
-        sides.append(_Side(name, f"{name}_raw", made))
+            one = map_code(slope, f"raw_{name}0", f"d{name}0_", reads)
+        sides.append(_Side(name, f"{name}_raw", made, one))
     raw = [s.raw for s in sides if s.slope]
-    roles: dict[str, list[str]] = {"gates": list(GATES), "finish": [*FINISH, *raw]}
+    roles: dict[str, list[str]] = {
+        "gates": list(GATES), "careful": list(GATES), "finish": [*FINISH, *raw], "finish_careful": [*FINISH, *raw],
+    }  # fmt: skip
     arguments = {name: tuple(_arguments(c, name, roles[name], reads)) for name in roles}
     units = dict(c.units)
     text = render(
@@ -69,6 +81,8 @@ def generate_channel(c: Channel, title: list[str]) -> ScanModule:
             n: [a.name for a in found if a.role != "constexpr" and not a.type.startswith("*")]
             for n, found in arguments.items()
         },
+        whole=whole, slices=finish_slices(c.keys), slice=Part(0, 0, 64, True),
+        whole_values=padded_parts(c.values, c.dtype), small_range=c.dtype == "fp16",
         precision=', input_precision="ieee"' if c.dtype == "fp32" else "",
         exact=f', input_precision="{"ieee" if c.dtype == "fp32" else "tf32"}"',
     )  # fmt: skip
@@ -76,7 +90,7 @@ def generate_channel(c: Channel, title: list[str]) -> ScanModule:
 
 
 def _arguments(c: Channel, kernel: str, roles: list[str], reads: Reads) -> list[Argument]:
-    gates = kernel == "gates"
+    gates = kernel in ("gates", "careful")
     found = [Argument(r, "*input" if r == "g" else "*qkv", "tensor", (r,)) for r in roles]
     if gates:
         found += [Argument(n, "*qkv", "tensor", (n,)) for n in ("q_decayed", "k_decayed", "weights")]
@@ -85,9 +99,11 @@ def _arguments(c: Channel, kernel: str, roles: list[str], reads: Reads) -> list[
         found += [Argument(n, "*fp32", "tensor", (n,)) for n in ("q_inter", "k_inter", "log")]
         found += [Argument("u", "*fp32", "tensor", ("u",))] if c.summed else []
         found += [Argument("grad_q", "*qkv", "tensor", ("grad_q",)), Argument("grad_k", "*fp32", "tensor", ("grad_k",))]
+    found += [] if kernel == "finish" else [Argument("done", "*i32", "tensor", ("done",))]
     found += [Argument(f"{r}_s{axis}", "i64", "stride", (r, axis)) for r in roles for axis in "bhl"]
     found += [Argument(f"{r}_group", "i32", "number", (f"{r}_group",)) for r in roles]
     numbers = ["group", "H", "L", "chunks", *(["k_share"] if gates else [])]
     found += [Argument(n, "i32", "number", (n,)) for n in numbers]
     found += [] if gates else read_arguments(reads)
+    found += [Argument("REST", "constexpr", "constexpr", ("REST",))] if "careful" in kernel else []
     return [*found, Argument("BT", "constexpr", "constexpr", ("BT",))]

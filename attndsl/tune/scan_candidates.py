@@ -116,7 +116,9 @@ def scan_candidates(
                 seen.add(effect)
                 found[config] = None
     if shape.channel and step == "scan":
-        found |= dict.fromkeys(replace(default, gate_warps=w) for w in (1, 2, 4))
+        found |= dict.fromkeys(
+            (*(replace(default, gate_warps=w) for w in (1, 2, 4)), replace(default, gate_blocks=True))
+        )
     return tuple(found)
 
 

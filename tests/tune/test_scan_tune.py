@@ -87,7 +87,7 @@ def test_keys_have_no_length() -> None:
         assert scan_key(f.simplified, step, short) != scan_key(f.simplified, step, more)
 
 
-@pytest.mark.parametrize(("text", "kernels"), [(RETENTION, {"outputs"}), (CHANNEL, {"gates", "outputs"})])
+@pytest.mark.parametrize(("text", "kernels"), [(RETENTION, {"outputs"}), (CHANNEL, {"gates", "careful", "outputs"})])
 def test_what_a_configuration_launches(text: str, kernels: set[str]) -> None:
     f, facts, form = setup(text)
     problem = f.problem(L=32768, H=16, D=128)
@@ -95,7 +95,11 @@ def test_what_a_configuration_launches(text: str, kernels: set[str]) -> None:
     target = Gpu(90, H200.machine.multiprocessors)
     for step in scans.scan_passes(form, ("forward", "dq", "dkdv")):
         found = lower_scan(f.simplified, problem, "bf16", step, config, target)
-        assert kernels <= {it.kernel.__name__ for it in found} <= kernels | {"states", "finish", "outputs"}
+        assert (
+            kernels
+            <= {it.kernel.__name__ for it in found}
+            <= kernels | {"states", "finish", "finish_careful", "outputs"}
+        )
         assert any((it.kernel.__name__, it.warps, it.stages) == ("outputs", 8, 2) for it in found)
         # the states that the gradient of values finds are those of keys
         own = any((it.kernel.__name__, it.warps, it.stages) == ("states", 4, 3) for it in found)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from attndsl.codegen.triton_scan import ScanModule
-from attndsl.codegen.triton_scan_channel import Channel, generate_channel
+from attndsl.codegen.triton_scan_channel import Channel, finish_slices, generate_channel
 from attndsl.runtime.triton.generated import scan_module_for
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import aligned
 from attndsl.runtime.triton.scan_config import ScanConfig
 from attndsl.runtime.triton.scan_launch import Memo, Reading, Ready
 
-FINISH_WARPS = 4
+WARPS = {"gates": 4, "finish": 8, "finish_careful": 4}
 
 
 @lru_cache(maxsize=256)
@@ -30,12 +30,14 @@ def _module(channel: Channel) -> ScanModule:
 @dataclass(frozen=True, eq=False)
 class Gated:
     """Queries and keys with the powers of their chunk in them, contiguous, [B, heads, L, F]; the powers of whole chunks
-    (fp32 [B, H, chunks, F]); and the weights of the pairs within chunks [B, H, L, chunk]."""
+    (fp32 [B, H, chunks, F]); the weights of the pairs within chunks [B, H, L, chunk]; and which chunks are made
+    in whole, i32 [B, H, chunks] (None where none is)."""
 
     q: Tensor
     k: Tensor
     factors: Tensor
     weights: Tensor
+    done: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +62,13 @@ class Channels:
             torch.empty((B, heads, L, F), dtype=q.dtype, device=q.device),
             torch.empty((B, H, chunks, F), dtype=torch.float32, device=q.device),
             torch.empty((B, H, L, self.config.chunk), dtype=q.dtype, device=q.device),
+            None if self.config.gate_blocks else torch.empty((B, H, chunks), dtype=torch.int32, device=q.device),
         )
         given = {
             "q": q, "k": k, "g": self.g, "q_decayed": made.q, "k_decayed": made.k, "factors": made.factors,
-            "weights": made.weights,
+            "weights": made.weights, "done": made.done,
         }  # fmt: skip
-        self._launch("gates", given, {"k_share": H // max(heads, 1)}, q)
+        self._launch_both("gates", "careful", given, {"k_share": H // max(heads, 1)}, q)
         return made
 
     def finish(self, given: Mapping[str, Tensor | None], narrow_keys: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,14 +76,23 @@ class Channels:
         logarithm of the decay (fp32); all [B, H, L, F], of keys in fp32 unless `narrow_keys`.
 
         `given`: q and k (features), g, v, do, the gradients of features by way of the states (fp32, `q_inter`,
-        `k_inter`, without the powers within chunks), `u`, and where there are maps `q_raw` and `k_raw`.
+        `k_inter`, without the powers within chunks), `u`, `done`, and where there are maps `q_raw` and `k_raw`.
         """
         q = given["q"]
         assert q is not None
         dq, log = torch.empty_like(q, memory_format=torch.contiguous_format), _wide(q)
         dk = torch.empty(q.shape, dtype=q.dtype if narrow_keys else torch.float32, device=q.device)
-        self._launch("finish", {**given, "g": self.g, "grad_q": dq, "grad_k": dk, "log": log}, {}, q)
+        given = {**given, "g": self.g, "grad_q": dq, "grad_k": dk, "log": log}
+        self._launch_both("finish", "finish_careful", given, {}, q)
         return dq, dk, log
+
+    def _launch_both(
+        self, name: str, careful: str, given: Mapping[str, Tensor | None], numbers: Mapping[str, int], spare: Tensor
+    ) -> None:
+        """A kernel for chunks in whole, then that of blocks for the others."""
+        if not self.config.gate_blocks:
+            self._launch(name, given, numbers, spare)
+        self._launch(careful, given, {**numbers, "REST": not self.config.gate_blocks}, spare)
 
     def _launch(self, name: str, given: Mapping[str, Tensor | None], numbers: Mapping[str, int], spare: Tensor) -> None:
         ready = self.memo.get(name)
@@ -109,8 +121,9 @@ class Channels:
                     known[f"{role}_s{axis}"] = t.stride(i) // units.get(role, 1) if i < t.ndim else 0
         known |= self.reading.numbers(module.arguments[name])
         kernel = getattr(load_module(module.source), name)
-        warps = self.config.gate_warps if name == "gates" else FINISH_WARPS
-        return Ready.of(kernel, module.arguments[name], known, B * H * chunks, warps, 1)
+        warps = self.config.gate_warps if name == "careful" else WARPS[name]
+        programs = B * H * chunks * (finish_slices(self.channel.keys) if name == "finish" else 1)
+        return Ready.of(kernel, module.arguments[name], known, programs, warps, 1)
 
 
 def units_of(tensors: Mapping[str, Tensor | None]) -> tuple[tuple[str, int], ...]:

@@ -371,7 +371,7 @@ def _backward(
     if channels is not None and "q" in made and "k" in made:
         given = {
             "q": q, "k": k, "v": call.v, "do": do, "q_inter": made["q"], "k_inter": made["k"], "u": u,
-            "q_raw": call.q, "k_raw": call.k,
+            "q_raw": call.q, "k_raw": call.k, "done": None if gated is None else gated.done,
         }  # fmt: skip
         made["q"], made["k"], local = channels.finish(given, call.k.shape[1] == H)
     log = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from itertools import product
 
 from attndsl.runtime.triton import scan_passes
@@ -30,6 +31,10 @@ def cases() -> list[tuple[LinearCase, ScanConfig]]:
             strict=n == 0, B=1, H=2, Hkv=1 + n % 2,
         )  # fmt: skip
         found.append((case, ScanConfig(32, 16, 4, 1, segments=(1, 0, 2)[n])))
+    # chunks of one head in whole, of the other in blocks, and all in blocks
+    strong = LinearCase("fp32", 70, 72, 16, "channel", state=True, B=1, H=2, Hkv=2, speed=16.0)
+    found.append((strong, ScanConfig(32, 16, 4, 1)))
+    found.append((replace(strong, speed=1.0, strict=True), ScanConfig(32, 16, 4, 1, gate_blocks=True)))
     return found
 
 

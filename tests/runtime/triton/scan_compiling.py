@@ -8,7 +8,7 @@ from attndsl.codegen.triton_scan_channel import Channel, generate_channel
 from attndsl.codegen.triton_scan_step import Step, generate_step
 from attndsl.runtime.triton.cross import Compiled, cross_compile
 from attndsl.runtime.triton.scan import PREFIX, PREFIX_BLOCK, PREFIX_WIDTH
-from attndsl.runtime.triton.scan_channel import FINISH_WARPS
+from attndsl.runtime.triton.scan_channel import WARPS
 from attndsl.runtime.triton.scan_config import ScanConfig, choose_step
 
 
@@ -27,12 +27,12 @@ def compile_scan(walk: Walk, name: str, config: ScanConfig, start: bool = True) 
 
 
 def compile_channel(channel: Channel, name: str, config: ScanConfig) -> Compiled:
-    """The kernel `gates` or `finish` of a decay per channel."""
+    """A kernel of a decay per channel."""
     made = generate_channel(channel, ["a decay per channel"])
     return cross_compile(
-        TritonModule(made.source, made.arguments[name]), {"BT": config.chunk},
+        TritonModule(made.source, made.arguments[name]), {"BT": config.chunk, "REST": True},
         dtype=channel.dtype, inputs={"g": "bf16"},
-        warps=config.gate_warps if name == "gates" else FINISH_WARPS, stages=1, kernel=name,
+        warps=config.gate_warps if name == "careful" else WARPS[name], stages=1, kernel=name,
     )  # fmt: skip
 
 

@@ -104,10 +104,12 @@ def test_decays_per_channel_compile_without_spilling() -> None:
         walk = Walk("bf16", whole, whole, whole, "channel", reverse=reverse, tma=True, across=across)  # type: ignore[arg-type]
         assert compile_scan(walk, "outputs", config).spills == 0
     units = tuple((n, 8) for n in ("q", "k", "g", "v", "do"))
-    for name in ("gates", "finish"):
+    for name in ("gates", "careful", "finish", "finish_careful"):
         found = compile_channel(Channel("bf16", 128, 128, units=units), name, config)
         assert found.spills == 0
-        assert "wgmma" not in found.ptx
+        # products of whole chunks, or of blocks: one kernel has one kind
+        careful = "careful" in name
+        assert ("wgmma" in found.ptx, "mma.sync" in found.ptx) == (not careful, careful), name
         check_kernels(generate_channel(Channel("bf16", 40, 96, True, True, ELU1, ELU1), ["title"]).source)
 
 
