@@ -12,7 +12,8 @@ from collections.abc import Callable
 from threading import RLock
 from typing import ParamSpec, TypeVar
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 _lock = RLock()
 
 

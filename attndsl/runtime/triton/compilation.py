@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Lock
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -195,7 +195,7 @@ def first_run(
             return built
 
         try:
-            with nullcontext() if attempt is None else reported(lambda stages=stages: attempt(stages)):
+            with nullcontext() if attempt is None else reported(partial(attempt, stages)):
                 try:
                     built = compiling(run, lambda it=it: _forget(it))
                 except OutOfResources:

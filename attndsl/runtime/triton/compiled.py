@@ -199,8 +199,12 @@ def _parser() -> dict[Any, dict[str, Any]]:
     """Kernels are parsed by one thread at a time."""
     from triton.runtime.jit import JITCallable
 
-    as_is = JITCallable.parse
-    return {JITCallable: {"parse": lambda self: alone(as_is, self)}}
+    as_is: Any = JITCallable.parse
+
+    def parse(self: Any) -> Any:
+        return alone(as_is, self)
+
+    return {JITCallable: {"parse": parse}}
 
 
 def _leave() -> None:

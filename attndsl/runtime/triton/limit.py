@@ -42,7 +42,7 @@ STAGES = {
     "ptx": "LLVM's last passes", "cubin": "the assembler's passes",
 }  # fmt: skip
 """The stages of Triton's compiler, in words."""
-SIGXCPU = getattr(signal, "SIGXCPU", None)
+SIGXCPU = int(getattr(signal, "SIGXCPU", 24))
 
 
 class TooLongError(RuntimeError):

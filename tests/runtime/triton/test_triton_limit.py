@@ -137,7 +137,7 @@ def test_triton_is_left_as_it_was() -> None:
 
     from attndsl.runtime.triton.compiled import our_cache
 
-    before = nvidia.CUDABackend.add_stages
+    before: object = nvidia.CUDABackend.add_stages
     with our_cache(), our_cache():
         assert nvidia.CUDABackend.add_stages is not before
         assert isinstance(nvidia.subprocess, limit.Assembler)
