@@ -125,7 +125,15 @@ def main() -> int:
     parser.add_argument("--compile-only", action="store_true", help="fill the caches on disk and end")
     parser.add_argument("--select", default="", help="workloads whose names a regular expression finds")
     parser.add_argument("--commit", default="")
+    parser.add_argument("--dry", action="store_true", help="no GPU: compile the kernels of every check")
     given = parser.parse_args()
+    if given.dry:
+        from benchmarks.cases import ALL_CASES
+        from benchmarks.dry import compile_cases
+        from benchmarks.raw import Raw
+
+        raw = Raw("forward-dry", given.out, given.commit, "cross-compiled")
+        return compile_cases(raw, ALL_CASES, given.workers or 1)
     # each process would start as many compilers as there are cores
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     if given.compile_only:

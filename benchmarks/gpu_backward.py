@@ -346,7 +346,15 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one configuration a workload, no FlexAttention")
     parser.add_argument("--select", default="", help="workloads whose names a regular expression finds")
     parser.add_argument("--commit", default="")
+    parser.add_argument("--dry", action="store_true", help="no GPU: compile the kernels of every check")
     given = parser.parse_args()
+    if given.dry:
+        from benchmarks.cases import CASES
+        from benchmarks.dry import compile_cases
+        from benchmarks.raw import Raw
+
+        raw = Raw("backward-dry", given.out, given.commit, "cross-compiled")
+        return compile_cases(raw, CASES, given.workers or 1, backward=True)
     # every process would start as many of its own
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     if given.compile_only:

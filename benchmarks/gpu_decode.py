@@ -1,10 +1,11 @@
 """Decode on a GPU: one new query against a long cache of keys, beside cuDNN, FlashAttention 2 and FlexAttention.
 
-    python benchmarks/gpu_decode.py [--out FILE] [--budget 100] [--quick] [--far]
+    python benchmarks/gpu_decode.py [--out FILE] [--budget 100] [--quick] [--far] [--dry]
 
 Checks every shape against the dense definition, then measures it with several tile configurations and splits, and the
-time that a call takes of the host. `--far` checks tensors of more than 2^31 elements instead. Rows go to
-benchmarks/results/<gpu>/<date>-decode.json with the keys of the other tables.
+time that a call takes of the host. Rows go to benchmarks/results/<gpu>/<date>-decode.json with the keys of the other
+tables. `--far` checks tensors of more than 2^31 elements instead, into <date>-far.json. `--dry` compiles what either
+would launch, without a GPU.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false, reportMissingImports=false, reportUnknownParameterType=false
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ from torch import Tensor
 
 import attndsl
 from attndsl.runtime.triton.config import Config, configured
+from benchmarks.cases import Case
+from benchmarks.dry import compile_case, compiled
+from benchmarks.raw import Raw
 
 RESULTS = Path(__file__).parent / "results"
 START = time.time()
@@ -267,10 +272,22 @@ def peers(shape: Shape, table: Table) -> None:
             table.add(shape, name, None, "ERR " + repr(failure)[:200].replace("\n", " "))
 
 
-def far() -> int:
+FAR_ROWS, FAR_WINDOW = 2_200_000, 300
+NEAR = f"attention w {{ mask k <= q and q - k < {FAR_WINDOW} }}"
+FAR_CASES = {
+    "decode, causal": Case("", CAUSAL, Lq=1, Lk=FAR_ROWS, H=8, D=128, q_offset="end"),
+    "decode, window": Case("", NEAR, Lq=1, Lk=FAR_ROWS, H=8, D=128, q_offset="end"),
+    "decode, earlier row": Case("", CAUSAL, Lq=1, Lk=FAR_ROWS, H=8, D=128, q_offset=FAR_ROWS - 8),
+    "forward, window": Case("", NEAR, Lq=FAR_ROWS, H=8, D=128),
+    "1 rows, keys far apart": Case("", "attention dense {}", Lq=1, Lk=66, H=1, D=128),
+    "66 rows, keys far apart": Case("", "attention dense {}", Lq=66, H=1, D=128),
+}
+"""Tensors of more than 2^31 elements, as specs and sizes."""
+
+
+def far(raw: Raw) -> int:
     """Tensors of more than 2^31 elements: the last keys and rows of the last head."""
-    wrong = 0
-    L, H, D, w = 2_200_000, 8, 128, 300
+    L, H, D, w = FAR_ROWS, 8, 128, FAR_WINDOW
     g = torch.Generator(device="cuda").manual_seed(0)
     k, v = (torch.empty(1, H, L, D, device="cuda", dtype=torch.bfloat16).normal_(generator=g) for _ in range(2))
     assert k.numel() > 2**31
@@ -280,39 +297,72 @@ def far() -> int:
         s = rows.float() @ k[0, h, first:last].float().T / D**0.5
         return torch.softmax(s, -1) @ v[0, h, first:last].float()
 
-    def report(name: str, out: Tensor, right: Tensor) -> int:
-        found = float((out.float() - right).norm() / right.norm())
-        print(f"{'right' if found < LIMIT else 'WRONG'} {name}: error {found:.1e}", flush=True)
-        return int(not found < LIMIT)
+    def report(name: str, out: Callable[[], Tensor], right: Callable[[], Tensor]) -> None:
+        try:
+            exact = right()
+            found = float((out().float() - exact).norm() / exact.norm())
+            raw.check(name, "" if found < LIMIT else "too far", error=found)
+        except Exception as error:
+            raw.check(name, f"{type(error).__name__}: {error}"[:300])
 
-    for name, text, seen in (
-        ("decode, causal", CAUSAL, L),
-        ("decode, window", f"attention w {{ mask k <= q and q - k < {w} }}", w),
-    ):
-        out = attndsl.load(text)(q, k, v, backend="triton", q_offset="end")
-        wrong += report(name, out[0, H - 1], softmax(q[0, H - 1], H - 1, L - seen, L))
-        wrong += report(name + ", first head", out[0, 0], softmax(q[0, 0], 0, L - seen, L))
-    turned = attndsl.load(CAUSAL)(q, k, v, backend="triton", q_offset=L - 1 - 7)
-    wrong += report("decode, earlier row", turned[0, H - 1], softmax(q[0, H - 1], H - 1, 0, L - 7))
+    for name, seen in (("decode, causal", L), ("decode, window", w)):
+        f = attndsl.load(FAR_CASES[name].text)
+        for h, word in ((H - 1, ""), (0, ", first head")):
+            report(
+                name + word,
+                lambda h=h, f=f: f(q, k, v, backend="triton", q_offset="end")[0, h],
+                lambda h=h, seen=seen: softmax(q[0, h], h, L - seen, L),
+            )
+    causal = attndsl.load(CAUSAL)
+    report(
+        "decode, earlier row",
+        lambda: causal(q, k, v, backend="triton", q_offset=L - 1 - 7)[0, H - 1],
+        lambda: softmax(q[0, H - 1], H - 1, 0, L - 7),
+    )
     q = torch.empty_like(k).normal_(generator=g)
-    out = attndsl.load(f"attention w {{ mask k <= q and q - k < {w} }}")(q, k, v, backend="triton")
+    near = attndsl.load(NEAR)
+    made: list[Tensor] = []
+
+    def row_of(row: int) -> Tensor:
+        made[:] = made or [near(q, k, v, backend="triton")]
+        return made[0][0, H - 1, row : row + 1]
+
     for row in (5, L // 2, L - 1):
         first = max(0, row - w + 1)
-        right = softmax(q[0, H - 1, row : row + 1], H - 1, first, row + 1)
-        wrong += report(f"forward, window, row {row}", out[0, H - 1, row : row + 1], right)
-    del k, v, q, out
+        report(
+            f"forward, window, row {row}",
+            lambda row=row: row_of(row),
+            lambda row=row, first=first: softmax(q[0, H - 1, row : row + 1], H - 1, first, row + 1),
+        )
+    del k, v, q
+    made.clear()
     torch.cuda.empty_cache()
     # keys of one box further apart than 32 bits reach
     # (no multiple of 16 bytes, so that descriptors cannot load them)
     step, Lk = 35_000_001, 66
     memory = torch.empty(Lk * step, device="cuda", dtype=torch.bfloat16)
     k = v = memory.as_strided((1, 1, Lk, D), (0, 0, step, 1)).normal_(generator=g)
+    dense = attndsl.load("attention dense {}")
     for rows, decode in ((1, Config(64, 64, 4, 3)), (Lk, None)):
         q = torch.randn(1, 1, rows, D, device="cuda", dtype=torch.bfloat16, generator=g)
-        with configured(Config(64, 64, 4, 2), decode=decode):
-            out = attndsl.load("attention dense {}")(q, k, v, backend="triton")
-        wrong += report(f"{rows} rows, keys far apart", out[0, 0], softmax(q[0, 0], 0, 0, Lk))
-    return wrong
+
+        def run(q: Tensor = q, decode: Config | None = decode) -> Tensor:
+            with configured(Config(64, 64, 4, 2), decode=decode):
+                return dense(q, k, v, backend="triton")[0, 0]
+
+        report(f"{rows} rows, keys far apart", run, lambda q=q: softmax(q[0, 0], 0, 0, Lk))
+    return raw.end()
+
+
+def dry(raw: Raw, of_far: bool, workers: int) -> int:
+    """Compile what would be launched, without a GPU."""
+    cases = FAR_CASES if of_far else {
+        s.name: Case("", s.text, Lq=s.Lq, Lk=s.kv, B=s.B, H=s.H, Hkv=s.Hkv, D=s.D, q_offset="end") for s in SHAPES
+    }  # fmt: skip
+    jobs = {name: partial(compile_case, case, "bf16") for name, case in cases.items()}
+    for name, found in compiled(jobs, workers):
+        raw.check(name, found.wrong, **found.data())
+    return raw.end()
 
 
 def main() -> int:
@@ -321,10 +371,15 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=100.0)
     parser.add_argument("--quick", action="store_true", help="one configuration a shape")
     parser.add_argument("--far", action="store_true", help="check tensors of more than 2^31 elements instead")
+    parser.add_argument("--dry", action="store_true", help="no GPU: compile what would be launched")
+    parser.add_argument("--workers", type=int, default=1, help="compiling processes of a dry run")
     parser.add_argument("--commit", default="")
     given = parser.parse_args()
+    kind = "far" if given.far else "decode"
+    if given.dry:
+        return dry(Raw(f"{kind}-dry", given.out, given.commit, "cross-compiled"), given.far, given.workers)
     if given.far:
-        return 1 if far() else 0
+        return far(Raw("far", given.out, given.commit, torch.cuda.get_device_name()))
     from benchmarks.gpu import ask, versions
 
     gpu = torch.cuda.get_device_name()

@@ -6,7 +6,8 @@
 `--compile-only`, which fills the caches in other processes and exits). `check` compares forward and backward with a
 dense computation in fp64, for odd lengths, every decay, feature maps, states and documents, in several
 configurations, for as long as the budget of seconds lasts. Rows (workload, system, pass, milliseconds) are written as
-they come.
+they come; checks alone go to <date>-scans.json, one entry each. `--dry` compiles, without a GPU, the kernels of every
+check.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false, reportMissingImports=false, reportUnknownParameterType=false
@@ -36,7 +37,9 @@ from attndsl.runtime.triton.scan import Carried
 from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, scan_configured
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall, backward, forward
 from benchmarks.crew import Crew, Job
+from benchmarks.dry import compile_linear, compiled
 from benchmarks.linear_cases import ELU1, LinearCase, compare
+from benchmarks.raw import Raw, bare
 from tests.accuracy import GRADIENT_FACTOR, OUTPUT_FACTOR, assert_right
 
 RESULTS = Path(__file__).parent / "results"
@@ -182,7 +185,8 @@ class Record:
 
         self.out = out
         self.rows: list[dict[str, Any]] = []
-        self.about = {
+        self.checks: list[dict[str, Any]] = []
+        self.about: dict[str, Any] = {
             "gpu": torch.cuda.get_device_name(),
             "driver": ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
             "versions": versions(), "commit": commit or ask("git", "rev-parse", "HEAD"),
@@ -191,7 +195,8 @@ class Record:
     def write(self) -> None:
         """The file as it stands."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(json.dumps({**self.about, "rows": self.rows}, indent=0))
+        checks = {"checks": self.checks} if self.checks else {}
+        self.out.write_text(json.dumps({**self.about, **checks, "rows": self.rows}, indent=0))
 
     def add(self, S: int, B: int, system: str, pas: str, ms: float | None, note: str) -> None:
         """A row."""
@@ -513,10 +518,14 @@ def main() -> int:
     parser.add_argument("--commit", default="")
     parser.add_argument("--budget", type=float, default=80.0)
     parser.add_argument("--workers", type=int, default=12)
+    parser.add_argument("--dry", action="store_true", help="no GPU: compile the kernels of every check")
     args = parser.parse_args()
+    if args.dry:
+        return dry(args)
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     card = torch.cuda.get_device_name().replace(" ", "-").lower()
-    record = Record(args.out or RESULTS / card / f"{datetime.date.today()}-linear.json", args.commit)
+    kind = "scans" if args.only == "check" else "linear"
+    record = Record(args.out or RESULTS / card / f"{datetime.date.today()}-{kind}.json", args.commit)
     end = START + args.budget
     checks = [] if args.only in ("speed", "time") or args.compile_only else check_jobs()
     jobs = warm_jobs() if args.compile_only or args.only is None else []
@@ -534,15 +543,24 @@ def main() -> int:
         wrong = {n: t for n, _, _ in checks if (t := crew.done.get(n))}
         ran = sum(n in crew.done for n, _, _ in checks)
         if checks:
-            record.rows += [{"check": n, "wrong": t} for n, t in wrong.items()]
-            record.rows.append({"check": "all", "right": ran - len(wrong), "ran": ran, "of": len(checks)})
+            record.checks = [{"case": n, "wrong": bare(t)} for n, _, _ in checks if (t := crew.done.get(n)) is not None]
+            record.about["not reached"] = len(checks) - ran
             record.write()
         for n, text in [*wrong.items(), *((n, t) for n, _, _ in jobs if (t := crew.done.get(n)))]:
             print(f"WRONG {n}: {text}", flush=True)
         print(
             f"{ran - len(wrong)} of {ran} cases right ({len(checks)} in all), {time.time() - START:.0f} s", flush=True
         )
-    return 0
+    return 1 if wrong else 0
+
+
+def dry(args: argparse.Namespace) -> int:
+    """Compile the kernels of every check, without a GPU. A Taylor map has those of any other."""
+    raw = Raw("scans-dry", args.out, args.commit, "cross-compiled")
+    jobs = {name: partial(compile_linear, *given) for name, check, given in check_jobs() if check is check_case}
+    for name, found in compiled(jobs, args.workers):
+        raw.check(name, found.wrong, **found.data())
+    return raw.end()
 
 
 if __name__ == "__main__":

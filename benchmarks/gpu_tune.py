@@ -1,6 +1,7 @@
 """Tuning on a GPU: how much it gains over the untuned default, and how soon a process with a warm cache has a result.
 
-    python benchmarks/gpu_tune.py [--budget 240] [--out FILE] [--only PART] [--workers N] [--dry]
+    python benchmarks/gpu_tune.py [--budget 240] [--out FILE] [--only PART] [--groups A,B] [--workers N] [--dry]
+    python benchmarks/gpu_tune.py --budget 150 --no-first --groups 'grids,standard library'
 
 First starts processes on an empty and on a warm cache and takes the time of their first call, after import and the
 start of CUDA. Then tunes one pass after another of what `tune_specs.py` lists, the most important first: candidates of
@@ -9,7 +10,8 @@ all of them are compiled by worker processes in that order, and whatever is comp
 
 Rows and entries are in the file the moment they are known: a run that is stopped goes on where it was. The work is done
 in a process of its own; where a candidate takes the GPU's context with it, or hangs, another goes on with the next one.
-`benchmarks/ship_tuned.py` writes what the package ships from the entries. `--dry` predicts, without a GPU.
+`benchmarks/ship_tuned.py` writes what the package ships from the entries. `--dry` predicts, without a GPU, and with
+`--workers` also compiles the candidates for the target.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -30,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.tune_first import first_results
 from benchmarks.tune_run import QUIET, Record, run
+from benchmarks.tune_specs import GROUPS
 
 RESULTS = Path(__file__).parent / "results"
 RESTARTS = 6
@@ -66,8 +69,9 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--each", type=float, default=6.0, help="seconds of measuring for a pass of a workload")
     parser.add_argument("--most", type=int, default=0, help="candidates of a pass; by importance unless given")
     parser.add_argument("--only", default="", help="a part of the names of workloads, or a group")
-    parser.add_argument("--passes", default="forward,decode,dq,dkdv")
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="compiling processes")
+    parser.add_argument("--groups", default=",".join(GROUPS), help="groups in the order in which they are tuned")
+    parser.add_argument("--passes", default="forward,decode,dq,dkdv,scan,scan_dq,scan_dk,scan_dv,step")
+    parser.add_argument("--workers", type=int, help="compiling processes; unless given none in a dry run")
     parser.add_argument("--cache", type=Path, help="where entries are kept; a temporary folder unless given")
     parser.add_argument("--no-first", action="store_true", help="no first results of processes")
     parser.add_argument("--dry", action="store_true", help="no GPU: predict instead of measuring")
@@ -76,7 +80,13 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--commit", default="")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, default=0.0, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.workers is None:
+        given.workers = 0 if given.dry else max(1, (os.cpu_count() or 2) - 1)
+    unknown = [g for g in given.groups.split(",") if g not in GROUPS]
+    if unknown:
+        parser.error(f"there is no group {unknown[0]!r}; it has {', '.join(GROUPS)}")
+    return given
 
 
 def supervise(given: argparse.Namespace, out: Path, cache: Path, deadline: float) -> None:

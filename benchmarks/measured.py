@@ -20,6 +20,7 @@ from attndsl.bench.workloads import Workload
 from attndsl.runtime.cache.entry import Entry, entry_of
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.labels import config_of
+from attndsl.runtime.triton.scan_config import SCAN_PASSES, ScanConfig
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
 from attndsl.tune.machines import GPUS
@@ -63,7 +64,8 @@ def files(gpu: str = "nvidia-h200") -> list[Path]:
 
 def current(entry: Entry) -> Entry:
     """An entry without configurations that kernels do not have any more."""
-    fields = {f.name for f in dataclasses.fields(Config)}
+    kind = ScanConfig if entry.key.step in SCAN_PASSES else Config
+    fields = {f.name for f in dataclasses.fields(kind)}
     return replace(entry, timings={n: t for n, t in entry.timings.items() if t.config.keys() <= fields})
 
 
@@ -81,7 +83,7 @@ def _rows(record: dict[str, Any]) -> Iterator[tuple[tuple[str, Pass, Config], fl
     for data in record.get("entries", []):
         entry = current(entry_of(data))
         name = entry.made.get("workload", "")
-        if name not in workloads():
+        if name not in workloads() or entry.key.step in SCAN_PASSES:
             continue
         for timing in entry.timings.values():
             if timing.state == "measured" and timing.ms:

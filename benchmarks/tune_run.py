@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,18 @@ from typing import Any
 from attndsl.runtime.cache.entry import Entry, entry_data
 from attndsl.runtime.cache.key import Machine
 from attndsl.runtime.triton.choices import facts_of
-from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.labels import label
+from attndsl.runtime.triton.scan_choices import ScanFacts, scan_facts
+from attndsl.schedule.legalise import ScanForm
 from attndsl.tune.candidates import spread
 from attndsl.tune.machines import Gpu, gpu_of, like
+from attndsl.tune.model import predict_scan
 from attndsl.tune.offline import ranked
+from attndsl.tune.scan_candidates import shape_of
+from attndsl.tune.scans import scan_of, scan_space
 from attndsl.tune.trials import CostModel
-from attndsl.tune.workers import Workers, job_of
-from benchmarks.tune_specs import LIBRARY, Item, items, problem_of
+from attndsl.tune.workers import Compiled, ScanJob, Task, Workers, job_of
+from benchmarks.tune_specs import LIBRARY, LINEAR, Item, items, problem_of
 
 QUIET = 45.0
 """Seconds without a row after which a process counts as hung."""
@@ -35,8 +39,10 @@ AT_ONCE = 4
 """Items that are ranked before it is looked again whether one can be measured."""
 COMPILE = 30.0
 """Seconds that a kernel may take to compile."""
-MOST: dict[Pass, int] = {"forward": 6, "decode": 8, "dq": 4, "dkdv": 4}
-MOST_OF_LIBRARY: dict[Pass, int] = {"forward": 4, "decode": 4, "dq": 3, "dkdv": 3}
+MOST = {
+    "forward": 6, "decode": 8, "dq": 4, "dkdv": 4, "scan": 8, "scan_dq": 6, "scan_dk": 6, "scan_dv": 6, "step": 6,
+}  # fmt: skip
+MOST_OF_LIBRARY = {"forward": 4, "dq": 3, "dkdv": 3}
 Row = dict[str, Any]
 
 
@@ -110,11 +116,13 @@ class Record:
 
 def chosen(given: argparse.Namespace, done: set[tuple[str, str]], device: str) -> list[Item]:
     """What is to be tuned and is not yet, in order."""
-    passes = given.passes.split(",")
-    return [
+    passes, groups = given.passes.split(","), given.groups.split(",")
+    found = [
         i for i in items(device)
-        if i.place not in done and i.step in passes and (given.only in i.workload.name or given.only == i.group)
+        if i.place not in done and i.step in passes and i.group in groups
+        and (given.only in i.workload.name or given.only == i.group)
     ]  # fmt: skip
+    return sorted(found, key=lambda i: groups.index(i.group))
 
 
 def most_of(given: argparse.Namespace, item: Item) -> int:
@@ -139,27 +147,84 @@ def run(
 def predict_all(given: argparse.Namespace, record: Record, deadline: float) -> int:
     """Rows without a GPU: what the cost model says of the default and of its first choice."""
     gpu = gpu_of(given.target)
-    for item in chosen(given, record.done, "cpu"):
-        if time.time() > deadline:
-            break
-        record.begin(item)
-        configs = candidates_of(item, gpu, most_of(given, item))
-        f, problem = problem_of(item.workload)
-        model = CostModel(f.simplified, problem, "bf16", item.step, gpu)
-        ms = {c: model.predict(c) for c in configs}
-        default, best = configs[0], min(configs, key=lambda c: ms[c])
-        row = {"default": label(default), "default_ms": ms[default], "tuned": label(best), "ms": ms[best],
-               "gain": ms[default] / ms[best], "tried": len(configs), "note": "predicted"}  # fmt: skip
-        record.add(item, row)
-        print(f"{item.workload.name:48s} {item.step:8s} {label(best):30s} {ms[best]:9.4f} ms predicted", flush=True)
-    return 0
+    workers = Workers(given.workers, limit=COMPILE) if given.workers else None
+    begun: list[tuple[Item, Row, list[Future[Any]]]] = []
+    wrong = 0
+    try:
+        for item in chosen(given, record.done, "cpu"):
+            if time.time() > deadline:
+                break
+            record.begin(item)
+            configs = candidates_of(item, gpu, most_of(given, item))
+            ms = {c: predicted(item, c, gpu) for c in configs}
+            default, best = configs[0], min(configs, key=lambda c: ms[c])
+            row: Row = {"default": label(default), "default_ms": ms[default], "tuned": label(best), "ms": ms[best],
+                        "gain": ms[default] / ms[best], "tried": len(configs), "note": "predicted"}  # fmt: skip
+            jobs = [] if workers is None else [workers.ask(j) for j in jobs_of(item, configs, gpu)]
+            begun.append((item, row, jobs))
+            if workers is None:
+                record.add(item, row)
+            print(f"{item.workload.name:48s} {item.step:8s} {label(best):30s} {ms[best]:9.4f} ms predicted", flush=True)
+        for item, row, jobs in begun if workers is not None else ():
+            built: list[Compiled] = [j.result() for j in jobs]
+            bad = [b.error for b in built if b.error]
+            # a candidate may not compile; the default must
+            wrong += bool(built[0].error)
+            right = len(built) - len(bad)
+            record.add(item, {**row, "compiled": right, "note": f"predicted; {'; '.join(bad)}"[:300]})
+            print(f"{item.workload.name:48s} {item.step:8s} {right} of {len(built)} compiled", flush=True)
+    finally:
+        if workers is not None:
+            workers.close()
+    return 1 if wrong else 0
 
 
-def candidates_of(item: Item, gpu: Gpu, most: int) -> list[Config]:
+def candidates_of(item: Item, gpu: Gpu, most: int) -> list[Any]:
     """The default and the candidates that are likely to be better."""
     f, problem = problem_of(item.workload)
-    facts = facts_of(f.simplified, problem, "bf16", gpu.machine)
-    return spread(ranked(f.simplified, problem, facts, item.step, gpu), most)
+    if item.group != LINEAR:
+        step: Any = item.step
+        facts = facts_of(f.simplified, problem, "bf16", gpu.machine)
+        return spread(ranked(f.simplified, problem, facts, step, gpu), most)
+    form, facts_ = scan_of_item(item, gpu)
+    pass_: Any = item.step
+    default, *rest = scan_space(pass_, facts_, form, gpu)
+    rest.sort(key=lambda c: predicted(item, c, gpu))
+    kinds: dict[tuple[int, ...], int] = {}
+    found = [default]
+    for config in rest:
+        # a model that is wrong about a tile is wrong about all of its variants
+        kind = config.chunk, config.columns, config.warps
+        kinds[kind] = kinds.get(kind, 0) + 1
+        if kinds[kind] <= max(most // 2, 1) and len(found) < most:
+            found.append(config)
+    return found
+
+
+def scan_of_item(item: Item, gpu: Gpu) -> tuple[ScanForm, ScanFacts]:
+    """How a linear attention runs."""
+    f, problem = problem_of(item.workload)
+    form = scan_of(f.simplified, problem)
+    assert form is not None
+    return form, scan_facts(form, problem.sizes, "bf16", gpu.machine)
+
+
+def predicted(item: Item, config: Any, gpu: Gpu) -> float:
+    """Milliseconds by the cost model."""
+    step: Any = item.step
+    if item.group == LINEAR:
+        form, facts = scan_of_item(item, gpu)
+        return predict_scan(step, config, shape_of(step, facts, form), gpu)
+    f, problem = problem_of(item.workload)
+    return CostModel(f.simplified, problem, "bf16", step, gpu).predict(config)
+
+
+def jobs_of(item: Item, configs: Sequence[Any], gpu: Gpu) -> list[Task]:
+    """What workers compile for an item."""
+    f, problem = problem_of(item.workload)
+    step: Any = item.step
+    make: Any = ScanJob.of if item.group == LINEAR else job_of
+    return [make(f.simplified, problem, "bf16", gpu, step, c) for c in configs]
 
 
 class Ahead:
@@ -167,15 +232,13 @@ class Ahead:
 
     def __init__(self, workers: Workers, gpu: Gpu) -> None:
         self.workers, self.gpu = workers, gpu
-        self.configs: dict[tuple[str, str], list[Config]] = {}
+        self.configs: dict[tuple[str, str], list[Any]] = {}
         self.answers: dict[tuple[str, str], list[Future[Any]]] = {}
 
     def add(self, item: Item, most: int) -> None:
         """Rank an item's candidates and have them compiled."""
-        f, problem = problem_of(item.workload)
         configs = self.configs[item.place] = candidates_of(item, self.gpu, most)
-        jobs = [job_of(f.simplified, problem, "bf16", self.gpu, item.step, c) for c in configs]
-        self.answers[item.place] = [self.workers.ask(j) for j in jobs]
+        self.answers[item.place] = [self.workers.ask(j) for j in jobs_of(item, configs, self.gpu)]
 
     def ready(self, item: Item) -> bool:
         """Whether all candidates of an item are compiled, or known not to compile."""
@@ -225,6 +288,7 @@ def tune_one(item: Item, ahead: Ahead, record: Record, seconds: float) -> None:
     from attndsl.runtime.triton.kernel import TritonKernel
     from attndsl.tune.online import tune_passes
     from attndsl.tune.oracle import Subject
+    from attndsl.tune.scans import tune_scan_passes
 
     begin, w = time.time(), item.workload
     try:
@@ -234,11 +298,16 @@ def tune_one(item: Item, ahead: Ahead, record: Record, seconds: float) -> None:
         grad = torch.randn((*q.shape[:3], v.shape[-1]), device="cuda", dtype=q.dtype, generator=g)
         call = bind_call(f.attention, f.simplified, q, k, v, dict(w.inputs), grid=w.grid)
         kernel = TritonKernel(f.simplified)
-        subject = Subject(f.attention, call, w.grid, grad if item.step in ("dq", "dkdv") else None)
-        (entry,) = tune_passes(
-            kernel, subject, kernel.facts(call), [item.step], max(seconds, 0.5), workers=ahead.workers,
-            among={item.step: ahead.configs[item.place]}, careful=FINALISTS,
-        )  # fmt: skip
+        step: Any = item.step
+        among: Any = {step: ahead.configs[item.place]}
+        options: dict[str, Any] = {"workers": ahead.workers, "among": among, "careful": FINALISTS}
+        if item.group == LINEAR:
+            form, facts = scan_of_item(item, ahead.gpu)
+            subject = Subject(f.attention, call, None, grad)
+            (entry,) = tune_scan_passes(kernel, subject, form, facts, [step], max(seconds, 0.5), **options)
+        else:
+            subject = Subject(f.attention, call, w.grid, grad if step in ("dq", "dkdv") else None)
+            (entry,) = tune_passes(kernel, subject, kernel.facts(call), [step], max(seconds, 0.5), **options)
     except Exception as error:
         note = f"ERR {type(error).__name__}: {' '.join(str(error).split())}"[:300]
         print(f"{w.name:48s} {item.step:8s} {note}", flush=True)

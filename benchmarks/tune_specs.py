@@ -1,4 +1,5 @@
-"""What is tuned: the workloads of the benchmarks, and every mask and score of the standard library at one shape."""
+"""What is tuned: the workloads of the benchmarks, every mask and score of the standard library at one shape, and linear
+attention."""
 
 from __future__ import annotations
 
@@ -11,10 +12,15 @@ import torch
 
 import attndsl
 from attndsl.bench.workloads import Workload, decode, dense, documents, masked, neighborhoods
+from attndsl.ir.free import tensors as tensors_read
 from attndsl.runtime.triton.config import Pass
+from attndsl.runtime.triton.scan_config import ScanPass
 from attndsl.schedule.problem import Problem
 
-LIBRARY = "standard library"
+LIBRARY, LINEAR = "standard library", "linear attention"
+GROUPS = ("grids", LIBRARY, LINEAR, "decode", "dense", "masks", "scores")
+"""In the order in which they are tuned: what gains most, and what nothing was measured of, before what defaults were
+made from."""
 LENGTH, SIDE = 16384, 128
 
 
@@ -24,10 +30,10 @@ class Item:
 
     group: str
     workload: Workload
-    step: Pass
+    step: Pass | ScanPass
 
     @property
-    def place(self) -> tuple[str, Pass]:
+    def place(self) -> tuple[str, str]:
         return self.workload.name, self.step
 
 
@@ -79,8 +85,37 @@ def library(device: str = "cuda") -> list[Workload]:
     ]  # fmt: skip
 
 
+ELU = "fn elu1(x) = elu(x) + 1 attention linear { mask k <= q weight dot(elu1(Q), elu1(K)) / sum }"
+
+
+def linear(device: str = "cuda") -> list[Workload]:
+    """Sequences and heads that fill a GPU, and few of them; heads of 128."""
+    g = torch.Generator().manual_seed(3)
+    found: list[Workload] = []
+    for S, B in ((8192, 4), (32768, 1)):
+        H, D = 16, 128
+        token, channel = (-0.1 * torch.rand(H, 1, d, generator=g) for d in (1, D))
+        rates: dict[str, Any] = {"token": token[..., 0].expand(B, H, S), "channel": channel.expand(B, H, S, D)}
+        if device != "cpu":
+            rates = {n: t.to(device).contiguous() for n, t in rates.items()}
+        gamma = (1 - torch.exp2(-5.0 - torch.arange(H) / 4)).to(device)
+        rows: list[tuple[str, str, dict[str, Any]]] = [
+            ("retention", "attention retention(input gamma: f32[H]) "
+             "{ mask k <= q weight dot(Q, K) * gamma[h]^(q - k) }", {"gamma": gamma}),
+            ("elu + 1", ELU, {}),
+            ("gate per token", "attention gated(input g: f32[B, H, L] log_decay) "
+             "{ mask k <= q weight dot(Q, K) * decay(g) }", {"g": rates["token"]}),
+            ("gate per channel", "attention gla(input g: f32[B, Hkv, L, D] log_decay) "
+             "{ mask k <= q weight dot(Q, K * decay(g)) }", {"g": rates["channel"]}),
+        ]  # fmt: skip
+        found += [Workload(f"linear S{S} B{B} {n}", text, B, H, S, D, 0, inputs=given) for n, text, given in rows]
+    return found
+
+
 def group_of(w: Workload) -> str:
     """What a workload is an example of."""
+    if w.name.startswith("linear "):
+        return LINEAR
     if w.name.startswith("std "):
         return LIBRARY
     if w.Lq is not None:
@@ -92,21 +127,21 @@ def group_of(w: Workload) -> str:
 
 @cache
 def items(device: str = "cuda") -> tuple[Item, ...]:
-    """Everything, the most important first: passes that every call runs, of what the benchmarks show, then the rest."""
+    """Everything, by `GROUPS`; within a group passes that every call runs come first."""
     every, own = [*dense(16384), *masked(device), *neighborhoods(), *dense(4096)], library(device)
     backward: tuple[Pass, ...] = ("dkdv", "dq")
-    found = [Item(group_of(w), w, "forward") for w in every]
-    found += [Item("decode", w, "decode") for w in decode()]
-    found += [Item(group_of(w), w, step) for step in backward for w in every]
-    found += [Item(LIBRARY, w, "forward") for w in own]
-    found += [Item(LIBRARY, w, step) for step in backward for w in own]
-    return tuple(found)
+    scans: tuple[ScanPass, ...] = ("scan", "scan_dq", "scan_dk", "scan_dv", "step")
+    found = [Item("decode", w, "decode") for w in decode()]
+    found += [Item(group_of(w), w, step) for step in ("forward", *backward) for w in (*every, *own)]
+    found += [Item(LINEAR, w, step) for step in scans for w in linear(device)]
+    return tuple(sorted(found, key=lambda i: GROUPS.index(i.group)))
 
 
 def problem_of(w: Workload) -> tuple[attndsl.AttentionFunction, Problem]:
     """A workload's attention, and what its plans depend on."""
     f = attndsl.load(w.text, **w.consts)
-    tables: dict[str, Any] = {n: np.asarray(t.cpu()) for n, t in w.inputs.items()}
+    masked = tensors_read(f.simplified.mask)
+    tables: dict[str, Any] = {n: np.asarray(t.cpu()) for n, t in w.inputs.items() if n in masked}
     sizes: dict[str, Any] = {"B": w.B, "H": w.H, "Hkv": w.Hkv or w.H, "D": w.D}
     if w.grid is not None:
         sizes["grid"] = w.grid

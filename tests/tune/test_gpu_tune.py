@@ -13,7 +13,7 @@ from benchmarks import gpu_tune
 from benchmarks.measured import workloads
 from benchmarks.tables import gains
 from benchmarks.tune_run import Record, candidates_of, chosen
-from benchmarks.tune_specs import LIBRARY, items
+from benchmarks.tune_specs import GROUPS, LIBRARY, LINEAR, items
 
 
 def dry(out: Path, *more: str) -> dict[str, object]:
@@ -32,6 +32,10 @@ def test_a_dry_run_predicts_and_goes_on(tmp_path: Path) -> None:
     again = dry(out, "--only", "swa1024 causal", "--passes", "forward,dq", "--budget", "60")
     assert [r["pass"] for r in again["rows"]] == ["forward", "dq"]
     assert again["rows"][0] == row
+    linear = dry(
+        tmp_path / "linear.json", "--groups", "linear attention", "--only", "S32768 B1 gate", "--passes", "scan,step"
+    )
+    assert [(r["pass"], r["gain"] >= 1) for r in linear["rows"]] == [*[("scan", True)] * 2, *[("step", True)] * 2]
     nothing = dry(tmp_path / "none.json", "--only", "swa", "--budget", "-1")
     assert nothing["rows"] == []
 
@@ -40,15 +44,19 @@ def test_what_is_most_used_comes_first() -> None:
     every = items("cpu")
     assert len({i.place for i in every}) == len(every)
     assert {i.workload.name for i in every} == set(workloads())
-    order = [(i.group == LIBRARY, i.step) for i in every]
-    assert order.index((False, "forward")) < order.index((False, "decode")) < order.index((False, "dkdv"))
-    assert max(n for n, (own, _) in enumerate(order) if not own) < order.index((True, "forward"))
+    groups = [i.group for i in every]
+    assert list(dict.fromkeys(groups)) == list(GROUPS)
+    assert groups == sorted(groups, key=GROUPS.index)
+    for group in ("grids", LIBRARY):
+        steps = [i.step for i in every if i.group == group]
+        assert steps == sorted(steps, key=("forward", "dkdv", "dq").index)
     functions = (
         "causal sliding_window prefix document block_diagonal dilated strided sink_window neighborhood swin axial"
     )
     names = {i.workload.name for i in every if i.group == LIBRARY}
     assert names == {f"std {n}" for n in [*functions.split(), "halo", "radial", "power", "alibi", "t5", "softcap"]}
-    for group in ("dense", "masks", "scores", "grids"):
+    assert {i.step for i in every if i.group == LINEAR} == {"scan", "scan_dq", "scan_dk", "scan_dv", "step"}
+    for group in ("dense", "masks", "scores", "grids", LIBRARY):
         assert {i.step for i in every if i.group == group} == {"forward", "dq", "dkdv"}
 
 
