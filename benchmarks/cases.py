@@ -147,6 +147,10 @@ CASES = (
     Case("pooled keys", "attention pooled { grid q (y, x) grid k (v, u) "
          "mask abs(q.y // 2 - k.v) <= 1 and abs(q.x // 2 - k.u) <= 2 }",
          Lq=96, Lk=24, grid={"q": (8, 12), "k": (4, 6)}),
+    Case("a grid of keys", "attention lone { grid k (v, u) mask abs(q // 4 - k.v) <= 1 and k.u < 9 }", Lq=33, Lk=77,
+         grid=(7, 11)),
+    Case("a grid of queries", "attention lone { grid q (v, u) mask abs(k // 4 - q.v) <= 1 }", Lq=77, Lk=33,
+         grid=(7, 11)),
     Case("blind segment", "attention blind { grid aa(m) ++ bb(n) mask q in aa and k in aa output o + 1 }", Lq=53,
          grid={"aa": (33,), "bb": (20,)}),
     Case("grid with offset", "attention moved { grid m(y, x) mask abs(q.y - k.y) <= 1 }", Lq=30, Lk=80, grid=(8, 10),

@@ -87,6 +87,7 @@ def written(attention: Attention) -> list[str]:
 def _print(setup: Setup, planned: Planned) -> None:
     from attndsl.cli.report import bounds_line, plan_line, settings_line, tiles_line
     from attndsl.codegen.cpu import cpu_way
+    from attndsl.schedule.found import found_on_device
     from attndsl.schedule.predict import predict
     from attndsl.schedule.report import prediction_line
     from attndsl.schedule.scan_report import scan_report
@@ -112,6 +113,8 @@ def _print(setup: Setup, planned: Planned) -> None:
     print(f"bounds     {bounds_line(plan)}")
     print(f"predicted  {prediction_line(predict(plan, planned.problem))}")
     print(f"on a CPU   {cpu_way(simplified)}")
+    if (found := found_on_device(simplified, planned.problem)) is not None:
+        print(f"on a GPU   {found}")
     for text in plan.closed_form:
         print(f"ranges     {text}")
     for text in plan.reasons:
@@ -128,6 +131,7 @@ def forms(simplified: Attention) -> dict[str, str]:
 def _as_data(setup: Setup, planned: Planned) -> dict[str, Any]:
     from attndsl.cli.report import call_data, plan_data
     from attndsl.codegen.cpu import cpu_way
+    from attndsl.schedule.found import found_on_device
     from attndsl.schedule.predict import predict
     from attndsl.schedule.scan_report import scan_report
 
@@ -142,5 +146,6 @@ def _as_data(setup: Setup, planned: Planned) -> dict[str, Any]:
         "scan": None if scan is None else {"kind": scan.found.kind, **scan.lines},
         "plan": plan_data(planned.plan),
         "on_cpu": cpu_way(simplified),
+        "on_gpu": found_on_device(simplified, planned.problem),
         "predicted": {"machine": found.machine, "work_ms": found.work * 1e3, "bytes_ms": found.bytes * 1e3},
     }

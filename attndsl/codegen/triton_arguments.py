@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from attndsl.codegen.expr_triton import Reads, extent_name, input_name, scalar_name, size_name
@@ -93,3 +93,9 @@ def read_arguments(reads: Reads) -> list[Argument]:
             found.append(Argument(f"{text}_s{i}", "i64", "input stride", (name, i)))
             found.append(Argument(f"{text}_n{i}", "i32", "input size", (name, i)))
     return found
+
+
+def plain_arguments(types: Mapping[str, str]) -> tuple[Argument, ...]:
+    """Arguments of these names and types, in order: tensors, numbers and constants."""
+    roles = {"constexpr": "constexpr", "i32": "number"}
+    return tuple(Argument(n, t, roles.get(t, "tensor"), (n,)) for n, t in types.items())

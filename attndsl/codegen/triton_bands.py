@@ -103,7 +103,7 @@ def searches_of(attention: Attention) -> tuple[Search, ...]:
     """The places that bounds of an attention's mask are, all of them numbers of the row; none where it has no such
     bounds."""
     rising = rising_of(attention)
-    if not rising or attention.q_space is not None:
+    if not rising or attention.gridded:
         return ()
     found: dict[Search, None] = {}
     for band in bands_of(attention.mask, rising=rising) or ():

@@ -13,7 +13,7 @@ from attndsl.codegen.cpu import title
 from attndsl.codegen.expr_triton import Level, Printer, Reads, Scope, input_name
 from attndsl.codegen.templates import render
 from attndsl.codegen.triton import TritonModule, input_ranks, tidy
-from attndsl.codegen.triton_arguments import Argument, read_arguments
+from attndsl.codegen.triton_arguments import Argument, plain_arguments, read_arguments
 from attndsl.codegen.triton_bands import few_runs, searches_of
 from attndsl.codegen.triton_form import FULL_SPANS, PARTIAL_SPANS, PieceForm, SideForm
 from attndsl.codegen.triton_intervals import Intervals
@@ -64,8 +64,8 @@ class ClassifyModule:
         """Its kernels, each as a module of its own."""
         return (
             TritonModule(self.source, self.arguments, name="classify"),
-            TritonModule(self.source, _plain(GATHER), name="gather"),
-            TritonModule(self.source, _plain(RANK), name="rank"),
+            TritonModule(self.source, plain_arguments(GATHER), name="gather"),
+            TritonModule(self.source, plain_arguments(RANK), name="rank"),
             *([TritonModule(self.source, self.lookup, name="lookup")] if self.lookup else []),
         )
 
@@ -76,11 +76,6 @@ GATHER = {
 }  # fmt: skip
 RANK = {"cost": "*i32", "order": "*i32", "tiles": "i32", "kinds": "i32", "CHUNK": "constexpr"}
 """The arguments of the other two kernels, in order."""
-
-
-def _plain(types: Mapping[str, str]) -> tuple[Argument, ...]:
-    roles = {"constexpr": "constexpr", "i32": "number"}
-    return tuple(Argument(n, t, roles.get(t, "tensor"), (n,)) for n, t in types.items())
 
 
 def by_batch(attention: Attention, batch_offset: bool) -> bool:

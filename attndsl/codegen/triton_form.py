@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal as Lit
 
-from attndsl.ir.attention import Attention, Segment
+from attndsl.ir.attention import Attention, Segment, Space
 
 Dtype = Lit["fp16", "bf16", "fp32"]
 
@@ -137,13 +137,14 @@ class Form:
 
 def typical_forms(attention: Attention) -> tuple[Form, ...]:
     """The forms that a call of this attention most likely needs: bf16, heads of 128, tensors that TMA can load."""
-    if attention.q_space is None or attention.k_space is None:
-        line = SideForm("", ("0",), (False,))
-        return (Form("bf16", 128, 128, line, (PieceForm(line, False, True),), tma=True, aligned=True),)
-    columns = [_side(s) for s in attention.k_space.segments]
+    columns, rows = _sides(attention.k_space), _sides(attention.q_space)
     pieces = tuple(PieceForm(s, len(s.axes) > 1, len(s.axes) == 1) for s in columns)
-    rows = [_side(s) for s in attention.q_space.segments]
-    return tuple(Form("bf16", 128, 128, r, pieces, on_grid=True, tma=True, aligned=True) for r in rows)
+    on_grid = attention.gridded
+    return tuple(Form("bf16", 128, 128, r, pieces, on_grid=on_grid, tma=True, aligned=True) for r in rows)
+
+
+def _sides(space: Space | None) -> list[SideForm]:
+    return [SideForm("", ("0",), (False,))] if space is None else [_side(s) for s in space.segments]
 
 
 def _side(segment: Segment) -> SideForm:

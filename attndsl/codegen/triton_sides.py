@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -82,8 +82,8 @@ def row_code(form: Form, reads: Reads) -> RowCode:
     side, own = form.q, form.sides[0]
     count = len(side.axes)
     width = 3 if side.any_split else 2
-    extents = [_extent(own, side, a, form, reads) for a in side.axes]
-    names = [_coordinate(own, a) for a in side.axes]
+    extents = [extent_of(own, side, a, form.on_grid, reads) for a in side.axes]
+    names = [coordinate(own, a) for a in side.axes]
     lines: list[str] = []
     for i in range(count):
         at = f"rows + tile * {width * count}"
@@ -98,7 +98,7 @@ def row_code(form: Form, reads: Reads) -> RowCode:
     boxes = ["BM"] if count == 1 else [f"BM_{i}" for i in range(count)]
     if count > 1:
         lines.append("local = tl.arange(0, BM)")
-    locals_ = _locals("local", boxes)
+    locals_ = locals_of("local", boxes)
     if count == 1:
         locals_ = ["tl.arange(0, BM)"]
     inside: list[str] = []
@@ -109,10 +109,10 @@ def row_code(form: Form, reads: Reads) -> RowCode:
         lines.append(f"{name} = {origin}c_{i}")
     lines.append(f"row_inside = {' & '.join(inside)}")
     first = [(f"residue_{i} + split_{own}_{i} * row_{i}" if side.split[i] else f"row_{i}") for i in range(count)]
-    lines.append(f"row = {own}_start + {_linear(names, extents)}")
+    lines.append(f"row = {own}_start + {linear(names, extents)}")
     if not form.turned:
         lines.append("q_at = row + q_offset")
-    lines.append(f"first_row = {own}_start + {_linear([f'({f})' if ' ' in f else f for f in first], extents)}")
+    lines.append(f"first_row = {own}_start + {linear([f'({f})' if ' ' in f else f for f in first], extents)}")
     leaves: dict[Expr, str] = {Index(INT, "b"): "b", Index(INT, "h"): "h", Index(INT, "hkv"): "hkv"}
     if form.turned:
         leaves |= {Index(INT, "k"): "row", TILE_FIRST_ROW: "(first_row - q_offset)", TILE_ORIGIN: "first_row"}
@@ -131,8 +131,8 @@ def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
     piece, other = form.pieces[index], form.sides[1]
     side, end = piece.side, suffix(form, index)
     count = len(side.axes)
-    extents = [_extent(other, side, a, form, reads) for a in side.axes]
-    names = [_coordinate(other, a) for a in side.axes]
+    extents = [extent_of(other, side, a, form.on_grid, reads) for a in side.axes]
+    names = [coordinate(other, a) for a in side.axes]
     boxes = [f"BN{end}"] if count == 1 else [f"BN{end}_{i}" for i in range(count)]
     size = f"BN{end}" if count == 1 else "BN" + end
     starts = ["start"] if count == 1 else [f"start_{i}" for i in range(count)]
@@ -148,7 +148,7 @@ def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
     for i in range(count):
         inner = " * ".join(extents[i + 1 :])
         strides.append(f"{inner} * " if inner else "")
-    position = f"{other}_start{end} + {_linear(names, extents)}"
+    position = f"{other}_start{end} + {linear(names, extents)}"
     at = "query" if form.turned else "k_at"
     leaves: dict[Expr, str] = {Index(INT, "k"): at}
     if form.turned:
@@ -163,27 +163,29 @@ def piece_code(form: Form, index: int, reads: Reads) -> PieceCode:
     constants = [size, *(boxes if count > 1 else [])]
     return PieceCode(
         suffix=end, title=title, flat=piece.flat, axes=side.axes, names=names, starts=starts, origins=origins,
-        locals=_locals("column", boxes), spans=piece.spans, numbers=piece.numbers, columns=columns, residues=residues,
+        locals=locals_of("column", boxes), spans=piece.spans, numbers=piece.numbers, columns=columns, residues=residues,
         loads=loads, boxes=boxes, size=size, entry=width + (count if side.any_split else 0), extents=extents,
         strides=strides, start=f"{other}_start{end}", at=at, position=position, inside=inside, leaves=leaves,
         constants=constants,
     )  # fmt: skip
 
 
-def _coordinate(side: str, axis: str) -> str:
+def coordinate(side: str, axis: str) -> str:
+    """The name of a coordinate in a kernel."""
     from attndsl.codegen.expr_torch import mangle
 
     return f"{side}c_{mangle(axis)}"
 
 
-def _extent(side: Side, form_side: SideForm, axis: str, form: Form, reads: Reads) -> str:
-    if not form.on_grid or axis.isdigit():
+def extent_of(side: Side, form_side: SideForm, axis: str, on_grid: bool, reads: Reads) -> str:
+    """The argument that holds the extent of an axis."""
+    if not on_grid or axis.isdigit():
         return "Lq" if side == "q" else "Lk"
     reads.extents[side, form_side.segment, axis] = None
     return extent_name(side, form_side.segment, axis)
 
 
-def _locals(name: str, boxes: Sequence[str]) -> list[str]:
+def locals_of(name: str, boxes: Sequence[str]) -> list[str]:
     """Row-major coordinates within a box."""
     found: list[str] = []
     for i, box in enumerate(boxes):
@@ -193,7 +195,8 @@ def _locals(name: str, boxes: Sequence[str]) -> list[str]:
     return found
 
 
-def _linear(names: Sequence[str], extents: Sequence[str]) -> str:
+def linear(names: Sequence[str], extents: Sequence[str]) -> str:
+    """The code of a row-major position."""
     text = names[0]
     for name, extent in zip(names[1:], extents[1:], strict=True):
         text = f"({text}) * {extent} + {name}" if " " in text else f"{text} * {extent} + {name}"
@@ -224,6 +227,21 @@ def local_meaning(attention: Attention, form: Form, index: int | None) -> Callab
         return e if changed is e else simplify_expr(changed)
 
     return local
+
+
+def on_a_line(attention: Attention) -> Attention:
+    """The attention with its mask as a function of positions: coordinates follow from them."""
+
+    def rule(node: Expr) -> Expr | None:
+        match node:
+            case Member(side=side, segment=segment):
+                return _inside(attention, side, segment)
+            case Coord(side=side, segment=segment, axis=axis):
+                return _coordinate_of(attention, side, segment, axis)
+            case _:
+                return None
+
+    return replace(attention, mask=simplify_expr(rewrite(attention.mask, rule)))
 
 
 def _segments(attention: Attention, side: Side) -> tuple[Segment, ...]:

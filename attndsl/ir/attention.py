@@ -137,6 +137,11 @@ class Attention:
         raise KeyError(name)
 
     @property
+    def gridded(self) -> bool:
+        """Whether positions of queries, or of keys, have coordinates."""
+        return self.q_space is not None or self.k_space is not None
+
+    @property
     def consts(self) -> tuple[Const, ...]:
         return tuple(p for p in self.params if isinstance(p, Const))
 

@@ -48,7 +48,7 @@ def predict_passes(
         chosen = asked_passes(name, form, steps)
         return predict_scan_passes(attention, name, problem, form, dtype, chosen, gpu, budget, report, store)
     supported(attention)
-    if "decode" in steps and attention.q_space is not None and not problem.moved:
+    if "decode" in steps and attention.gridded and not problem.moved:
         raise ValueError(f"{name}: pass 'decode' is of calls whose rows are not a whole grid")
     facts = facts_of(attention, problem, dtype, gpu.machine)
     found: list[Entry] = []

@@ -24,10 +24,12 @@ from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.collect import Collected, deterministic
 from attndsl.runtime.triton.compilation import Compilation, begin_all
 from attndsl.runtime.triton.config import Config, Pass, apart
+from attndsl.runtime.triton.filling import Filling
 from attndsl.runtime.triton.generated import backward_module
 from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, launch, wanted_by
-from attndsl.runtime.triton.locate import Located, Locator
+from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.machine import machine_of
+from attndsl.runtime.triton.sift import Sifter
 from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, dtype_of, exact, form_of
 from attndsl.runtime.triton.walks import pipelines
 from attndsl.schedule.build import build
@@ -39,10 +41,14 @@ class Backward:
     """The backward pass of an attention (consts bound, simplified)."""
 
     def __init__(
-        self, attention: Attention, config: Callable[[Pass, Call], Config], locator: Locator | None = None
+        self,
+        attention: Attention,
+        config: Callable[[Pass, Call], Config],
+        locator: Locator | None = None,
+        sifter: Sifter | None = None,
     ) -> None:
         self.attention, self.config = attention, config
-        self._locator = locator or Locator(attention)
+        self._locator, self._sifter = locator or Locator(attention), sifter or Sifter(attention)
         self._modules: dict[tuple[str, BackwardForm], TritonModule | None] = {}
         self._sweeps = Sweeps(attention)
         self._summed: dict[tuple[frozenset[str], tuple[Level, ...]], bool] = {}
@@ -112,6 +118,8 @@ class Backward:
     def _without_plan(self, call: Call, config: Config, tiling: Tiling, turned: bool) -> tuple[OnDevice, ...]:
         if self._locator.wanted(call):
             return (OnDevice.of(self._locator.sweep(call, config.rows, config.columns, turned=turned)),)
+        if self._sifter.wanted(call):
+            return self._sifter.sweeps(call, config.rows, tiling, turned=turned)
         line = self._sweeps.line(call, config.rows, config.columns, turned=turned)
         if line is not None:
             return (line,)
@@ -223,7 +231,7 @@ class _Run:
         del held
 
     def _ahead(
-        self, steps: Sequence[tuple[str, OnDevice]], sweeps: Sequence[tuple[OnDevice, Located]]
+        self, steps: Sequence[tuple[str, OnDevice]], sweeps: Sequence[tuple[OnDevice, Filling]]
     ) -> list[Compilation]:
         """Have the kernels that run for the first time compiled side by side."""
         call = self.call

@@ -44,7 +44,7 @@ class Facts:
 def facts_of(attention: Attention, problem: Problem, dtype: str, machine: Machine | None) -> Facts:
     """The facts of calls of an attention (consts bound, simplified) on a GPU."""
     visits = partial(visits_of, attention, problem)
-    if attention.q_space is None or problem.moved:
+    if not attention.gridded or problem.moved:
         return Facts(machine, dtype, problem.sizes, {}, {}, visits)
     return Facts(machine, dtype, problem.sizes, problem.q_extents, problem.k_extents, visits)
 

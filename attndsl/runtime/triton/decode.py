@@ -132,8 +132,8 @@ class Decode:
         return sizes["Lk"] >= LONG and 2 * tiles <= device_of(call.q.device).multiprocessors
 
     def _on_line(self, call: Call) -> bool:
-        if self.attention.q_space is None:
-            return self.attention.k_space is None
+        if not self.attention.gridded:
+            return True
         offset = None if isinstance(call.q_offset, Tensor) else call.q_offset
         return moved(offset, call.sizes, call.q_extents, call.k_extents)
 

@@ -19,16 +19,19 @@ from attndsl.runtime.failures import KernelError
 from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.backward import Backward
 from attndsl.runtime.triton.choices import Choices, Facts, settings
-from attndsl.runtime.triton.compilation import Compilation, begin_all, warm_up
+from attndsl.runtime.triton.compilation import Compilation, Wanted, begin_all, warm_up
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.decode import Decode
+from attndsl.runtime.triton.filling import Filling
 from attndsl.runtime.triton.generated import forward_module
 from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, interpreting, launch, no_numbers, wanted_by
 from attndsl.runtime.triton.lines import line_of
-from attndsl.runtime.triton.locate import Located, Locator
+from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.machine import machine_of
+from attndsl.runtime.triton.reach import moved
 from attndsl.runtime.triton.scan_choices import ScanChoices
 from attndsl.runtime.triton.scan_kernel import LinearKernel
+from attndsl.runtime.triton.sift import Sifter
 from attndsl.runtime.triton.sweeps import (
     OnDevice,
     Sweeps,
@@ -36,7 +39,6 @@ from attndsl.runtime.triton.sweeps import (
     dtype_of,
     exact,
     form_of,
-    moved,
 )
 from attndsl.runtime.triton.visits import visits_of
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
@@ -54,7 +56,8 @@ class TritonKernel(LinearKernel):
         self._choices = Choices(attention)
         self.scan_choices = ScanChoices(attention)
         self._locator = Locator(attention)
-        self._backward = Backward(attention, self.config, self._locator)
+        self._sifter = Sifter(attention)
+        self._backward = Backward(attention, self.config, self._locator, self._sifter)
         self._sweeps = Sweeps(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
         self._decode = Decode(attention, lambda call: self.config("decode", call), self._locator)
@@ -109,7 +112,7 @@ class TritonKernel(LinearKernel):
         call = exact(call)
         # a trial of tuning runs one call with many plans and settings
         place = "forward", need_lse, save, id(plan), settings()
-        again: tuple[tuple[Prepared, ...], Located | None] | None
+        again: tuple[tuple[Prepared, Filling | None], ...] | None
         _, again = call.memo.get(place, (plan, None))
         B, H, Lq, _ = call.q.shape
         out = call.q.new_empty((B, H, Lq, call.v.shape[-1]))
@@ -126,24 +129,24 @@ class TritonKernel(LinearKernel):
         else:
             given["raw"] = given["sums"] = out
         if again is not None:
-            if again[1] is not None:
-                given[TABLES] = again[1].fill(call)
-            for ready in again[0]:
+            for ready, located in again:
+                if located is not None:
+                    given[TABLES] = located.fill(call)
                 ready.run(call, given)
         elif out.numel():
             flags = {"LSE": with_lse, "SAVE": save}
             sweeps = self._found(call, plan)
-            located = sweeps[0].located
-            if located is not None:
-                given[TABLES] = located.room(call)
-            held = self._ahead(call, sweeps, given, flags)
-            if located is not None:
-                located.fill(call, given[TABLES])
-            made = [self._launch(call, found, given, flags) for found in sweeps]
+            every = [given if f.located is None else {**given, TABLES: f.located.room(call)} for f in sweeps]
+            held = self._ahead(call, sweeps, every, flags)
+            made: list[tuple[Prepared | None, Filling | None]] = []
+            for found, own in zip(sweeps, every, strict=True):
+                if found.located is not None:
+                    found.located.fill(call, own[TABLES])
+                made.append((self._launch(call, found, own, flags), found.located))
             del held
-            settled = tuple(m for m in made if m is not None)
+            settled = tuple((ready, located) for ready, located in made if ready is not None)
             if len(settled) == len(made):
-                call.memo[place] = plan, (settled, located)
+                call.memo[place] = plan, settled
         result = out if out.dtype is dtype else out.to(dtype)
         if not save:
             return result, lse if need_lse else None, ()
@@ -183,6 +186,8 @@ class TritonKernel(LinearKernel):
     def _without_plan(self, call: Call, config: Config) -> tuple[OnDevice, ...]:
         if self._locator.wanted(call):
             return (OnDevice.of(self._locator.sweep(call, config.rows, config.columns, searched=True)),)
+        if self._sifter.wanted(call):
+            return self._sifter.sweeps(call, config.rows, self.tiling(call))
         line = self._sweeps.line(call, config.rows, config.columns)
         if line is not None:
             return (line,)
@@ -191,7 +196,7 @@ class TritonKernel(LinearKernel):
 
     def locates(self, call: Call) -> bool:
         """Whether it finds the boxes of a call on the device or in closed form, and is given no plan."""
-        if self._locator.wanted(call):
+        if self._locator.wanted(call) or self._sifter.wanted(call):
             return True
         after = differentiated(call)
         if not isinstance(call.q_offset, int) or (self._decode.wanted(call) and not after):
@@ -203,8 +208,8 @@ class TritonKernel(LinearKernel):
         return all(line is not None and line.step <= config.columns for line, config in lines)
 
     def loads(self, scalar: str) -> bool:
-        """Whether a scalar may be a tensor that the host does not read."""
-        return self._locator.on_line or scalar not in self._locator.scalars
+        """As `LocatingKernel.loads`: every one may."""
+        return True
 
     def _launch(
         self, call: Call, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]
@@ -233,18 +238,19 @@ class TritonKernel(LinearKernel):
         return ready
 
     def _ahead(
-        self, call: Call, sweeps: Sequence[OnDevice], given: Mapping[str, Tensor], flags: Mapping[str, bool]
+        self, call: Call, sweeps: Sequence[OnDevice], given: Sequence[Mapping[str, Tensor]], flags: Mapping[str, bool]
     ) -> list[Compilation]:
         """Have the kernels of a forward pass compiled side by side, where there are several."""
-        located = sweeps[0].located
-        if not machine.on_gpu(call.q.device) or (len(sweeps) == 1 and located is None):
+        if not machine.on_gpu(call.q.device) or (len(sweeps) == 1 and sweeps[0].located is None):
             return []
         wished = self.config("forward", call)
         with torch.cuda.device(call.q.device):
-            several = [] if located is None else located.wanted(call, given[TABLES])
-            for found in sweeps:
+            several: list[Wanted] = []
+            for found, own in zip(sweeps, given, strict=True):
+                if found.located is not None:
+                    several += found.located.wanted(call, own[TABLES])
                 it = self._settle(call, found, wished)
-                several.append(wanted_by(self._launched(call, it, found, given, flags)))
+                several.append(wanted_by(self._launched(call, it, found, own, flags)))
             return begin_all(several)
 
     def _launched(
@@ -291,7 +297,7 @@ class TritonKernel(LinearKernel):
 
     def facts(self, call: Call) -> Facts:
         """What the configurations of a call depend on."""
-        on_line = self.attention.q_space is None or moved(call)
+        on_line = not self.attention.gridded or moved(call)
         q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
         visits = partial(visits_of, self.attention, call.problem)
         gpu, dtype = machine_of(call.q.device), dtype_of(self.attention, call)

@@ -61,7 +61,7 @@ class Launch:
     given: Mapping[str, Tensor]
     flags: Mapping[str, bool]
     places: Mapping[tuple[str, int], int] | None = None
-    """Where tables lie in the tensor that is given as `TABLES`, where every call makes its own."""
+    """Where tables lie in the tensor that is given as `TABLES`, of which every call makes its own; others are views."""
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -86,7 +86,8 @@ class Launch:
                 return self.tensors[str(a.key[0])]
             case "table":
                 key = str(a.key[0]), int(a.key[1])
-                return self.views[key] if self.places is None else self.given[TABLES][self.places[key] :]
+                place = None if self.places is None else self.places.get(key)
+                return self.views[key] if place is None else self.given[TABLES][place:]
             case "stride":
                 return self.tensors[str(a.key[0])].stride(int(a.key[1])) // self.form.stride_unit
             case "number":
@@ -94,7 +95,7 @@ class Launch:
             case "size":
                 return self.call.sizes[str(a.key[0])]
             case "extent":
-                return self._extent(*map(str, a.key))
+                return extent_of(self.call, *map(str, a.key))
             case "scalar":
                 value = self.call.scalars[str(a.key[0])]
                 if isinstance(value, Tensor):
@@ -112,14 +113,6 @@ class Launch:
                 return self.call.inputs[str(a.key[0])].numel()
             case _:
                 return (constants(self.form, self.tables) | dict(self.flags))[str(a.key[0])]
-
-    def _extent(self, side: str, segment: str, axis: str) -> int:
-        attention = self.call.attention
-        space = attention.q_space if side == "q" else attention.k_space
-        assert space is not None
-        axes = next(s.axes for s in space.segments if s.name == segment)
-        extents = self.call.q_extents if side == "q" else self.call.k_extents
-        return extents[segment][axes.index(axis)]
 
     def _number(self, name: str, piece: int) -> float | int:
         call, tables = self.call, self.tables
@@ -206,7 +199,7 @@ class Prepared:
                     self._inputs.append((i, key))
                 case "scalar":
                     self._scalars.append((i, key, a.type == "fp32"))
-                case "table" if it.places is not None:
+                case "table" if it.places is not None and (key, int(a.key[1])) in it.places:
                     self._places.append((i, it.places[key, int(a.key[1])]))
                 case "tensor" | "sums" | "gradient" | "gradient rest":
                     self._given.append((i, key if a.role == "tensor" else a.name))
@@ -358,6 +351,15 @@ def keep_tables(tables: Mapping[tuple[str, int], Tensor], streams: set[int], str
         for view in list(tables.values())[:1]:
             view.record_stream(torch.cuda.current_stream())
         streams.add(stream)
+
+
+def extent_of(call: Call, side: str, segment: str, axis: str) -> int:
+    """The extent of an axis of a call's grid."""
+    space = call.attention.q_space if side == "q" else call.attention.k_space
+    assert space is not None
+    axes = next(s.axes for s in space.segments if s.name == segment)
+    extents = call.q_extents if side == "q" else call.k_extents
+    return extents[segment][axes.index(axis)]
 
 
 def input_of(call: Call, name: str) -> Tensor:

@@ -8,8 +8,8 @@ it. Nothing waits for the device, and a captured graph finds the boxes of whatev
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_bands import searches_of
 from attndsl.codegen.triton_classify import (
     LINE,
@@ -29,37 +28,24 @@ from attndsl.codegen.triton_classify import (
     told_by_spans,
 )
 from attndsl.codegen.triton_form import FULL_SPANS, PARTIAL_SPANS
+from attndsl.codegen.triton_sides import on_a_line
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import ParamRef, walk
 from attndsl.ir.free import tensors as tensors_read
 from attndsl.runtime.call import Call
-from attndsl.runtime.triton import machine
-from attndsl.runtime.triton.compilation import Wanted, first_run, wanted
-from attndsl.runtime.triton.failures import Attempt, run_time_attempt
-from attndsl.runtime.triton.launch import input_of, readable
-from attndsl.runtime.triton.modules import load_module
-from attndsl.runtime.triton.reach import wide
-from attndsl.runtime.triton.submit import Ready, raw_stream
+from attndsl.runtime.triton.compilation import Wanted
+from attndsl.runtime.triton.filling import Step, Steps, inputs_of, looks, placed, read
+from attndsl.runtime.triton.reach import moved, wide
 from attndsl.runtime.triton.tables import LaunchTables, PieceTables
+from attndsl.schedule.candidates import MOST_LISTED
 
 CHUNK = 32
 """Boxes that a program of `classify` looks at."""
 PAIRS = 32
 """Columns whose pairs it looks at at once."""
-WARPS = 4
-OPTIONS = {"num_warps": WARPS, "num_stages": 3}
 GATHERED = 256
 RANKED = 32
 SEARCHED = 256
-MOST_ENTRIES = 1 << 26
-"""Entries of lists; where there could be more, tables hold spans, which are not exact where runs are many."""
-LOOKED = 1 << 28
-"""Pairs up to which every box that its ranges leave open is looked at."""
-SHARING = 4
-MOST_LOOKED = 1 << 34
-"""Pairs up to which that is so where as many heads share what is found."""
-ALIGNED = 32
-"""Elements that tables begin at multiples of."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +89,8 @@ class Located:
     tables: LaunchTables
     look: bool
     block: int
-    compiled: dict[tuple[Any, ...], list[Any]]
-    """Kernels by device, alignment of inputs and block, which sweeps of all sizes share."""
-    _stages: dict[tuple[Any, ...], list[Ready]] = field(default_factory=dict[tuple[Any, ...], list[Ready]])
+    steps: Steps
+    """The kernels that fill them."""
 
     @property
     def named(self) -> dict[tuple[str, int], int]:
@@ -125,86 +110,27 @@ class Located:
 
     def fill(self, call: Call, buffer: Tensor | None = None) -> Tensor:
         """The tables of a call, on its device, in the `room` that is given."""
-        filling = self._filling(call, self.room(call) if buffer is None else buffer)
-        device = call.q.device
-        if not machine.on_gpu(device):
-            for (function, programs), values in zip(self._kernels, self._values(filling), strict=True):
-                function[programs,](*values)
-        elif device.index == torch.cuda.current_device():
-            self._run(filling)
-        else:
-            with torch.cuda.device(device):
-                self._run(filling)
-        return filling.buffer
+        buffer = self.room(call) if buffer is None else buffer
+        self.steps.run(call, self._values(call, buffer))
+        return buffer
 
     def wanted(self, call: Call, buffer: Tensor) -> list[Wanted]:
         """The kernels that `fill` is going to compile on the current device."""
-        filling = self._filling(call, buffer)
-        if self._shared(filling) in self.compiled:
-            return []
-        kernels = zip(self._kernels, self._values(filling), strict=True)
-        return [wanted(k, v, OPTIONS, call.q.device.index, _capability(call)) for (k, _), v in kernels]
+        return self.steps.wanted(call, lambda: self._values(call, buffer))
 
-    def _filling(self, call: Call, buffer: Tensor) -> Filling:
+    def _values(self, call: Call, buffer: Tensor) -> list[list[Any]]:
+        """The arguments of the kernels, in order."""
         s = self.sizes
         codes = call.q.new_empty(s.kinds * s.tiles * s.lists, dtype=torch.int8)
-        arguments = (*self.module.arguments, *self.module.lookup)
-        names = {str(a.key[0]): None for a in arguments if a.role == "input"}
-        inputs = {n: input_of(call, n) for n in names}
-        loaded = tuple(t for t in call.scalars.values() if isinstance(t, Tensor))
+        inputs = inputs_of(call, (*self.module.arguments, *self.module.lookup))
         offsets = call.q_offset.to(torch.int32) if isinstance(call.q_offset, Tensor) else buffer
-        return Filling(call, inputs, offsets, codes, buffer, loaded)
-
-    def _run(self, filling: Filling) -> None:
-        index: int = filling.call.q.device.index
-        key = self._key(filling)
-        known = self._stages.get(key)
-        if known is None:
-            shared = self._shared(filling)
-            built = self.compiled.get(shared)
-            if built is None:
-                values = self._values(filling)
-                self.compiled[shared] = [self._first(filling.call, i, list(v)) for i, v in enumerate(values)]
-                return
-            programs = [p for _, p in self._kernels]
-            known = self._stages[key] = [Ready(c, p) for c, p in zip(built, programs, strict=True)]
-        stream = raw_stream(index)
-        for ready, values in zip(known, self._values(filling), strict=True):
-            ready.run([v.data_ptr() if isinstance(v, Tensor) else v for v in values], index, stream)
-
-    def _key(self, filling: Filling) -> tuple[Any, ...]:
-        tensors = (filling.offsets, *filling.inputs.values(), *filling.loaded)
-        return filling.call.q.device.index, *(t.data_ptr() % 16 == 0 for t in tensors)
-
-    def _shared(self, filling: Filling) -> tuple[Any, ...]:
-        """What sweeps of all sizes find compiled kernels by."""
-        types = tuple(t.dtype for t in (*filling.inputs.values(), *filling.loaded))
-        return self._key(filling), self.form, self.block, self.sizes.box, types
-
-    @property
-    def _kernels(self) -> list[tuple[Any, int]]:
-        functions, s = load_module(self.module.source), self.sizes
-        found = [
-            (functions.classify, s.kinds * s.tiles * -(-s.lists // CHUNK)),
-            (functions.gather, s.kinds * s.tiles),
-        ]
-        if not self.form.decode:
-            found.append((functions.rank, -(-s.tiles // RANKED)))
-        if self.form.searched:
-            found.append((functions.lookup, -(-s.rows // SEARCHED)))
-        return found
-
-    def _values(self, filling: Filling) -> list[list[Any]]:
-        """The arguments of the kernels, in order."""
-        call, inputs, buffer, codes = filling.call, filling.inputs, filling.buffer, filling.codes
-        s = self.sizes
         numbers: dict[str, Any] = {
             "H": self.call_sizes["H"], "Hkv": self.call_sizes["Hkv"], "tiles": s.tiles, "lists": s.lists,
             "length": s.rows, "width": s.columns, "height": s.height, "class_heads": s.heads,
-            "q_offset": call.q_offset, "codes": codes, "offsets": filling.offsets,
+            "q_offset": call.q_offset, "codes": codes, "offsets": offsets,
             "BM": self.block, "BN": s.box, "CHUNK": CHUNK, "PAIRS": min(s.box, PAIRS), "look": int(self.look),
         }  # fmt: skip
-        first = _read(call, self.module.arguments, inputs, numbers)
+        first = read(call, self.module.arguments, inputs, numbers)
         rows, bounds, boxes, classes, cost = (
             self.view(buffer, n) for n in ("rows", "bounds", "boxes", "classes", "cost")
         )
@@ -216,100 +142,37 @@ class Located:
             found.append([cost, self.view(buffer, "order"), s.tiles, s.kinds, RANKED])
         if self.form.searched:
             numbers |= {n: self.view(buffer, n) for n in self.places if n.startswith("search")}
-            found.append(_read(call, self.module.lookup, inputs, {**numbers, "BLOCK": SEARCHED}))
+            found.append(read(call, self.module.lookup, inputs, {**numbers, "BLOCK": SEARCHED}))
         return found
-
-    def _first(self, call: Call, i: int, values: list[Any]) -> Any:
-        """Compile a kernel and run it."""
-        kernel, programs = self._kernels[i]
-        index: int = call.q.device.index
-        stream = raw_stream(index)
-        bare = [v.data_ptr() if isinstance(v, Tensor) else v for v in values]
-        capability = _capability(call)
-
-        def attempt(stages: int) -> Attempt:
-            module: Any = self.module
-            words = (f"tile {self.block}x{self.sizes.box}", "the boxes of a call")
-            options = {**OPTIONS, "num_stages": stages}
-            return run_time_attempt(self.attention, module, "classify", values, options, capability, words)
-
-        return first_run(
-            kernel, values, OPTIONS, index, capability, lambda built: Ready(built, programs).run(bare, index, stream),
-            None if i else attempt,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Filling:
-    """One call's tables while they are made: what its kernels read, and where they write."""
-
-    call: Call
-    inputs: Mapping[str, Tensor]
-    offsets: Tensor
-    codes: Tensor
-    buffer: Tensor
-    loaded: tuple[Tensor, ...]
-
-
-def _capability(call: Call) -> int:
-    major, minor = torch.cuda.get_device_capability(call.q.device)
-    return major * 10 + minor
-
-
-def _read(
-    call: Call, arguments: Sequence[Argument], inputs: Mapping[str, Tensor], numbers: Mapping[str, Any]
-) -> list[Any]:
-    """The values of arguments: what expressions read, or one of `numbers`."""
-    found: list[Any] = []
-    for a in arguments:
-        key = str(a.key[0]) if a.key else ""
-        match a.role:
-            case "input":
-                found.append(inputs[key])
-            case "input stride":
-                found.append(inputs[key].stride(int(a.key[1])))
-            case "input size":
-                found.append(inputs[key].shape[int(a.key[1])])
-            case "size":
-                found.append(call.sizes[key])
-            case "scalar":
-                value = call.scalars[key]
-                if isinstance(value, Tensor):
-                    found.append(readable(value))
-                    continue
-                found.append(float(value) if a.type == "fp32" else int(value))
-            case _:
-                found.append(numbers[a.name])
-    return found
 
 
 class Locator:
-    """The sweeps of an attention whose boxes are found on the device."""
+    """The sweeps of an attention whose boxes are found on the device, where positions follow a line: without a grid,
+    or with rows that are no whole one."""
 
     def __init__(self, attention: Attention) -> None:
-        self.attention = attention
+        self.on_line = not attention.gridded
+        self.attention = attention if self.on_line else on_a_line(attention)
         self._reads = bool(tensors_read(attention.mask))
-        self.scalars = tuple(sorted({n.name for n in walk(attention.mask) if isinstance(n, ParamRef)}))
-        """Those that the mask reads."""
-        self.on_line = attention.q_space is None and attention.k_space is None
+        self._scalars = tuple(sorted({n.name for n in walk(attention.mask) if isinstance(n, ParamRef)}))
         self._heads = by_head(attention)
-        self._searches = searches_of(attention)
-        self._few = told_by_spans(attention) if self.on_line else False
+        self._searches = searches_of(attention) if self.on_line else ()
+        self._few = told_by_spans(self.attention)
         self._modules: dict[ClassifyForm, ClassifyModule] = {}
-        self._compiled: dict[tuple[Any, ...], list[Any]] = {}
+        self._compiled: dict[Hashable, Any] = {}
         self._lock = Lock()
 
     def wanted(self, call: Call) -> bool:
         """Whether the boxes of a call are found here."""
         known = isinstance(call.q_offset, int) and not self._loaded(call)
-        return self.on_line and (self._reads or not known)
+        return (self._reads or not known) and (self.on_line or moved(call))
 
     def sweep(self, call: Call, rows: int, columns: int, *, turned: bool = False, searched: bool = False) -> Located:
         """The sweep of tiles of `rows` and boxes of `columns`; `turned` with keys as rows, `searched` with the places
         of rows in sorted tensors where bounds are such."""
         sizes = self._sizes(call, rows, columns, turned, decode=False)
         entries = sizes.kinds * sizes.tiles * sizes.lists
-        spans = (self._few and not turned) or entries > MOST_ENTRIES
+        spans = (self._few and not turned) or entries > MOST_LISTED
         searched = searched and self._searchable(call)
         form = ClassifyForm(turned=turned, spans=spans, searched=searched, **self._facts(call))
         return self._located(call, form, sizes, rows)
@@ -332,7 +195,7 @@ class Locator:
         return {"batch_offset": moved, "wide": wide(call.inputs), "loaded": self._loaded(call)}
 
     def _loaded(self, call: Call) -> tuple[str, ...]:
-        return tuple(n for n in self.scalars if isinstance(call.scalars[n], Tensor))
+        return tuple(n for n in self._scalars if isinstance(call.scalars[n], Tensor))
 
     def _sizes(self, call: Call, rows: int, columns: int, turned: bool, *, decode: bool) -> Sizes:
         sizes = call.sizes
@@ -350,9 +213,7 @@ class Locator:
             return found
 
     def _located(self, call: Call, form: ClassifyForm, sizes: Sizes, rows: int) -> Located:
-        pairs = sizes.kinds * sizes.rows * sizes.columns
-        shared = call.sizes["B"] * call.sizes["H"] >= SHARING * sizes.kinds
-        look = pairs <= LOOKED or (shared and pairs <= MOST_LOOKED)
+        look = looks(sizes.kinds * sizes.rows * sizes.columns, sizes.kinds, call)
         kinds, tiles = sizes.kinds, sizes.tiles
         wanted = {
             "order": tiles, "rows": 2 * tiles, "bounds": kinds * tiles * form.numbers, "classes": kinds,
@@ -360,18 +221,26 @@ class Locator:
         }  # fmt: skip
         searches = self._searches if form.searched else ()
         wanted |= {f"search{i}": sizes.rows for i in range(len(searches))}
-        places: dict[str, int] = {}
-        total = 0
-        for name, count in wanted.items():
-            places[name] = total
-            total += -(-max(count, 1) // ALIGNED) * ALIGNED
+        places, total = placed(wanted)
         block = 1 << (rows - 1).bit_length()
-        # loops read one entry ahead
+        module = self._module(form)
         return Located(
-            self.attention, form, self._module(form), sizes, call.sizes, places, total + ALIGNED,
-            _tables(form, sizes, len(searches)), look, block,
-            self._compiled,
+            self.attention, form, module, sizes, call.sizes, places, total, _tables(form, sizes, len(searches)), look,
+            block, Steps(self.attention, _steps(form, module, sizes, block), self._compiled),
         )  # fmt: skip
+
+
+def _steps(form: ClassifyForm, module: ClassifyModule, sizes: Sizes, block: int) -> tuple[Step, ...]:
+    """The kernels of a sweep and their programs."""
+    programs = {
+        "classify": sizes.kinds * sizes.tiles * -(-sizes.lists // CHUNK),
+        "gather": sizes.kinds * sizes.tiles,
+        "rank": 0 if form.decode else -(-sizes.tiles // RANKED),
+        "lookup": -(-sizes.rows // SEARCHED),
+    }
+    words = f"tile {block}x{sizes.box}", "the boxes of a call"
+    every = (Step(m, programs[m.name], (block, sizes.box), words) for m in module.kernels)
+    return tuple(step for step in every if step.module.name != "rank" or not form.decode)
 
 
 def _tables(form: ClassifyForm, sizes: Sizes, searches: int) -> LaunchTables:

@@ -102,7 +102,7 @@ def lower(
             f"{attention.name}: backend 'triton' has heads of at most {LARGEST_HEAD} components; "
             "backend 'cpu' has no limit"
         )
-    on_grid = attention.q_space is not None and not problem.moved
+    on_grid = attention.gridded and not problem.moved
     if config is None:
         config = choose("forward", dtype, D, Dv, capability, partial(visits_of, attention, problem))
     plan = build(
@@ -143,7 +143,7 @@ def lower_backward(
     computes dq along only where the given configuration says so. `plan` is that of the forward pass. ValueError names a
     feature that the backend does not have."""
     D, Dv = problem.sizes["D"], problem.sizes["Dv"]
-    on_grid = attention.q_space is not None and not problem.moved
+    on_grid = attention.gridded and not problem.moved
     element = 4 if dtype == "fp32" else 2
     aligned = D * element % 16 == 0 and Dv * element % 16 == 0
     prepared: list[Lowered] = []
@@ -188,11 +188,12 @@ def lower_backward(
 
 def q_segments(problem: Problem, on_grid: bool, turned: bool = False) -> list[QSegment]:
     """The segments of the rows of a call; `turned` those of its keys."""
-    if not on_grid:
+    by_segment = problem.k_extents if turned else problem.q_extents
+    if not on_grid or not by_segment:
         return [QSegment("", 0, problem.sizes["Lk" if turned else "Lq"])]
     found: list[QSegment] = []
     start = 0
-    for name, extents in (problem.k_extents if turned else problem.q_extents).items():
+    for name, extents in by_segment.items():
         found.append(QSegment(name, start, prod(extents)))
         start += prod(extents)
     return found

@@ -1,4 +1,4 @@
-"""Which offsets of a call leave 32 bits: kernels are generated with wide ones where some do."""
+"""Where a call's positions are, and which offsets leave 32 bits: kernels are generated with wide ones where some do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.tables import LaunchTables
+from attndsl.schedule import problem
 
 LIMIT = 2**31
 
@@ -35,3 +36,9 @@ def far_tiles(tables: LaunchTables, call: Call, *, turned: bool) -> bool:
     boxes = [prod(p.box) * max(p.splits) for p in tables.pieces if len(p.box) == 1]
     results = span * max(t.shape[-1] for t in (call.q, call.v)) >= LIMIT
     return results or far(span, *rows) or any(far(n, *columns) for n in boxes)
+
+
+def moved(call: Call) -> bool:
+    """Whether a call's rows are no whole grid."""
+    offset = None if isinstance(call.q_offset, Tensor) else call.q_offset
+    return problem.moved(offset, call.sizes, call.q_extents, call.k_extents)

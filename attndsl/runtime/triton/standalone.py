@@ -65,7 +65,7 @@ def standalone(
     rule = rule_of(attention) if backward else None
     by_rows = [it for it in backward if it.step == "dq"]
     by_keys = [it for it in backward if it.step == "dkdv"]
-    on_grid = attention.q_space is not None and not problem.moved
+    on_grid = attention.gridded and not problem.moved
     rows, keys = (len(q_segments(problem, on_grid, turned)) for turned in (False, True))
     first = found[0] if found else None
     sizes = problem.sizes

@@ -20,12 +20,12 @@ from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton import machine
+from attndsl.runtime.triton.filling import Filling
 from attndsl.runtime.triton.launch import Views, interpreting
 from attndsl.runtime.triton.lines import line_tables
 from attndsl.runtime.triton.locate import Located
-from attndsl.runtime.triton.reach import far_tiles, wide
+from attndsl.runtime.triton.reach import far_tiles, moved, wide
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches, looked_up
-from attndsl.schedule import problem
 from attndsl.schedule.plan import Plan
 
 _DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -33,11 +33,11 @@ _DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf1
 
 @dataclass(frozen=True)
 class OnDevice:
-    """A launch's tables and their copy on a device; with `located` every call makes its own there."""
+    """A launch's tables and their copy on a device; with `located` every call makes some of its own there."""
 
     tables: LaunchTables
     views: Mapping[tuple[str, int], Tensor]
-    located: Located | None = None
+    located: Filling | None = None
 
     @staticmethod
     def of(located: Located) -> OnDevice:
@@ -69,13 +69,15 @@ class Sweeps:
         with self._lock:
             found = self._known.get(key)
         if found is None:
-            on_grid = self.attention.q_space is not None and not moved(call)
+            on_grid = self.attention.gridded and not moved(call)
             try:
-                made = launches(plan, self._segments(call, on_grid, turned), rows, on_grid, turned=turned, spans=spans)
+                made = launches(
+                    plan, segments_of(self.attention, call, on_grid, turned), rows, on_grid, turned=turned, spans=spans
+                )
             except UnsupportedError as error:
                 raise unsupported(self.attention, error) from error
             places = self._places(call) if spans else ()
-            found = tuple(_uploaded(replace(t, searches=places), call.q.device) for t in made)
+            found = tuple(uploaded(replace(t, searches=places), call.q.device) for t in made)
             with self._lock:
                 self._known[key] = found
             weakref.finalize(plan, self._known.pop, key, None)
@@ -84,7 +86,7 @@ class Sweeps:
     def line(self, call: Call, rows: int, columns: int, *, turned: bool = False) -> OnDevice | None:
         """The launch of a sweep in closed form, without a plan; None where it has none."""
         tables = line_tables(self.attention, call, rows, columns, turned=turned)
-        return None if tables is None else _uploaded(tables, call.q.device)
+        return None if tables is None else uploaded(tables, call.q.device)
 
     def _places(self, call: Call) -> tuple[Any, ...]:
         """Bounds of rows that are places in sorted tensors."""
@@ -93,19 +95,22 @@ class Sweeps:
             return ()
         return looked_up(wanted, call.sizes["Lq"], call.sizes["Lk"], call.tables)
 
-    def _segments(self, call: Call, on_grid: bool, turned: bool) -> list[QSegment]:
-        if not on_grid:
-            return [QSegment("", 0, call.sizes["Lk" if turned else "Lq"])]
-        space = self.attention.k_space if turned else self.attention.q_space
-        extents = call.k_extents if turned else call.q_extents
-        assert space is not None
-        found: list[QSegment] = []
-        start = 0
-        for s in space.segments:
-            length = prod(extents[s.name])
-            found.append(QSegment(s.name, start, length))
-            start += length
-        return found
+
+def segments_of(attention: Attention, call: Call, on_grid: bool, turned: bool) -> list[QSegment]:
+    """The segments of a call's rows; `turned` those of its keys."""
+    if not on_grid:
+        return [QSegment("", 0, call.sizes["Lk" if turned else "Lq"])]
+    space = attention.k_space if turned else attention.q_space
+    extents = call.k_extents if turned else call.q_extents
+    if space is None:
+        return [QSegment("", 0, call.sizes["Lk" if turned else "Lq"])]
+    found: list[QSegment] = []
+    start = 0
+    for s in space.segments:
+        length = prod(extents[s.name])
+        found.append(QSegment(s.name, start, length))
+        start += length
+    return found
 
 
 def exact(call: Call) -> Call:
@@ -150,12 +155,6 @@ def loaded(call: Call) -> tuple[str, ...]:
     return tuple(sorted(n for n, v in call.scalars.items() if isinstance(v, Tensor)))
 
 
-def moved(call: Call) -> bool:
-    """Whether a call's rows are no whole grid."""
-    offset = None if isinstance(call.q_offset, Tensor) else call.q_offset
-    return problem.moved(offset, call.sizes, call.q_extents, call.k_extents)
-
-
 def differentiated(call: Call) -> bool:
     """Whether this call's gradients may be asked for."""
     tensors = (call.q, call.k, call.v, *call.inputs.values())
@@ -167,7 +166,8 @@ def is_aligned(call: Call, *others: Tensor) -> bool:
     return all(_aligned(t) for t in (call.q, call.k, call.v, *others))
 
 
-def _uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:
+def uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:
+    """A launch with a copy of its tables on a device."""
     whole, places = joined(tables)
     on_host: Any = torch.from_numpy(whole)
     quiet = machine.on_gpu(device) and not torch.cuda.is_current_stream_capturing()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -28,11 +28,27 @@ RUN_LENGTH = 4
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """Boxes of a list that may be visited: which are, and their classes, only the device knows. `listed` [kinds] is the
+    list that a kind of batches and heads takes them from, `place` [kinds] what is added to a place in that list to get
+    one in the list of the kind, `count` the length of all kinds' lists."""
+
+    listed: Ints
+    place: Ints
+    count: int
+
+    @property
+    def kinds(self) -> int:
+        return len(self.listed)
+
+
+@dataclass(frozen=True)
 class PieceTables:
     """`bounds` [classes, tiles, form.numbers]: where a tile's FULL boxes begin, its PARTIAL ones begin, and they end in
     `boxes` [n, first... | first count, residues...]; or spans, and no `boxes`. `class_of` [1|B, 1|H].
 
     A span is a run of boxes. Boxes count from 0, those of FULL spans first; box i of a span starts at i * box + origin.
+    With `candidates` boxes are those that may be visited, FULL where all conditions that the host knows hold.
     """
 
     form: PieceForm
@@ -42,6 +58,7 @@ class PieceTables:
     bounds: Ints
     boxes: Ints
     class_of: Ints
+    candidates: Candidates | None = None
 
     @cached_property
     def begins_even(self) -> bool:
@@ -68,7 +85,8 @@ class PieceTables:
 class LaunchTables:
     """One kernel launch: the tiles of a q segment. `rows` [tiles, start... stop... (residue...)], `order` the tiles,
     longest first, `skewed` where some are far longer than most. `searches` [Lq] are places in sorted tensors, for every
-    row."""
+    row. `work` [tiles] is what boxes cost of pieces that are not `listed`, in columns; `base` the same in the unit of
+    what the device finds."""
 
     q: SideForm
     box: tuple[int, ...]
@@ -80,6 +98,8 @@ class LaunchTables:
     on_grid: bool
     searches: tuple[Ints, ...] = ()
     skewed: bool = False
+    work: npt.NDArray[np.float64] | None = None
+    base: Ints | None = None
 
     @property
     def tiles(self) -> int:
@@ -88,7 +108,7 @@ class LaunchTables:
     @cached_property
     def bare(self) -> bool:
         """Whether all boxes are FULL."""
-        return all(np.array_equal(*p.middle_and_end) for p in self.pieces)
+        return all(p.candidates is None and np.array_equal(*p.middle_and_end) for p in self.pieces)
 
     def begin_even(self, extents: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether all boxes, in tensors of a number for every position, begin at multiples of four numbers. `extents`
@@ -122,11 +142,12 @@ def launches(
     *,
     spans: bool = False,
     turned: bool = False,
+    listed: Callable[[Piece], bool] = lambda _: False,
 ) -> tuple[LaunchTables, ...]:
     """The launches of a forward pass, or with `turned` of the sweep whose rows are keys (`segments` are those of k). A
     segment that sees nothing gets tiles of `rows_per_tile` rows without boxes.
 
-    With `spans` tiles of few runs of boxes have them told by spans.
+    With `spans` tiles of few runs of boxes have them told by spans; pieces that are to be `listed` list every box.
     """
     by_segment: dict[str, list[Piece]] = {}
     for piece in (plan.dkdv if turned else plan.forward).pieces:
@@ -136,7 +157,7 @@ def launches(
         if s.length == 0:
             continue
         pieces = by_segment.get(s.name)
-        found.append(_bare(s, rows_per_tile) if pieces is None else _launch(pieces, on_grid, spans))
+        found.append(_bare(s, rows_per_tile) if pieces is None else _launch(pieces, on_grid, spans, listed))
     return tuple(found)
 
 
@@ -148,25 +169,29 @@ def _bare(segment: QSegment, box: int) -> LaunchTables:
     return LaunchTables(side, (box,), segment.start, (1,), rows, order, (), False)
 
 
-def _launch(pieces: Sequence[Piece], on_grid: bool, spans: bool) -> LaunchTables:
+def _launch(pieces: Sequence[Piece], on_grid: bool, spans: bool, listed: Callable[[Piece], bool]) -> LaunchTables:
     first = pieces[0]
     keep = _real(first.rows)
     splits = tuple(first.rows.axes[i].split for i in keep)
     rows = _rows(first, keep)
-    cost = np.zeros(len(rows))
+    cost, work = np.zeros((2, len(rows)))
     made: list[PieceTables] = []
     for piece in pieces:
         own = _real(piece.rows)
         if not np.array_equal(_rows(piece, own), rows):
             raise UnsupportedError("residue classes that differ between segments of keys")
-        tables, share = _piece(piece, spans)
+        tables, share = _piece(piece, spans, listed(piece))
         made.append(tables)
         cost += share
+        if not listed(piece):
+            work += share
     side = SideForm(first.rows.segment, tuple(first.rows.axes[i].name for i in keep), tuple(s > 1 for s in splits))
     box = tuple(first.rows.axes[i].box for i in keep)
     order = np.argsort(-cost, kind="stable").astype(np.int32)
     skewed = bool(cost.max(initial=0.0) > SKEW * cost.mean()) if cost.size else False
-    return LaunchTables(side, box, first.rows.start, splits, rows, order, tuple(made), on_grid, skewed=skewed)
+    return LaunchTables(
+        side, box, first.rows.start, splits, rows, order, tuple(made), on_grid, skewed=skewed, work=work
+    )  # fmt: skip
 
 
 def _real(layout: Layout) -> list[int]:
@@ -196,7 +221,7 @@ def _tiles_of_axis(piece: Piece, i: int) -> tuple[Longs, Longs, Longs]:
     return start, np.minimum(start + axis.box, axis.extent), np.zeros_like(start)
 
 
-def _piece(piece: Piece, by_spans: bool) -> tuple[PieceTables, npt.NDArray[np.float64]]:
+def _piece(piece: Piece, by_spans: bool, listed: bool) -> tuple[PieceTables, npt.NDArray[np.float64]]:
     keep = _real(piece.cols)
     layout = [piece.cols.axes[i] for i in keep]
     splits = tuple(a.split for a in layout)
@@ -205,7 +230,7 @@ def _piece(piece: Piece, by_spans: bool) -> tuple[PieceTables, npt.NDArray[np.fl
     side = SideForm(piece.cols.segment, tuple(a.name for a in layout), tuple(s > 1 for s in splits))
     lists: list[_Entries] = []
     spans: list[Longs] | None = None
-    flat = len(layout) > 1
+    flat = listed or len(layout) > 1
     if not flat:
         lists = [_entries(s, piece, tiles, False) for s in piece.sources]
         spans = _all_spans(lists, tiles, steps[-1], keep[0], side.any_split) if by_spans else None
@@ -370,6 +395,10 @@ def joined(tables: LaunchTables) -> tuple[npt.NDArray[Any], dict[tuple[str, int]
     parts: dict[tuple[str, int], Ints] = {("order", -1): tables.order, ("rows", -1): tables.rows}
     for i, p in enumerate(tables.pieces):
         parts |= {("bounds", i): p.bounds, ("boxes", i): p.boxes, ("classes", i): p.class_of}
+        if p.candidates is not None:
+            parts["candidates", i] = np.concatenate([p.candidates.listed, p.candidates.place])
+    if tables.base is not None:
+        parts["base", -1] = tables.base
     parts |= {(f"search{i}", -1): places_of_rows for i, places_of_rows in enumerate(tables.searches)}
     places: dict[tuple[str, int], tuple[int, int]] = {}
     at = 0

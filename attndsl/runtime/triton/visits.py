@@ -20,7 +20,7 @@ MOST = 16384
 def visits_of(attention: Attention, problem: Problem) -> Visits:
     """The visits of a forward pass of an attention (consts bound, simplified)."""
     plain = attention.score == SCORE and attention.weight is None
-    if attention.q_space is not None and not problem.moved:
+    if attention.gridded and not problem.moved:
         # loops over several segments take more registers
         one = len(problem.q_extents) == len(problem.k_extents) == 1
         return Visits(0.0, False, plain and one, grid=True)

@@ -21,6 +21,7 @@ FEW = (
     "dense 96", "window offsets", "window 7, negative scale", "dead rows", "alibi far", "softcap", "bias",
     "row and key bias", "duo", "sink and gate", "vector gate", "sigmoid", "cog", "exponential", "normalised",
     "polynomial", "dilated", "blocks", "gna dilated", "grid terms", "joint", "blind segment", "one row",
+    "a grid of keys",
 )  # fmt: skip
 """Those that every run of the tests checks; `all` after the groups names every case."""
 FUSED = ("dense 40", "window 7, negative scale", "dead rows", "sink and gate", "gna, even lines", "joint")

@@ -28,6 +28,7 @@ from attndsl.runtime.triton import (
     launch,
     machine,
     scan,
+    scan_kernel,
     scan_launch,
     scan_passes,
 )
@@ -94,7 +95,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     monkeypatch.setattr(driver, "_active", _driver(happened))
     monkeypatch.setattr(knobs.compilation, "listener", listen)
     monkeypatch.setattr(machine, "on_gpu", lambda device: True)
-    for module in (kernel, backward):
+    for module in (kernel, backward, scan_kernel):
         monkeypatch.setattr(module, "machine_of", lambda device: H200)
     for module in (dispatch, entry, runner, scans):
         monkeypatch.setattr(module, "choose_backend", triton)

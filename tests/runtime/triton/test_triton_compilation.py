@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import attndsl
-from attndsl.runtime.triton import compilation, decode_launch, launch, locate, scan_launch
+from attndsl.runtime.triton import compilation, decode_launch, filling, launch, scan_launch
 from attndsl.runtime.triton.compiled import our_cache
 from attndsl.runtime.triton.config import Config, configured
 from tests.runtime.triton.pretend import Pretended, pretend
@@ -23,8 +23,10 @@ pytest.importorskip("triton")
 
 DOCUMENTS = "attention docs(input doc: i32[B, L] sorted) { mask doc[b, q] == doc[b, k] and k <= q }"
 NEAR = "attention near(scalar c: float = 2.0) { score s * c mask k <= q and q - k < 70 }"
+FRAMES = "attention frames(input on: bool[B, T]) { grid video(t, x) mask on[b, k.t] and abs(q.x - k.x) < 9 }"
 SMALL = Config(32, 32, 4, 1)
 LOCATED = ["classify", "gather", "rank"]
+SIFTED = ["sift", "pack", "rank"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,13 @@ def call(text: str, rows: int, keys: int, *, grad: bool = False) -> torch.Tensor
         return attndsl.load(text)(*tensors(rows, keys, grad=grad), q_offset=keys - rows, **given)
 
 
+def of_frames(*, grad: bool = False) -> torch.Tensor:
+    """A call on a grid whose boxes are found on the device."""
+    on = torch.ones(1, 4, dtype=torch.bool)
+    with configured(SMALL, dq=SMALL, dkdv=SMALL):
+        return attndsl.load(FRAMES)(*tensors(100, 100, grad=grad), grid=(4, 25), on=on)
+
+
 def back(out: torch.Tensor) -> None:
     with configured(SMALL, dq=SMALL, dkdv=SMALL, decode=None):
         out.backward(torch.ones_like(out))
@@ -59,15 +68,16 @@ def test_kernels_are_those_that_triton_would_compile(gpu: Pretended, monkeypatch
         seen.append((function, values, options))
         return real(function, values, options, *more)
 
-    for module in (launch, decode_launch, locate, scan_launch):
+    for module in (launch, decode_launch, filling, scan_launch):
         monkeypatch.setattr(module, "first_run", first_run)
     back(call(NEAR, 100, 100, grad=True))
     call(NEAR, 1, 100)
     call(DOCUMENTS, 100, 100)
+    of_frames()
     retention = attndsl.load("attention r(input g: f32[H]) { mask k <= q weight dot(Q, K) * g[h]^(q - k) }")
     retention(*tensors(128, 128), g=torch.full((2,), 0.9))
     names = {function.fn.__name__ for function, _, _ in seen}
-    assert names >= {"forward", "prepare", "dq", "dkdv", "decode", "outputs", *LOCATED}
+    assert names >= {"forward", "prepare", "dq", "dkdv", "decode", "outputs", *LOCATED, *SIFTED}
     gpu.forget()
     with our_cache():
         for function, values, options in seen:
@@ -97,6 +107,15 @@ def test_side_by_side(which: str, gpu: Pretended, monkeypatch: pytest.MonkeyPatc
         back(out)
     assert sorted(gpu.compiled) == sorted(expected)
     assert gpu.launched == expected
+
+
+def test_boxes_on_grids_are_found_before_they_are_read(gpu: Pretended) -> None:
+    """In every pass, and again in the next call, by kernels that are compiled once."""
+    for _ in range(2):
+        back(of_frames(grad=True))
+        assert gpu.launched == [*SIFTED, "forward", *SIFTED, *SIFTED, "prepare", "dq", "dkdv"]
+        gpu.launched.clear()
+    assert sorted(gpu.compiled) == sorted(["forward", "prepare", "dq", "dkdv", "sift", "sift", "pack", "rank"])
 
 
 def test_threads_that_call_first_compile_once(gpu: Pretended) -> None:

@@ -60,6 +60,11 @@ def test_boxes_that_the_device_finds() -> None:
     run("interpret_located", 0, 1)
 
 
+def test_boxes_on_grids_that_the_device_finds() -> None:
+    """Lists against masks, and results without a copy to the host."""
+    run("interpret_sifted")
+
+
 def test_the_operator_on_this_backend() -> None:
     """Repeated calls, torch.compile and torch.func."""
     run("interpret_operator")

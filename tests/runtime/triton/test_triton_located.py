@@ -15,8 +15,10 @@ from attndsl.codegen.triton_classify import ClassifyForm, generate_classify, tol
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.cross import cross_compile
+from attndsl.runtime.triton.filling import WARPS
 from attndsl.runtime.triton.kernel import TritonKernel
-from attndsl.runtime.triton.locate import CHUNK, GATHERED, MOST_ENTRIES, PAIRS, RANKED, SEARCHED, WARPS, Locator
+from attndsl.runtime.triton.locate import CHUNK, GATHERED, PAIRS, RANKED, SEARCHED, Locator
+from attndsl.schedule.candidates import MOST_LISTED
 
 pytest.importorskip("triton")
 
@@ -77,7 +79,7 @@ def test_lists_that_would_be_too_long_are_spans() -> None:
     assert not told_by_spans(f.simplified)
     t = torch.zeros(1, 1, dtype=torch.bool)
     for length, spans in ((1000, False), (16 * 8192 + 16, True)):
-        assert (length // 16 >= MOST_ENTRIES**0.5) is spans
+        assert (length // 16 >= MOST_LISTED**0.5) is spans
         q = torch.zeros(1, 1, length, 1)
         call = bind_call(f.attention, f.simplified, q, q, q, {"t": t})
         assert Locator(f.simplified).sweep(call, 16, 16).form.spans is spans
