@@ -5,7 +5,7 @@ call compile side by side while its tables are made, and the launcher of a kerne
 a kernel waits for it, and is told what went wrong.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingImports=false, reportUntypedBaseClass=false
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, partial
 from threading import Lock
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from torch import Tensor
 
+from attndsl.runtime.failures import KernelError, one_stage
 from attndsl.runtime.triton.compiled import compiling, our_cache, used_entries
 from attndsl.runtime.triton.failures import ELEMENTS, Attempt, reported
-from attndsl.runtime.triton.modules import PARSING
 
 WORKERS = 8
 T = TypeVar("T")
@@ -88,8 +88,9 @@ class Compilation:
         import triton
         from triton import knobs
         from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
 
-        source = _source_class()(it.function, dict(it.signature), dict(it.constants), dict(it.attributes))
+        source = ASTSource(it.function, dict(it.signature), dict(it.constants), dict(it.attributes))
         self._launcher = _submit(lambda: _build_launcher(source))
         # as a launch by Triton itself has it
         more = {"debug": bool(knobs.runtime.debug), "instrumentation_mode": knobs.compilation.instrumentation_mode}
@@ -118,24 +119,6 @@ class Compilation:
             # a second thread must not meet it half loaded
             _ = built.run
         return built
-
-
-@lru_cache(maxsize=1)
-def _source_class() -> Any:
-    from triton.compiler import ASTSource
-
-    class Source(ASTSource):
-        """Triton's source of a kernel, one of which is parsed at a time."""
-
-        def hash(self) -> str:
-            with PARSING:
-                return super().hash()
-
-        def make_ir(self, target: Any, options: Any, codegen_fns: Any, module_map: Any, context: Any) -> Any:
-            with PARSING:
-                return super().make_ir(target, options, codegen_fns, module_map, context)
-
-    return Source
 
 
 def _build_launcher(source: Any) -> None:
@@ -190,31 +173,47 @@ def first_run(
     capability: int,
     launch: Callable[[Any], object],
     attempt: Callable[[int], Attempt] | None = None,
+    spare: bool = False,
 ) -> Any:
     """Compile a kernel, or wait for it, load it on the current device and `launch` it; with fewer stages where so many
     do not fit. Returns the compiled kernel. `attempt` tells a KernelError what was tried, by stages.
 
     What mask code and tables take of shared memory is known to the compiler alone: where its count is above the
-    limit, one stage less is compiled, and one stage that does not fit is an error.
+    limit, one stage less is compiled, and one stage that does not fit is an error. With `spare` a kernel that does not
+    compile for another reason is compiled with one stage, without a pipeline, and a warning says so; the error is the
+    first one where that does not compile either.
     """
     from triton.runtime.errors import OutOfResources
 
     stages = options.get("num_stages", 1)
-    for fewer in range(stages, 0, -1):
-        it = wanted(function, values, {**options, "num_stages": fewer}, device, capability)
+    first: KernelError | None = None
+    while True:
+        it = wanted(function, values, {**options, "num_stages": stages}, device, capability)
 
         def run(it: Wanted = it) -> Any:
             built = begin(it).loaded()
             launch(built)
             return built
 
-        with nullcontext() if attempt is None else reported(lambda fewer=fewer: attempt(fewer)):
-            try:
-                return compiling(run, lambda it=it: _forget(it))
-            except OutOfResources:
-                if fewer == 1:
-                    raise
-    raise AssertionError("a kernel has at least one stage")
+        try:
+            with nullcontext() if attempt is None else reported(partial(attempt, stages)):
+                try:
+                    built = compiling(run, lambda it=it: _forget(it))
+                except OutOfResources:
+                    if stages == 1:
+                        raise
+                    stages -= 1
+                    continue
+        except KernelError as error:
+            if first is not None:
+                raise first from None
+            if stages == 1 or not spare:
+                raise
+            first, stages = error, 1
+            continue
+        if first is not None:
+            one_stage(first)
+        return built
 
 
 # Threads

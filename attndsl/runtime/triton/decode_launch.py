@@ -18,7 +18,7 @@ from attndsl.codegen.triton_form import Form
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.compilation import Wanted, begin, first_run, wanted
-from attndsl.runtime.triton.config import Config, stages_that_fit
+from attndsl.runtime.triton.config import Config, all_forced, stages_that_fit
 from attndsl.runtime.triton.decode_tables import DecodeTables
 from attndsl.runtime.triton.failures import run_time_attempt, words_of
 from attndsl.runtime.triton.launch import SHARED_MEMORY, Launch, interpreting
@@ -182,6 +182,7 @@ class Step:
                     call.attention, self.module, self.name, values, self._options(stages), self.capability,
                     words_of(self.form, *self.tile),
                 ),
+                not all_forced(),
             )  # fmt: skip
             self._ready = Ready(compiled, self.programs)
         else:

@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 from functools import lru_cache
 from pathlib import Path
-from threading import RLock
 from types import ModuleType
 
 from attndsl.codegen.whitelist_triton import check_kernels
@@ -14,16 +13,11 @@ from attndsl.runtime.cache.files import write_file
 from attndsl.runtime.cache.folder import process_folder, warn
 from attndsl.runtime.cache.tidy import clean_part
 
-PARSING = RLock()
-"""Held by whoever makes syntax trees: before 3.13 CPython counts their depth for all threads together, and those of two
-that parse at once may find it wrong (SystemError: AST constructor recursion depth mismatch)."""
-
 
 @lru_cache(maxsize=512)
 def load_module(source: str) -> ModuleType:
     """The module with this text. Its file is written whole or not at all; what runs is `source`, whatever it holds."""
-    with PARSING:
-        check_kernels(source)
+    check_kernels(source)
     name = "attention_" + hashlib.sha256(source.encode()).hexdigest()[:24]
     path = _written(source, name)
     spec = importlib.util.spec_from_file_location(name, path)

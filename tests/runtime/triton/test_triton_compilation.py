@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-import ast
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Barrier, Thread
@@ -15,10 +15,11 @@ import pytest
 import torch
 
 import attndsl
+from attndsl.runtime.failures import KernelError, KernelWarning
 from attndsl.runtime.triton import compilation, decode_launch, filling, launch, scan_launch
 from attndsl.runtime.triton.compiled import our_cache
 from attndsl.runtime.triton.config import Config, configured
-from attndsl.runtime.triton.modules import PARSING
+from attndsl.runtime.triton.limit import TooLongError
 from tests.runtime.triton.pretend import Pretended, pretend
 
 pytest.importorskip("triton")
@@ -141,22 +142,6 @@ def test_threads_that_call_first_compile_once(gpu: Pretended) -> None:
     assert sorted(gpu.launched) == sorted([*LOCATED, "forward"] * 2)
 
 
-def test_one_kernel_is_parsed_at_a_time(gpu: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CPython before 3.13 may find the depth of a syntax tree wrong where two threads make one."""
-    real = ast.parse
-    parsed: list[bool] = []
-
-    def parse(*arguments: Any, **more: Any) -> Any:
-        parsed.append(PARSING._is_owned())  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
-        return real(*arguments, **more)
-
-    monkeypatch.setattr(ast, "parse", parse)
-    call(DOCUMENTS.replace("docs", "parsed"), 100, 100)
-    assert sorted(gpu.compiled) == sorted([*LOCATED, "forward"])
-    assert len(parsed) >= 4
-    assert all(parsed)
-
-
 def test_a_failure_is_told_and_the_next_call_tries_again(gpu: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
     from triton.backends.nvidia.compiler import CUDABackend
 
@@ -204,3 +189,44 @@ def test_registers_are_part_of_what_is_compiled(gpu: Pretended) -> None:
         with configured(Config(32, 32, 4, 1, registers=registers), decode=None):
             f(*tensors(100, 100))
     assert gpu.compiled == ["forward", "forward"]
+
+
+def untuned(grad: bool = False) -> torch.Tensor:
+    """A call in the configurations that are chosen for it."""
+    return attndsl.load(NEAR)(*tensors(100, 100, grad=grad))
+
+
+def test_a_kernel_that_does_not_compile_runs_without_a_pipeline(
+    gpu: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that does not end, or fails, for kernels of several stages: a warning, once, and one stage."""
+    from triton.backends.nvidia.compiler import CUDABackend
+
+    real = CUDABackend.make_ttgir
+
+    def make_ttgir(module: Any, metadata: Any, options: Any, capability: int) -> Any:
+        if options.num_stages > 1:
+            raise TooLongError("ttgir", 5.0)
+        return real(module, metadata, options, capability)
+
+    monkeypatch.setattr(CUDABackend, "make_ttgir", staticmethod(make_ttgir))
+    with pytest.warns(KernelWarning, match=r"near: a kernel did not compile .* one stage .*forward, tile .*\(ttgir\)"):
+        untuned()
+    assert gpu.launched == ["forward"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        untuned()
+    # a configuration that is asked for is not replaced
+    with pytest.raises(KernelError, match="2 stages"), configured(Config(32, 32, 4, 2), decode=None):
+        untuned()
+
+
+def test_the_first_error_is_told(gpu: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.backends.nvidia.compiler import CUDABackend
+
+    def make_ttgir(module: Any, metadata: Any, options: Any, capability: int) -> Any:
+        raise TooLongError("ttgir", 5.0)
+
+    monkeypatch.setattr(CUDABackend, "make_ttgir", staticmethod(make_ttgir))
+    with pytest.raises(KernelError, match=r"[23] stages(.|\n)*did not end within 5 s"):
+        untuned()
