@@ -1,7 +1,8 @@
 """Measurements of scans for `fit_model.py`: which workload, which passes, which configuration, how long.
 
-Rows are those of `gpu_linear.py`: a forward pass is one scan, a backward pass the three of the gradients. What a run
-chose itself is known by its commit.
+Rows are those of `gpu_linear.py`: a forward pass is one scan, a backward pass the three of the gradients; what a run
+chose itself is known by its commit. Entries are those of `gpu_tune.py`, every pass apart; with a decay per channel they
+say more of what comes before scans, and are left out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from attndsl.runtime.cache.entry import entry_of
+from attndsl.runtime.triton.labels import scan_config_of
 from attndsl.runtime.triton.scan_config import ScanConfig, ScanPass
 from attndsl.tune.machines import Gpu, gpu_of
 from attndsl.tune.scan_candidates import Shape
@@ -51,8 +54,35 @@ class MeasuredScan:
         return 1e3 * np.sum([scan_terms(self.config, shape, self.gpu) for shape in self.shapes], axis=0)
 
 
+TUNED = {"retention": (True, False), "elu + 1": (False, True), "gate per token": (True, False)}
+"""By the end of a workload's name: whether rows have factors, and whether features are maps of components."""
+
+
+def read_tuned(folder: Path, target: str) -> Iterator[MeasuredScan]:
+    """The entries of a GPU's tuning."""
+    steps = {step for steps in PASSES.values() for step in steps}
+    for path in sorted(folder.glob("*-tune*.json")):
+        for data in json.loads(path.read_text()).get("entries", []):
+            entry = entry_of(data)
+            name, key = entry.made.get("workload", ""), entry.key
+            kind = next((k for k in TUNED if name.endswith(k)), None)
+            if kind is None or key.step not in steps:
+                continue
+            decays, mapped = TUNED[kind]
+            turned = key.step in ("scan_dq", "scan_dk")
+            B, H, L = (int(entry.shape[n]) for n in "BHL")
+            keys, values = (key.Dv, key.D) if turned else (key.D, key.Dv)
+            shape = Shape(B, H, H // key.group, L, keys, values, key.dtype, decays, turned and mapped)
+            for timing in entry.timings.values():
+                if timing.state == "measured" and timing.ms:
+                    yield MeasuredScan(
+                        f"{name} {key.step}", gpu_of(target), (shape,), scan_config_of(timing.config), timing.ms
+                    )
+
+
 def read_scans(folder: Path, target: str) -> Iterator[MeasuredScan]:
     """The rows of a GPU's results."""
+    yield from read_tuned(folder, target)
     for path in sorted(folder.glob("*-linear.json")):
         data: dict[str, Any] = json.loads(path.read_text())
         for row in data["rows"]:

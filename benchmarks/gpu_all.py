@@ -69,6 +69,7 @@ PARTS = (
     Part("linear", "time", "gpu_linear.py", ("--only", "time"), 150, budget=True),
     Part("decode", "time", "gpu_decode.py", (), 100, ("--dry",), budget=True),
     Part("operator", "time", "gpu_operator.py", (), 120),
+    Part("grids", "time", "gpu_grids.py", (), 90),
     Part("tune", "tune", "gpu_tune.py", ("--no-first", "--groups", "grids,standard library"), 160,
          ("--dry", "--groups", "grids,standard library"), workers=True, budget=True),
     Part("tune-linear", "tune", "gpu_tune.py", ("--no-first", "--groups", "linear attention,decode"), 120,

@@ -40,7 +40,7 @@ from benchmarks.crew import Crew, Job
 from benchmarks.dry import compile_linear, compiled
 from benchmarks.linear_cases import ELU1, LinearCase, compare
 from benchmarks.raw import Raw, bare
-from tests.accuracy import assert_right
+from tests.accuracy import GRADIENT_FACTOR, OUTPUT_FACTOR, assert_right
 
 RESULTS = Path(__file__).parent / "results"
 START = time.time()
@@ -93,23 +93,33 @@ def check_case(case: LinearCase, config: ScanConfig) -> str:
 
 
 def check_taylor(dtype_name: str, L: int, size: int) -> str:
-    """What is wrong with a Taylor map, whose weight is 1 + s + s^2 / 2 for s = q.k / sqrt(D), empty for nothing."""
+    """What is wrong with a Taylor map, whose weight is 1 + s + s^2 / 2 for s = q.k / sqrt(D), and with its gradients;
+    empty for nothing."""
     import attndsl
 
     dtype, made = getattr(torch, dtype_name), torch.Generator(device="cuda").manual_seed(L)
-    q, k = (torch.randn(2, 4, L, size, device="cuda", generator=made).to(dtype) for _ in range(2))
-    v = torch.randn(2, 4, L, 64, device="cuda", generator=made).to(dtype)
+    given = [torch.randn(2, 4, L, n, device="cuda", generator=made).to(dtype) for n in (size, size, 64)]
+    grad = torch.randn(2, 4, L, 64, device="cuda", generator=made).to(dtype)
+    taylor = attndsl.load(TAYLOR)
 
-    def dense(precision: torch.dtype) -> Any:
-        s = q.to(precision) @ k.to(precision).transpose(-1, -2) / size**0.5
+    def dense(q: Any, k: Any, v: Any) -> Any:
+        s = q @ k.transpose(-1, -2) / size**0.5
         weights = (1 + s + s * s / 2).tril()
-        return weights @ v.to(precision) / weights.sum(-1, keepdim=True)
+        return weights @ v / weights.sum(-1, keepdim=True)
 
-    try:
-        assert_right("out", attndsl.load(TAYLOR)(q, k, v), dense(dtype), dense(torch.float64), dtype)
-    except AssertionError as error:
-        return str(error)
-    return ""
+    def every(run: Callable[..., Any], precision: torch.dtype) -> list[Any]:
+        leaves = [x.to(precision).detach().requires_grad_(True) for x in given]
+        out = run(*leaves)
+        return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(precision))]
+
+    found = zip(every(taylor, dtype), every(dense, dtype), every(dense, torch.float64), strict=True)
+    wrong: list[str] = []
+    for name, (mine, eager, exact) in zip(("out", "dq", "dk", "dv"), found, strict=True):
+        try:
+            assert_right(name, mine, eager, exact, dtype, OUTPUT_FACTOR if name == "out" else GRADIENT_FACTOR)
+        except AssertionError as error:
+            wrong.append(str(error))
+    return "; ".join(wrong)
 
 
 def check_jobs() -> list[Job]:
@@ -200,16 +210,21 @@ class Record:
             flush=True,
         )
 
-    def measure(self, S: int, B: int, system: str, pas: str, run: Callable[[], Any], note: str) -> None:
-        """A row of a run: the call, and (in the note) the kernels alone, from a CUDA graph."""
+    def measure(
+        self, S: int, B: int, system: str, pas: str, made: Callable[[], Callable[[], Any]], note: str,
+        captured: bool = True,
+    ) -> None:  # fmt: skip
+        """A row of the run that `made` gives: the call, and (in the note) the kernels alone, from a CUDA graph where it
+        can be `captured`. What fails is a note, and nothing more."""
         ms: float | None = None
         try:
+            run = made()
             run()
             ms = bench(run)
             note = f"{note} host {host_us(run):.0f} us".strip()
-            note += f" graph {graphed(run):.4f}"
+            note += f" graph {graphed(run):.4f}" if captured else " no graph"
         except Exception as error:
-            note = f"{note} ERR {error!r}"[:200]
+            note = f"{note} ERR {type(error).__name__}: {str(error).splitlines()[:1]}"[:200]
         self.add(S, B, system, pas, ms, note)
 
 
@@ -263,6 +278,11 @@ def pass_of(call: ScanCall, pas: str) -> Callable[[], Any]:
     return lambda: backward(call, out, shares, out, frozenset(("q", "k", "v")))
 
 
+def own_pass(name: str, S: int, B: int, pas: str) -> Callable[[], Any]:
+    """A pass of a workload."""
+    return pass_of(call_of(name, *tensors(S, B)), pas)
+
+
 def warm(name: str, config: ScanConfig | None, pas: str) -> str:
     """Compile what a pass of a workload needs, with the sequence in one and in several segments."""
     for S, B in ((1024, 1), (1024, 32)):
@@ -283,8 +303,8 @@ def warm_peer(name: str, S: int, B: int, pas: str) -> str:
 
 def warm_others() -> str:
     """Compile what the rows beside the workloads need."""
-    for _, _, _, run, _ in others():
-        run()
+    for _, _, _, _, made, _ in others():
+        made()()
     torch.cuda.synchronize()
     return ""
 
@@ -305,16 +325,16 @@ def speed(record: Record, end: float) -> None:
     loaded."""
     chosen = [r for r in runs() if r[2] is None]
     own_rows(record, end, chosen)
-    for system, rows, batches, run, text in others():
-        record.measure(rows, batches, system, "fwd", run, text)
+    for system, rows, batches, pas, made, text in others():
+        record.measure(rows, batches, system, pas, made, text, captured=pas == "fwd")
     record.add(1, 64, "min-bytes step", "fwd", STEP_BYTES / 4.2e12 * 1e3, "the state read and written at 4.2 TB/s")
     kernels(record, end)
     # tuning that of `gla` takes half a minute
     quick = [name for name in PEERS if name != "fla-gla"]
     peer_rows(record, end, "fwd", quick)
     own_rows(record, end, [r for r in runs() if r[2] is not None])
-    peer_rows(record, end, "bwd", quick)
     peer_rows(record, end, "fwd", ["fla-gla"])
+    peer_rows(record, end, "bwd", quick)
 
 
 def own_rows(record: Record, end: float, measured: list[tuple[str, str, ScanConfig | None]]) -> None:
@@ -327,12 +347,7 @@ def own_rows(record: Record, end: float, measured: list[tuple[str, str, ScanConf
                 print("out of time", flush=True)
                 return
             with scan_configured(config):
-                try:
-                    run = pass_of(call_of(name, *tensors(S, B)), pas)
-                except Exception as error:
-                    record.add(S, B, system, pas, None, f"{note} ERR {error!r}"[:200])
-                    continue
-                record.measure(S, B, system, pas, run, note)
+                record.measure(S, B, system, pas, partial(own_pass, name, S, B, pas), note)
 
 
 def words(config: ScanConfig) -> str:
@@ -350,7 +365,7 @@ def kernels(record: Record, end: float) -> None:
     from torch.profiler import ProfilerActivity, profile
 
     cases = [(S, B, name, pas) for (S, B), name, pas in product(WORKLOADS, (*NAMES, "gla", "elu1"), ("fwd", "bwd"))]
-    for S, B, name, pas in [*cases, (32768, 1, "taylor", "fwd")]:
+    for S, B, name, pas in [(32768, 1, "taylor", "fwd"), *cases]:
         if time.time() > end:
             return
         try:
@@ -369,7 +384,6 @@ def kernels(record: Record, end: float) -> None:
             record.add(S, B, f"attndsl-kernels {name}", pas, None, "; ".join(parts))
         except Exception as error:
             record.add(S, B, f"attndsl-kernels {name}", pas, None, f"ERR {error!r}"[:200])
-            return
 
 
 TAYLOR = """
@@ -380,30 +394,57 @@ attention taylor_map { mask k <= q   weight dot(taylor(Q, D), taylor(K, D)) / su
 
 STEP_CONFIGS = (ScanConfig(1, 32, 4, 1), ScanConfig(1, 128, 4, 1), ScanConfig(1, 64, 2, 1), ScanConfig(1, 64, 8, 1))
 """Configurations of a step measured beside the chosen one."""
+TAYLOR_CONFIGS = (
+    ScanConfig(64, 64, 4, 2, state_stages=4), ScanConfig(64, 64, 8, 3, state_stages=4),
+    ScanConfig(64, 128, 8, 2, state_stages=3), ScanConfig(64, 64, 4, 3, 1, 0, 128, 8, 3),
+)  # fmt: skip
+"""Of 168 features, measured beside what is chosen."""
 STEP_BYTES = 2 * 64 * H * D * D * 4
 
 
-def others() -> Iterator[tuple[str, int, int, Callable[[], Any], str]]:
-    """(system, rows, batches, run, note): one row with a state, and a Taylor map of 16 components."""
+def others() -> Iterator[tuple[str, int, int, str, Callable[[], Callable[[], Any]], str]]:
+    """(system, rows, batches, pass, what gives a run, note): one row with a state, and a Taylor map of 16."""
     q, k, v, _ = tensors(1, 64)
     first = Carried(torch.rand(64, H, D, D, device="cuda"))
     call = replace(call_of("linear", q, k, v, None), initial=first)
-    yield "attndsl-triton step", 1, 64, lambda: forward(call, want_final=True), "values and state"
+    yield "attndsl-triton step", 1, 64, "fwd", lambda: partial(forward, call, want_final=True), "values and state"
     for config in STEP_CONFIGS:
-        yield "attndsl-config step", 1, 64, lambda config=config: one_step(call, config), f"{label(config)};"
-    yield "attndsl-triton taylor", 32768, 1, taylor_run(), "16 components, values of 128"
+        yield "attndsl-config step", 1, 64, "fwd", partial(partial, one_step, call, config), f"{label(config)};"
+    # what the same bytes take by the same clock
+    copied = torch.empty_like(first.state)
+    yield "torch copy step", 1, 64, "fwd", lambda: partial(copied.copy_, first.state), "the state read and written"
+    yield "attndsl-triton taylor", 32768, 1, "fwd", taylor_run, "16 components, values of 128"
     q, k, v, _ = tensors(32768, 1)
-    yield "cudnn taylor", 32768, 1, lambda: cudnn(q, k, v), "causal softmax, heads of 128"
+    yield "cudnn taylor", 32768, 1, "fwd", lambda: partial(cudnn, q, k, v), "causal softmax, heads of 128"
+    for config in TAYLOR_CONFIGS:
+        yield "attndsl-config taylor", 32768, 1, "fwd", partial(taylor_run, config), words(config)
+    yield "attndsl-triton taylor", 32768, 1, "bwd", taylor_backward, "16 components, values of 128"
 
 
-def taylor_run() -> Callable[[], Any]:
+def taylor_run(config: ScanConfig | None = None) -> Callable[[], Any]:
     """A Taylor map of 16 components, ready to be measured."""
     import attndsl
 
     taylor = attndsl.load(TAYLOR)
     q, k, v, _ = tensors(32768, 1)
     q, k = (x[..., :16].contiguous() for x in (q, k))
-    return lambda: taylor(q, k, v)
+
+    def run() -> Any:
+        with scan_configured(config):
+            return taylor(q, k, v)
+
+    return run
+
+
+def taylor_backward() -> Callable[[], Any]:
+    """Its backward pass."""
+    import attndsl
+
+    q, k, v, _ = tensors(32768, 1)
+    leaves = [x.detach().requires_grad_(True) for x in (q[..., :16].contiguous(), k[..., :16].contiguous(), v)]
+    out = attndsl.load(TAYLOR)(*leaves)
+    grad = torch.randn_like(out)
+    return lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True)
 
 
 def one_step(call: ScanCall, config: ScanConfig) -> Any:
@@ -425,8 +466,14 @@ def peer_rows(record: Record, end: float, pas: str, names: list[str]) -> None:
     for name, both in ((n, PEERS[n]) for n in names):
         for S, B in WORKLOADS:
             if time.time() < end and (both or pas == "fwd"):
-                run, given, _ = peer_runs(S, B)[name]
-                record.measure(S, B, name, pas, peer_pass(run, given, pas), "")
+                # a capture that fails, as those of some backward passes do, leaves a stream that nothing runs on
+                record.measure(S, B, name, pas, partial(peer_of, name, S, B, pas), "", captured=pas == "fwd")
+
+
+def peer_of(name: str, S: int, B: int, pas: str) -> Callable[[], Any]:
+    """A pass of a peer by name."""
+    run, given, _ = peer_runs(S, B)[name]
+    return peer_pass(run, given, pas)
 
 
 PEERS = {"fla-retention": True, "fla-linear": True, "fla-simplegla": False, "fla-gla": False}

@@ -35,16 +35,26 @@ RESULTS = Path(__file__).parent / "results"
 WINDOW = "attention window(const w: int = 1024) { mask k <= q and q - k < w }"
 DOCUMENTS = "attention docs(input doc: i32[B, L] sorted) { mask doc[b, q] == doc[b, k] and k <= q }"
 ALIBI = "attention alibi(input slope: f32[H], scalar c: float = 1.0) { score s - c * slope[h] * (q - k) mask k <= q }"
+CAUSAL = "attention causal { mask k <= q }"
+SINK = "attention sink { mask k <= q and (q - k < 1024 or k < 64) }"
+SOFTCAP = "attention cap { score 50 * tanh(s / 50) mask k <= q }"
+FULL = "attention full { score s }"
+RETENTION = "attention retention(input g: f32[H]) { mask k <= q weight dot(Q, K) * g[h]^(q - k) }"
+LINEAR = "attention linear { mask k <= q weight dot(elu(Q) + 1, elu(K) + 1) / sum }"
 COLD = """
 import sys, time
 import torch
 sys.path.insert(0, {root!r})
 import attndsl
-q = torch.randn(1, 16, 4096, 128, device="cuda", dtype=torch.bfloat16)
+text, train = {text!r}, {train!r}
+q = torch.randn(1, 16, 4096, 128, device="cuda", dtype=torch.bfloat16, requires_grad=train)
+given = dict(doc=torch.zeros(1, 4096, device="cuda", dtype=torch.int32)) if "doc" in text else dict()
+seed = torch.randn_like(q)
 torch.cuda.synchronize()
 start = time.perf_counter()
-given = dict(doc=torch.zeros(1, 4096, device="cuda", dtype=torch.int32)) if "doc" in {text!r} else dict()
-attndsl.load({text!r})(q, q, q, **given)
+out = attndsl.load(text)(q, q, q, **given)
+if train:
+    out.backward(seed)
 torch.cuda.synchronize()
 print(time.perf_counter() - start)
 """
@@ -64,19 +74,28 @@ def same(a: Tensor, b: Tensor) -> str:
     return "" if torch.equal(a, b) else f"differs by {float((a - b).abs().max()):.2e}"
 
 
+def captured(run: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """A graph of what `run` launches, and what it returned while it was captured; warmed up on a stream of its own."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.synchronize()
+    found = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(found):
+        result = run()
+    return found, result
+
+
 def graph() -> str:
     """A captured call, replayed on new numbers, equals the call."""
     f = attndsl.load(WINDOW)
     q, k, v = tensors(2, 4, 3000)
-    for _ in range(3):
-        f(q, k, v)
-    torch.cuda.synchronize()
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
-        out = f(q, k, v)
+    replayed, out = captured(lambda: f(q, k, v))
     for t, new in zip((q, k, v), tensors(2, 4, 3000), strict=True):
         t.copy_(new)
-    captured.replay()
+    replayed.replay()
     torch.cuda.synchronize()
     return same(out, f(q, k, v))
 
@@ -91,15 +110,8 @@ def graph_of_training() -> str:
     def step() -> tuple[Tensor, ...]:
         return torch.autograd.grad(f(q, k, v, slope=slope).float().square().sum(), leaves)
 
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.synchronize()
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
-        found = step()
-    captured.replay()
+    replayed, found = captured(step)
+    replayed.replay()
     torch.cuda.synchronize()
     return next((w for a, b in zip(found, step(), strict=True) if (w := same(a, b))), "")
 
@@ -270,17 +282,10 @@ def graph_of_documents() -> str:
         out = f(q, k, v, doc=doc)
         return out, *torch.autograd.grad(out, (q, k, v), seed)
 
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.synchronize()
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
-        found = step()
+    replayed, found = captured(step)
     for i in (1, 2):
         doc.copy_(document_ids(L, i))
-        captured.replay()
+        replayed.replay()
         torch.cuda.synchronize()
         visible = (doc[:, :, None] == doc[:, None, :])[:, None] & causal_pairs(L)
         out = dense(q, k, v, visible)
@@ -330,15 +335,16 @@ def compiled() -> str:
     return "" if worst < 1e-2 else f"relative difference {worst:.2e}"
 
 
-def host(run: Callable[[int], Any]) -> float:
-    """Milliseconds until a call returns, where the device has nothing else to do; the median of 50."""
+def host(run: Callable[[int], Any], skip: int = 8) -> float:
+    """Milliseconds until a call returns, where the device has nothing else to do; the median of 50 after the first."""
     times: list[float] = []
-    for i in range(58):
+    for i in range(50 + skip):
         torch.cuda.synchronize()
         start = time.perf_counter()
         run(i)
         times.append((time.perf_counter() - start) * 1e3)
-    return sorted(times[8:])[25]
+    torch.cuda.synchronize()
+    return sorted(times[skip:])[25]
 
 
 def called(run: Callable[[], Any]) -> float:
@@ -355,78 +361,116 @@ def called(run: Callable[[], Any]) -> float:
 
 def on_device(run: Callable[[], Any]) -> float:
     """Milliseconds per call on the device alone: ten calls in a graph."""
-    for _ in range(3):
-        run()
-    torch.cuda.synchronize()
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
+
+    def ten() -> None:
         for _ in range(10):
             run()
-    captured.replay()
+
+    replayed, _ = captured(ten)
+    replayed.replay()
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     for _ in range(5):
-        captured.replay()
+        replayed.replay()
     end.record()
     torch.cuda.synchronize()
     return begin.elapsed_time(end) / 50
 
 
+Row = Callable[..., None]
+
+
 def figures(keep: Callable[[dict[str, Any]], None]) -> None:
-    """What a first call and a plan cost."""
+    """What a first call, a plan and a repeated call cost."""
 
     def row(workload: str, step: str, ms: float, note: str = "") -> None:
         keep({"wl": workload, "sys": "attndsl-triton", "pas": step, "ms": ms, "tflops": None, "note": note})
 
-    for name, text in (("window", WINDOW), ("softcap", "attention cap { score 50 * tanh(s / 50) mask k <= q }"),
-                       ("documents", DOCUMENTS)):  # fmt: skip
+    first_calls(row)
+    new_lengths(row)
+    repeated_calls(row)
+    decoding(row)
+
+
+def first_calls(row: Row) -> None:
+    """A process with an empty cache, and the next one: until the result of a first call, or training step, is there."""
+    cases = (
+        ("dense", CAUSAL, False), ("window", WINDOW, False), ("softcap", SOFTCAP, False),
+        ("documents", DOCUMENTS, False), ("dense, training", CAUSAL, True), ("documents, training", DOCUMENTS, True),
+    )  # fmt: skip
+    for name, text, train in cases:
         with tempfile.TemporaryDirectory() as folder:
             environment = {**os.environ, "ATTNDSL_CACHE_DIR": f"{folder}/a", "ATTNDSL_CACHE": f"{folder}/a",
                            "TRITON_CACHE_DIR": f"{folder}/t"}  # fmt: skip
-            code = COLD.format(root=str(Path(__file__).resolve().parent.parent), text=text)
+            code = COLD.format(root=str(Path(__file__).resolve().parent.parent), text=text, train=train)
             for what in ("cold", "second process"):
                 done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
                 seconds = float(done.stdout.split()[-1]) if done.returncode == 0 else float("nan")
                 row(f"first call {name}", what, seconds * 1e3, done.stderr[-200:] if done.returncode else "")
-    f = attndsl.load(WINDOW)
+
+
+def new_lengths(row: Row) -> None:
+    """A call of a length of its own each time, so that nothing of it is remembered: until it returns."""
     tokens = 524_288
     q, k, v = tensors(1, 1, tokens)
-    f(q, k, v)
-    torch.cuda.synchronize()
-    plan = f.plan(L=tokens, H=1, D=128)
-    times: list[float] = []
-    for i in range(9):
-        # a length of its own each time, so that nothing is remembered
-        part = [t[:, :, : tokens - 128 * (i + 1)] for t in (q, k, v)]
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        f(*part)
-        times.append((time.perf_counter() - start) * 1e3)
-        torch.cuda.synchronize()
-    row("window 1024, 524288 tokens", "plan and launch of a new length", sorted(times)[4], f"plan {plan.nbytes} bytes")
+    doc = document_ids(tokens, 0)
+    cases = (("causal", CAUSAL), ("window", WINDOW), ("sink and window", SINK), ("full", FULL),
+             ("documents", DOCUMENTS))  # fmt: skip
+    for name, text in cases:
+        f = attndsl.load(text)
+        plan = f.plan(L=tokens, H=1, D=128) if text is WINDOW else None
+        # lengths that no tile divides, and those that every tile does
+        for what, step, odd in (("", 128, 0), (", odd", 128, 37)):
+
+            def call(i: int, f: Any = f, text: str = text, step: int = step, odd: int = odd) -> Tensor:
+                n = tokens - step * (i + 1) - odd
+                given = {"doc": doc[:, :n]} if text is DOCUMENTS else {}
+                return f(q[:, :, :n], k[:, :, :n], v[:, :, :n], **given)
+
+            ms = host(call, 2)
+            note = "" if plan is None else f"plan {plan.nbytes} bytes"
+            row(f"{name}, {tokens} tokens{what}", "plan and launch of a new length", ms, note)
+        if text in (CAUSAL, WINDOW):
+            leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+
+            def train(i: int, f: Any = f, leaves: list[Tensor] = leaves) -> Any:
+                part = [t[:, :, : tokens - 128 * (i + 1)] for t in leaves]
+                out = f(*part)
+                return torch.autograd.grad(out, part, out)
+
+            row(f"{name}, {tokens} tokens", "forward and backward of a new length", host(train, 2))
+
+
+def repeated_calls(row: Row) -> None:
+    """Until a call, or its backward, returns."""
+    slope = torch.rand(16, device="cuda")
+    gamma = torch.full((16,), 0.9, device="cuda")
+    cases: list[tuple[str, str, dict[str, Tensor]]] = [
+        ("window", WINDOW, {}), ("alibi", ALIBI, {"slope": slope}), ("linear retention", RETENTION, {"g": gamma}),
+        ("linear elu", LINEAR, {}), ("documents", DOCUMENTS, {}),
+    ]  # fmt: skip
     for length in (256, 4096):
-        q, k, v = tensors(1, 16, length)
-        for needs in (False, True):
-            made = [t.clone().requires_grad_(needs) for t in (q, k, v)]
-            times = []
-            for _ in range(50):
+        for name, text, given in cases:
+            f = attndsl.load(text)
+            more = {"doc": document_ids(length, 0)} if text is DOCUMENTS else given
+            q, k, v = tensors(1, 16, length)
+
+            def call(i: int, f: Any = f, t: Any = (q, k, v), more: Any = more) -> Tensor:
+                return f(*t, **more)
+
+            row(f"repeated call {name} L{length}", "host", host(call))
+            leaves = tuple(t.clone().requires_grad_() for t in (q, k, v))
+            row(f"repeated call {name} L{length} with gradients", "host", host(lambda i: call(i, t=leaves)))  # noqa: B023
+            seed = torch.randn_like(q)
+            times: list[float] = []
+            for _ in range(58):
+                out = f(*leaves, **more)
+                torch.cuda.synchronize()
                 start = time.perf_counter()
-                f(*made)
+                torch.autograd.grad(out, leaves, seed)
                 times.append((time.perf_counter() - start) * 1e3)
                 torch.cuda.synchronize()
-            row(f"repeated call L{length}{' with gradients' if needs else ''}", "host", sorted(times)[25])
-            if not needs:
-                continue
-            seed = torch.randn_like(made[0])
-            times = []
-            for _ in range(50):
-                out = f(*made)
-                torch.cuda.synchronize()
-                start = time.perf_counter()
-                torch.autograd.grad(out, made, seed)
-                times.append((time.perf_counter() - start) * 1e3)
-                torch.cuda.synchronize()
-            row(f"repeated backward L{length}", "host", sorted(times)[25])
+            row(f"repeated backward {name} L{length}", "host", sorted(times[8:])[25])
     docs = attndsl.load(DOCUMENTS)
     for length in (4096, 32768):
         q, k, v = tensors(1, 16, length)
@@ -434,18 +478,35 @@ def figures(keep: Callable[[dict[str, Any]], None]) -> None:
         row(f"documents L{length}", "host", host(lambda i, q=q, k=k, v=v, ids=ids: docs(q, k, v, doc=ids[i % 8])))
         doc = ids[0]
         row(f"documents L{length}", "device, in a graph", on_device(lambda q=q, k=k, v=v, d=doc: docs(q, k, v, doc=d)))
+
+
+def decoding(row: Row) -> None:
+    """A row over a cache: the same, and one that grows by a key a step."""
+    f = attndsl.load(CAUSAL)
     for B, H, Hkv, keys in ((1, 32, 8, 32768), (8, 32, 8, 8192), (32, 32, 8, 2048)):
         q, k, v = tensors(B, H, keys)
         q, k, v = q[:, :, :1].contiguous(), k[:, :Hkv].contiguous(), v[:, :Hkv].contiguous()
         for name, offset in (("", "end"), (" offsets [B]", torch.full((B,), keys - 1, device="cuda"))):
-            f = attndsl.load("attention causal { mask k <= q }")
 
-            def step(f: Any = f, q: Tensor = q, k: Tensor = k, v: Tensor = v, offset: Any = offset) -> Tensor:
+            def step(q: Tensor = q, k: Tensor = k, v: Tensor = v, offset: Any = offset) -> Tensor:
                 return f(q, k, v, q_offset=offset)
 
             row(f"decode B{B}{name}", "as called", called(step))
             row(f"decode B{B}{name}", "host", host(lambda i, step=step: step()))
             row(f"decode B{B}{name}", "device, in a graph", on_device(step))
+    q, k, v = tensors(1, 32, 8192)
+    q, k, v = q[:, :, :1].contiguous(), k[:, :8].contiguous(), v[:, :8].contiguous()
+    for name, text in (("causal", CAUSAL), ("window", WINDOW), ("sink and window", SINK)):
+        f = attndsl.load(text)
+        times: list[float] = []
+        for n in range(4000, 4720):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            f(q, k[:, :, :n], v[:, :, :n], q_offset="end")
+            times.append((time.perf_counter() - start) * 1e3)
+        times = sorted(times[80:])
+        note = f"longest {times[-1]:.3f} ms, mean {sum(times) / len(times):.3f} ms"
+        row(f"decode growing {name}", "host", times[len(times) // 2], note)
 
 
 CHECKS = (

@@ -3,9 +3,10 @@
     python benchmarks/gpu_random.py [--out FILE] [--seed N] [--workers 14] [--budget 60] [--device cuda]
 
 Hypothesis writes the programs, in every worker from a seed of its own, until the time is over; a worker that has not
-come back a little later, from a compiler say, is ended, and its last program counts as one that hangs. Those that the
-backend does not have are counted apart. What is wrong goes to benchmarks/results/<gpu>/<date>-random.json with its
-program.
+come back a little later is ended. Its last program hangs if it began `HANGS` seconds ago, and is unfinished otherwise:
+the eight kernels of a program over two segments compile for 20 s on their own, and longer beside other workers. The
+worker's stack tells where it was. Programs that the backend does not have are counted apart. What is wrong goes to
+benchmarks/results/<gpu>/<date>-random.json with its program.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportPrivateUsage=false
@@ -14,7 +15,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import faulthandler
 import json
+import os
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +37,8 @@ RESULTS = Path(__file__).parent / "results"
 Results = dict[str, Tensor]
 PATIENCE = 20.0
 """Seconds after the time is over, for what is under way and for the start of processes."""
+HANGS = 60.0
+"""Seconds of a program, more than its compilations and its dense evaluations take."""
 
 
 def ours(spec: Any, with_lse: bool, device: str) -> Results:
@@ -89,11 +95,14 @@ def work(seed_of_worker: int, seconds: float, device: str, log: Path) -> None:
     from tests.random_specs import specs
 
     torch.set_num_threads(1)
+    # until the process ends: the parent asks for it last
+    stack = log.with_suffix(".stack").open("w")
+    faulthandler.register(signal.SIGUSR1, file=stack)
     end, broken = time.time() + seconds, False
 
     def say(what: str, **more: str) -> None:
         with log.open("a") as file:
-            file.write(json.dumps({"what": what, **more}) + "\n")
+            file.write(json.dumps({"what": what, "at": time.time(), **more}) + "\n")
 
     @seed(seed_of_worker)
     @settings(
@@ -127,16 +136,22 @@ def gathered(logs: list[Path]) -> tuple[Counter[str], list[dict[str, str]]]:
     """Counts, and what is wrong, of the workers' logs."""
     count, wrong = Counter[str](), list[dict[str, str]]()
     for log in logs:
-        lines: list[dict[str, str]] = (
+        lines: list[dict[str, Any]] = (
             [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         )
         for line in lines:
             if line["what"] != "begins":
-                count[line.pop("what")] += 1
-                wrong += [line] if line else []
-        if lines and lines[-1].get("what") == "begins":
-            count["hangs"] += 1
-            wrong.append({"wrong": "hangs", "text": lines[-1]["text"], "spec": lines[-1]["spec"]})
+                count[line["what"]] += 1
+                wrong += [{n: line[n] for n in ("wrong", "text", "spec")}] if "wrong" in line else []
+        if lines and lines[-1]["what"] == "begins":
+            last = lines[-1]
+            seconds = time.time() - float(last["at"])
+            what = "hangs" if seconds > HANGS else "unfinished"
+            count[what] += 1
+            stack = log.with_suffix(".stack")
+            where = stack.read_text()[:3000] if stack.exists() else ""
+            said = f"{what}: {seconds:.0f} s"
+            wrong.append({"wrong": said, "text": last["text"], "spec": last["spec"], "where": where})
     return count, wrong
 
 
@@ -167,6 +182,10 @@ def main() -> int:
         end = time.time() + given.budget + PATIENCE
         for worker in workers:
             worker.join(max(0.0, end - time.time()))
+        late = [worker for worker in workers if worker.is_alive() and worker.pid is not None]
+        for worker in late:
+            os.kill(worker.pid or 0, signal.SIGUSR1)
+        time.sleep(1.0 if late else 0.0)
         for worker in workers:
             worker.kill()
         total, wrong = gathered(logs)
@@ -179,7 +198,7 @@ def main() -> int:
     for w in wrong:
         print(f"WRONG {w['wrong']}\n{w['text']}{w['spec'][:700]}", flush=True)
     print(f"-- {dict(total)}, written to {out}", flush=True)
-    return int(bool(wrong))
+    return int(any(not w["wrong"].startswith("unfinished") for w in wrong))
 
 
 if __name__ == "__main__":

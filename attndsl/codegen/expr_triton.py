@@ -36,14 +36,15 @@ INFIX = {
 }  # fmt: skip
 LIBRARY = {
     "abs": "tl.abs", "min": "tl.minimum", "max": "tl.maximum", "exp": "tl.exp", "log": "tl.log", "sqrt": "tl.sqrt",
-    "sin": "tl.sin", "cos": "tl.cos", "erf": "tl.erf", "select": "tl.where", "sigmoid": "tl.sigmoid",
+    "erf": "tl.erf", "select": "tl.where", "sigmoid": "tl.sigmoid",
 }  # fmt: skip
 HELPERS = {
     "tanh": "tanh", "sign": "sign", "elu": "elu", "silu": "silu", "gelu": "gelu", "softplus": "softplus",
-    "bitlen": "bitlen", "ispow2": "ispow2", "pow": "power", "floordiv": "floordiv", "mod": "modulo",
+    "sin": "sine", "cos": "cosine", "bitlen": "bitlen", "ispow2": "ispow2", "pow": "power", "floordiv": "floordiv",
+    "mod": "modulo",
 }  # fmt: skip
 """Operations that become calls of functions written into the module."""
-NEEDS = {"silu": (), "gelu": (), "modulo": ("floordiv",)}
+NEEDS = {"silu": (), "gelu": (), "modulo": ("floordiv",), "sine": ("turns",), "cosine": ("turns",)}
 LINE = 88
 
 

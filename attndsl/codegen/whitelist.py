@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection
 
+from attndsl.diagnostics.parsing import parse
+
 ALLOWED = (
     ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Assign, ast.Return, ast.Expr, ast.Name, ast.Load,
     ast.Store, ast.Constant, ast.Call, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Tuple,
@@ -23,7 +25,7 @@ def check_generated(source: str, callables: Collection[str], values: Collection[
     There are no imports, attributes, subscripts, loops, defaults or decorators; only `callables` are called, and a
     function reads its own arguments, names it assigned before, and `values`.
     """
-    module = ast.parse(source)
+    module = parse(source)
     for node in ast.walk(module):
         if not isinstance(node, ALLOWED):
             raise UnsafeCodeError(f"line {getattr(node, 'lineno', '?')}: {type(node).__name__} in generated code")

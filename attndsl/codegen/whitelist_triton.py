@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 
 from attndsl.codegen.whitelist import UnsafeCodeError
+from attndsl.diagnostics.parsing import parse
 
 _NODES = (
     ast.Module, ast.Import, ast.alias, ast.FunctionDef, ast.arguments, ast.arg, ast.Assign, ast.AnnAssign,
@@ -22,7 +23,7 @@ _CALLS = frozenset(("range", "float"))
 
 def check_kernels(source: str) -> None:
     """UnsafeCodeError on any statement, import, call or attribute that no template writes."""
-    module = ast.parse(source)
+    module = parse(source)
     defined = {f.name for f in module.body if isinstance(f, ast.FunctionDef)}
     for statement in module.body:
         if not isinstance(statement, ast.Import | ast.FunctionDef):

@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass, replace
 from types import CodeType
 from typing import Any, TypeVar, cast
 
+from attndsl.diagnostics.parsing import parse
 from attndsl.diagnostics.report import Diagnostic, SpecError
 from attndsl.diagnostics.source import NOWHERE, Source, Span
 
@@ -72,7 +73,7 @@ def find_function(code: CodeType) -> tuple[Place, ast.FunctionDef]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python warned when it compiled the file
-            module = ast.parse(text)
+            module = parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise unavailable(code, "its file does not parse any more", "import it again after the change") from None
     for node in ast.walk(module):

@@ -56,7 +56,7 @@ class Call:
 
     def with_tensors(self, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor]) -> Call:
         """The same call on other tensors of the same shapes."""
-        return replace(self, q=q, k=k, v=v, inputs=inputs)
+        return self.repeated(q, k, v, inputs, self.scalars, self.q_offset)
 
     def repeated(
         self,

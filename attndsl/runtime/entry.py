@@ -11,6 +11,7 @@ from attndsl.runtime.dispatch import choose_backend
 from attndsl.runtime.given import Signature, given
 from attndsl.runtime.operator import attend
 from attndsl.runtime.quick import asked, remember, run
+from attndsl.runtime.scans import repeated as again
 from attndsl.runtime.scans import scanned, traced
 from attndsl.runtime.state import State
 
@@ -40,20 +41,25 @@ def enter(
     # before anything reads an element: some devices have none
     choose_backend(owner, backend, q.device.type if isinstance(q, Tensor) else "cpu")
     stateful = initial_state is not None or return_state
+    repeated = None
+    if not (checked or stateful or traced()):
+        repeated = asked(
+            signature, q, k, v, arguments, layout, bool(return_lse), scale, q_offset, grid, backend
+        )  # fmt: skip
     if stateful or (signature.scans and not traced()):
+        done = None if repeated is None else again(signature, repeated, layout)
+        if done is not None:
+            return done
         found = scanned(
             signature.spec, q, k, v, arguments, initial_state, return_state,
             layout=layout, scale=scale, q_offset=q_offset, grid=grid, backend=backend, checked=checked,
+            again=None if repeated is None else (signature, repeated),
         )  # fmt: skip
         if found is not None:
             out, state = found
             return out if state is None else (out, state)
-    repeated = None
-    if not (checked or traced()):
-        repeated = asked(
-            signature, q, k, v, arguments, layout, bool(return_lse), scale, q_offset, grid, backend
-        )  # fmt: skip
-        results = None if repeated is None else run(signature, repeated, layout, bool(return_lse))
+    if repeated is not None:
+        results = run(signature, repeated, layout, bool(return_lse))
         if results is not None:
             out = results[0].transpose(1, 2) if layout == "bshd" else results[0]
             return (out, results[1]) if return_lse else out

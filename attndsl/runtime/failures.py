@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,24 @@ class KernelError(RuntimeError):
         return KernelError, (
             self.attention, self.place, self._line, self.configuration, self.words, self.reproducer
         )  # fmt: skip
+
+
+class KernelWarning(UserWarning):
+    """A kernel runs in another configuration than the one that was chosen. Results do not depend on it."""
+
+
+_warned: set[str] = set()
+
+
+def one_stage(error: KernelError) -> None:
+    """Say once that a kernel that did not compile runs without a pipeline."""
+    message = (
+        f"{error.attention}: a kernel did not compile and runs with one stage instead ({error.configuration}; "
+        f"{' '.join(error.words.split())[:300]})"
+    )
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, KernelWarning, stacklevel=2)
 
 
 def place_of(span: Span) -> str:

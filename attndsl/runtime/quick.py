@@ -99,7 +99,8 @@ class Growing:
     def of(known: Repeated) -> Growing | None:
         """None where a call with more keys could mean another plan or an error."""
         binding = known.binding
-        if binding.tiling is None or not binding.tiling.step or binding.plan is None or known.differentiated:
+        planned = binding.plan is not None or binding.located
+        if binding.tiling is None or not binding.tiling.step or not planned or known.differentiated:
             return None
         if not _lengths_are_free(known.runner.attention):
             return None
@@ -108,7 +109,8 @@ class Growing:
     def bound(self, tensors: Sequence[Tensor], scalars: Scalars, offset: int | Tensor) -> Bound | None:
         """The call on these tensors; None where it has another plan."""
         binding = self.known.binding
-        assert isinstance(offset, int)
+        if not isinstance(offset, int):
+            return None
         assert binding.tiling is not None
         sizes = binding.call.sizes
         rows, keys = sizes["Lq"], tensors[1].shape[2]

@@ -1,7 +1,9 @@
 """A kernel's scan under autograd: from q, k, v, the inputs and a state to the output and the next state."""
+# pyright: reportPrivateUsage=false, reportUntypedBaseClass=false
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +13,10 @@ from torch import Tensor
 from attndsl.runtime.call import Call, ScanKernel
 from attndsl.runtime.state import State
 from attndsl.schedule.legalise import ScanForm
+
+_C: Any = torch._C
+_interpreter = _C._functorch.peek_interpreter_stack
+_single_level: Any = torch.autograd.function._SingleLevelFunction
 
 
 def scan(
@@ -27,7 +33,8 @@ def scan(
         return out, after
     bare = None if state is None else (state.position, state.segment, state.z is not None)
     frame = _Frame(kernel, replace(call, tables={}), form, bare, names, need_state)
-    results: Any = _apply(_Scan, frame, *tensors)
+    plain = _interpreter() is None
+    results: Any = _apply(_Eager if plain else _Scan, frame, *tensors)
     if not need_state:
         return results[0], None
     assert frame.after is not None
@@ -107,9 +114,25 @@ class _Scan(torch.autograd.Function):
         frame: _Frame = ctx.frame
         names = frame.every
         needs = frozenset(n for n, w in zip(names, wanted, strict=True) if w)
-        results: Any = _apply(_Gradient, frame, needs, ctx.count, *given, *ctx.saved_tensors)
+        operands = (frame, needs, ctx.count, *given, *ctx.saved_tensors)
+        # with a graph of its own where one is asked for, to say that it has no derivative
+        results: Any = _apply(_Gradient, *operands) if torch.is_grad_enabled() else _Gradient.forward(*operands)
         found = iter(results)
         return (None, *(next(found) if w else None for w in wanted))
+
+
+class _Eager(_single_level):
+    """As `_Scan` where no transform of torch looks: without its look at the arguments."""
+
+    @staticmethod
+    def forward(ctx: Any, frame: _Frame, *tensors: Tensor) -> tuple[Tensor, ...]:
+        results = _Scan.forward(frame, *tensors)
+        _Scan.setup_context(ctx, (frame, *tensors), results)
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _Scan.backward(ctx, *grads)
 
 
 class _Gradient(torch.autograd.Function):
@@ -141,6 +164,7 @@ def _apply(function: Any, *operands: object) -> Any:
     return function.apply(*operands)
 
 
-def _full_precision(tensor: Tensor) -> torch.autocast:
+def _full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
     """Kernels choose their own precisions."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

@@ -41,6 +41,13 @@ class Sides:
 
     def value(self, e: Expr) -> Tensor:
         """The value of an expression."""
+        if isinstance(e, Load) and e not in self.known and e.tensor not in ("Q", "K", "V"):
+            # its indices are not made where nothing is gathered
+            found = self._direct(self._tensor(e.tensor)[0], e)
+            if found is not None:
+                self.known[e] = found
+        if e in self.known:
+            return self.known[e]
         for node in walk(e):
             if node not in self.known:
                 self.known[node] = self._value(node)

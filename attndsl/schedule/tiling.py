@@ -31,7 +31,7 @@ class Tiling:
     def problem(self, attention: Attention, problem: Problem) -> Problem:
         """The problem that is planned for a call."""
         step, offset = self.step, problem.q_offset
-        if not step or not isinstance(offset, int) or not _positions_alone(attention):
+        if not step or not isinstance(offset, int) or not positions_alone(attention):
             return problem
         first = offset // step * step
         rows = -(-(offset + problem.sizes["Lq"] - first) // step) * step
@@ -43,7 +43,7 @@ class Tiling:
     def tile(self, attention: Attention, problem: Problem) -> Tile | None:
         """The boxes for a problem, as `build` takes them; None where there is nothing to see."""
         spaces = [s for s in (attention.q_space, attention.k_space) if s is not None]
-        if self.step and _positions_alone(attention):
+        if self.step and positions_alone(attention):
             return max(problem.sizes["Lq"], 1), self.columns
         if problem.moved or all(len(segment.axes) == 1 for s in spaces for segment in s.segments):
             return self.rows, self.columns
@@ -71,7 +71,7 @@ class Tiling:
 
 
 @lru_cache(maxsize=256)
-def _positions_alone(attention: Attention) -> bool:
+def positions_alone(attention: Attention) -> bool:
     """Whether the mask of a pair follows from its positions, batch, head and scalars, and residues split no axis: then
     it is the same in a longer problem."""
     if attention.q_space is not None or attention.k_space is not None:

@@ -137,6 +137,8 @@ def tune_passes(
     """Tune passes of a call on its GPU, each for at most `budget` seconds. `workers` compile, and are the caller's to
     close; without them there are some for this call. `among` are the candidates of passes, the default first, where
     not all are to be tried. Finalists are measured for `careful` seconds each."""
+    if not steps:
+        return []
     assert facts.machine is not None
     gpu, found = like(facts.machine), list[Entry]()
     own = workers is None

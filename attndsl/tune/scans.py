@@ -126,6 +126,8 @@ def tune_scan_passes(
     """As `online.tune_passes`, for a linear attention. `subject.grad` is the gradient of the output."""
     from attndsl.tune.scan_trials import ScanTrials
 
+    if not steps:
+        return []
     assert facts.machine is not None
     gpu, found = like(facts.machine), list[Entry]()
     subject = replace(subject, width=max(facts.features, facts.sizes["D"]))

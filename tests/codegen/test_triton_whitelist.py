@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 import attndsl
+from attndsl.codegen.triton_backward import BackwardForm, generate_sweep
+from attndsl.codegen.triton_form import typical_forms
 from attndsl.codegen.whitelist import UnsafeCodeError
 from attndsl.codegen.whitelist_triton import check_kernels
 from benchmarks.cases import CASES
@@ -36,3 +38,10 @@ def test_nothing_outside_a_kernel() -> None:
     with pytest.raises(UnsafeCodeError, match="is not a kernel"):
         check_kernels("def f():\n    return 1\n")
     check_kernels(KERNEL.format("tl.store(x, 1)"))
+
+
+def test_an_input_that_nothing_depends_on() -> None:
+    """Its gradient is wanted, and its derivative is zero: sums of it have no terms."""
+    f = attndsl.load("attention a(input g: f32[H]) { mask k <= q score s + sin(1.5 * q) + 0.0 * g[h] }")
+    made = generate_sweep(f.simplified, BackwardForm(typical_forms(f.simplified)[0], frozenset("g")))
+    check_kernels(made.source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -26,3 +28,11 @@ def test_calls_on_a_cpu() -> None:
 def test_a_budget_is_positive() -> None:
     with pytest.raises(ValueError, match="budget: expected seconds above 0"), attndsl.tuning(budget=0):
         pass
+
+
+def test_a_call_whose_passes_are_all_tuned_tunes_nothing() -> None:
+    pytest.importorskip("triton")
+    from attndsl.tune.online import tune_passes
+
+    nothing: Any = None
+    assert tune_passes(nothing, nothing, nothing, [], 5.0) == []

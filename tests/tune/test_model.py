@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import attndsl
+from attndsl.runtime.cache.entry import Entry, Timing, entry_data
 from attndsl.runtime.triton.config import Config
-from attndsl.runtime.triton.labels import label
+from attndsl.runtime.triton.labels import config_data, label
+from attndsl.runtime.triton.scan_choices import scan_facts, scan_key
+from attndsl.runtime.triton.scan_config import SCAN_PASSES, ScanConfig
 from attndsl.schedule.build import build
 from attndsl.tune.machines import gpu_of
 from attndsl.tune.model import TERMS, model, predict, terms, terms_of, work_of
-from benchmarks.fit_rows import non_negative
+from attndsl.tune.scan_candidates import shape_of
+from attndsl.tune.scans import scan_of, shown
+from benchmarks.fit_rows import Data, Row, non_negative
+from benchmarks.fit_scan import read_scans
 from benchmarks.measured import read
 
 
@@ -96,3 +103,41 @@ def test_rows_tell_their_configuration(tmp_path: Path) -> None:
     assert [(m.step, m.config, m.ms) for m in found] == [
         *(("forward", c, 1.0 + i) for i, c in enumerate(configs)), ("dq", configs[0], 9.0)
     ]  # fmt: skip
+
+
+def test_what_is_tuned_of_scans_is_fitted(tmp_path: Path) -> None:
+    """Entries as `gpu_tune.py` keeps them; those of other passes and of decays per channel are left out."""
+    f = attndsl.load("attention retention(input gamma: f32[H]) { mask k <= q weight dot(Q, K) * gamma[h]^(q - k) }")
+    problem = f.problem(L=8192, B=4, H=16, D=128)
+    form = scan_of(f.simplified, problem)
+    assert form is not None
+    facts = scan_facts(form, problem.sizes, "bf16", gpu_of("h100").machine)
+    configs = (ScanConfig(64, 64, 4, 4), ScanConfig(64, 64, 4, 3, resident=2))
+    entries: list[object] = []
+    for step in SCAN_PASSES:
+        timings = {label(c): Timing(config_data(c), "measured", 0.2 + i) for i, c in enumerate(configs)}
+        for kind in ("retention", "gate per channel"):
+            made = {"workload": f"linear S8192 B4 {kind}"}
+            key = scan_key(f.simplified, step, facts)
+            entries.append(entry_data(Entry(key, "retention", shown(step, facts), timings, "", made)))
+    (tmp_path / "2027-01-01-tune.json").write_text(json.dumps({"entries": entries}))
+    found = list(read_scans(tmp_path, "h100"))
+    assert {r.name for r in found} == {f"linear S8192 B4 retention {s}" for s in SCAN_PASSES if s != "step"}
+    assert [r.config for r in found[:2]] == list(configs)
+    assert found[0].shapes == (shape_of("scan", facts, form),)
+    assert (found[0].terms() >= 0).all()
+
+
+def test_a_model_is_judged_by_what_it_has_not_seen() -> None:
+    """One that is right about every workload chooses the best everywhere; one term that lies about one, not there."""
+    rng = np.random.default_rng(0)
+    rows: list[Row] = []
+    for name in "abcd":
+        for i in range(4):
+            terms = rng.random(2) + 0.1
+            rows.append(Row(name, "gpu", f"{i}", float(terms @ [2.0, 1.0]), terms))
+    judged = Data(rows, {"x": 1.0, "y": 1.0}).judged()
+    assert (judged["workloads"], judged["worst over best"]) == (4, 1.0)
+    assert judged["median error of times"] < 0.05
+    lies = [replace(r, terms=2.0 - r.terms) if r.workload == "a" else r for r in rows]
+    assert Data(lies, {"x": 1.0, "y": 1.0}).judged()["worst over best"] > 1.0

@@ -14,8 +14,10 @@ pytest.importorskip("triton")
 
 import attndsl
 from attndsl.cli.main import main
+from attndsl.runtime.binding import bind_call
 from attndsl.runtime.cache.entry import Entry, Timing
 from attndsl.runtime.cache.store import Store
+from attndsl.runtime.triton import scan_kernel
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.labels import config_data, label, scan_config_of
 from attndsl.runtime.triton.scan_choices import ScanFacts, decide_scan, scan_facts, scan_key, untuned_scan
@@ -31,10 +33,12 @@ from attndsl.runtime.triton.scan_config import (
 from attndsl.runtime.triton.scan_launch import recording
 from attndsl.runtime.triton.scan_lowering import Gpu, bare_call, lower_scan
 from attndsl.schedule.legalise import ScanForm, legalise
-from attndsl.tune import scans
+from attndsl.tune import online, scan_trials, scans
 from attndsl.tune.machines import gpu_of
 from attndsl.tune.model import predict_scan
+from attndsl.tune.oracle import Subject
 from attndsl.tune.scan_candidates import shape_of
+from attndsl.tune.search import Sample
 from attndsl.tune.workers import Compiled, ScanJob, compile_scan_job
 
 RETENTION = "attention retention(input gamma: f32[H]) { mask k <= q weight dot(Q, K) * gamma[h]^(q - k) }"
@@ -218,3 +222,63 @@ def test_a_tuned_configuration_is_what_kernels_run_with(monkeypatch: pytest.Monk
         backward = [(it.warps, it.stages) for it in launches if it.kernel.__name__ == "outputs"]
     assert forward >= {("outputs", 8, 1), ("states", 8, 1)}
     assert backward == [(4, 4), (4, 4), (4, 2)]
+
+
+class Made:
+    """Trials whose times are made up: 64x64 w8 s2 is best, stages of one are wrong."""
+
+    def __init__(self, *given: Any) -> None:
+        self.step = given[4]
+
+    def predict(self, config: ScanConfig) -> float:
+        return 1.0 + 0.1 * abs(config.stages - 2) + 0.2 * (config.warps != 8) + 0.3 * (config.columns != 64)
+
+    def jobs(self, configs: Any) -> list[Any]:
+        return []
+
+    def compile(self, configs: Any) -> dict[ScanConfig, str]:
+        return dict.fromkeys(configs, "")
+
+    def check(self, config: ScanConfig) -> str:
+        return "out: error" if config.stages == 1 and config.chunk > 1 else ""
+
+    def measure(self, config: ScanConfig, seconds: float) -> Sample:
+        return Sample(self.predict(config) + 0.01 * (config.resident + config.least), 0.01)
+
+
+@pytest.mark.parametrize(
+    ("rows", "differentiated", "states"), [(64, False, False), (64, True, False), (1, False, True)]
+)
+def test_calls_tune_their_passes_once(
+    rows: int, differentiated: bool, states: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(scan_trials, "ScanTrials", Made)
+    monkeypatch.setattr(scans, "Workers", lambda: Quick())
+    monkeypatch.setattr(Quick, "ahead", lambda *_: None, raising=False)
+    monkeypatch.setattr(online, "_done", set())
+    monkeypatch.setattr(scan_kernel, "machine_of", lambda _: H200.machine)
+    f = attndsl.load(RETENTION)
+    q, k, v = (torch.randn(1, 2, rows, 128, dtype=torch.bfloat16).requires_grad_(differentiated) for _ in range(3))
+    call = bind_call(f.attention, f.simplified, q, k, v, {"gamma": torch.ones(2)})
+    kernel = TritonKernel(f.simplified)
+    form = scans.scan_of(f.simplified, call.problem)
+    assert form is not None
+    tune: Any = online._tune_scan  # pyright: ignore[reportPrivateUsage]
+    found = tune(kernel, Subject(f.attention, call, None), form, 5.0, None, states)
+    steps = ["step"] if states else ["scan", "scan_dq", "scan_dk", "scan_dv"] if differentiated else ["scan"]
+    assert [e.key.step for e in found] == steps
+    facts = kernel.scan_facts(call, form)
+    for entry in found:
+        assert entry.measured, entry.timings
+        assert decide_scan(f.simplified, entry.key.step, facts).origin == "tuned"
+    if not states:
+        best = scan_config_of(found[0].config or {})
+        assert (best.columns, best.warps, best.stages) == (64, 8, 2)
+        wrong = [n for n, t in found[0].timings.items() if t.state == "wrong"]
+        assert all(" s1" in n for n in wrong)
+        # calls after it run with what was found, whatever their length
+        assert dict(
+            kernel.scan_choices.tuned(form, {**call.sizes, "L": 9, "Lq": 9, "Lk": 9}, "bf16", H200.machine)
+        ) == {e.key.step: scan_config_of(e.config or {}) for e in found}
+    assert tune(kernel, Subject(f.attention, call, None), form, 5.0, None, states) == []

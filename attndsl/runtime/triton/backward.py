@@ -22,7 +22,7 @@ from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.collect import Collected, deterministic
-from attndsl.runtime.triton.compilation import Compilation, begin_all
+from attndsl.runtime.triton.compilation import begin
 from attndsl.runtime.triton.config import Config, Pass, apart
 from attndsl.runtime.triton.filling import Filling
 from attndsl.runtime.triton.generated import backward_module
@@ -51,6 +51,8 @@ class Backward:
         self._locator, self._sifter = locator or Locator(attention), sifter or Sifter(attention)
         self._modules: dict[tuple[str, BackwardForm], TritonModule | None] = {}
         self._sweeps = Sweeps(attention)
+        self.begun: set[Hashable] = set()
+        """Passes whose kernels were compiled, or are being."""
         self._summed: dict[tuple[frozenset[str], tuple[Level, ...]], bool] = {}
 
     @cached_property
@@ -224,30 +226,34 @@ class _Run:
         made = [(found, found.located) for found in sweeps if found.located is not None]
         for found, located in made:
             self.buffers[id(found)] = located.room(self.call)
-        held = self._ahead(steps, made)
+        self._ahead(steps, made)
         for found, located in made:
             located.fill(self.call, self.buffers[id(found)])
         for step, found in steps:
             self._launch(step, found)
-        del held
 
-    def _ahead(
-        self, steps: Sequence[tuple[str, OnDevice]], sweeps: Sequence[tuple[OnDevice, Filling]]
-    ) -> list[Compilation]:
+    def _ahead(self, steps: Sequence[tuple[str, OnDevice]], sweeps: Sequence[tuple[OnDevice, Filling]]) -> None:
         """Have the kernels that run for the first time compiled side by side."""
-        call = self.call
-        new = [(s, found) for s, found in steps if self._key(s, found) not in call.memo]
-        if not machine.on_gpu(call.q.device) or not new:
-            return []
+        call, begun = self.call, self.backward.begun
+        # what else tells kernels apart is compiled as it comes
+        names = tuple(step for step, _ in steps)
+        place = (
+            names, self.dq, self.dkdv, self.wanted, self.grad_lse, self.collected.deterministic, call.q.dtype,
+            call.q.shape[3], call.v.shape[3],
+        )  # fmt: skip
+        if not machine.on_gpu(call.q.device) or place in begun:
+            return
+        begun.add(place)
         with torch.cuda.device(call.q.device):
-            several = [it for found, located in sweeps for it in located.wanted(call, self.buffers[id(found)])]
-            for step, found in new:
+            for found, located in sweeps:
+                for it in located.wanted(call, self.buffers[id(found)]):
+                    begin(it)
+            for step, found in steps:
                 made = self._made(step, found)
                 if made is not None:
                     form, config, module = made
                     given = {**self.given, **self.collected.likes(module.slots)}
-                    several.append(wanted_by(self._launched(form, config, module, found, given)))
-            return begin_all(several)
+                    begin(wanted_by(self._launched(form, config, module, found, given)))
 
     def _refined(self) -> bool:
         """Whether the sweep over rows finds delta better than `prepare` does, for the one over keys."""

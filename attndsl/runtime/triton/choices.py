@@ -117,7 +117,7 @@ class Choices:
     def __init__(self, attention: Attention) -> None:
         self._attention = attention
         self._made: dict[tuple[object, ...], Config] = {}
-        self._found: dict[tuple[Key, Config], Config] = {}
+        self._found: dict[Key, Config | dict[Config, Config]] = {}
         self._generation = -1
 
     def config(self, step: Pass, facts: Facts) -> Config:
@@ -134,11 +134,24 @@ class Choices:
         return found
 
     def _config(self, step: Pass, facts: Facts) -> Config:
-        default = untuned(step, facts)
         if facts.machine is None:
-            return default
-        key = key_for(self._attention, step, facts), default
-        found = self._found.get(key)
-        if found is None:
-            found = self._found[key] = _known(key[0], lambda: default).config
-        return found
+            return untuned(step, facts)
+        key = key_for(self._attention, step, facts)
+        known = self._found.get(key)
+        if isinstance(known, Config):
+            return known
+        default: list[Config] = []
+
+        def asked() -> Config:
+            if not default:
+                default.append(untuned(step, facts))
+            return default[0]
+
+        if known is None:
+            made = _known(key, asked).config
+            self._found[key] = {asked(): made} if default else made
+            return made
+        # sizes of one key may have several defaults
+        if asked() not in known:
+            known[asked()] = _known(key, asked).config
+        return known[asked()]

@@ -10,18 +10,19 @@ a kernel waits for it, and is told what went wrong.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Lock
 from types import SimpleNamespace
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
 
 from torch import Tensor
 
+from attndsl.runtime.failures import KernelError, one_stage
 from attndsl.runtime.triton.compiled import compiling, our_cache, used_entries
 from attndsl.runtime.triton.failures import ELEMENTS, Attempt, reported
 
@@ -44,9 +45,10 @@ class Wanted:
 
     @cached_property
     def key(self) -> Hashable:
-        """Equal for the same kernel on the same device."""
+        """Equal for the same kernel on the same device, as long as its function lives."""
+        # to hash a function of Triton's is to parse it
         return (
-            self.function, tuple(self.signature.values()), tuple(self.constants.values()), tuple(self.attributes),
+            id(self.function), tuple(self.signature.values()), tuple(self.constants.values()), tuple(self.attributes),
             tuple(self.options.items()), self.device, self.capability,
         )  # fmt: skip
 
@@ -74,9 +76,12 @@ class Compilation:
     """A kernel that is being compiled, or was."""
 
     def __init__(self, it: Wanted) -> None:
+        self._function = it.function
         self._entries: list[Any] = []
         self._launcher: Future[None] | None = None
         self._loading = Lock()
+        self.told = False
+        """Whether someone was told that it failed: it may go better the next time."""
         self._kernel: Future[Any] = _submit(lambda: self._compile(it))
 
     def _compile(self, it: Wanted) -> Any:
@@ -98,15 +103,13 @@ class Compilation:
             finally:
                 self._entries += entries
 
-    @property
-    def failed(self) -> bool:
-        """Whether it is over, with an error."""
-        return self._kernel.done() and self._kernel.exception() is not None
-
     def loaded(self) -> Any:
         """The compiled kernel, loaded on the current device. Raises what Triton's compiler or the driver raised."""
         try:
             built = self._kernel.result()
+        except BaseException:
+            self.told = True
+            raise
         finally:
             # who finds that one cannot be loaded deletes them
             used_entries().extend(self._entries)
@@ -139,23 +142,22 @@ def _driver() -> Any:
         return driver.active
 
 
-_known: WeakValueDictionary[Hashable, Compilation] = WeakValueDictionary()
+MOST = 1024
+"""Kernels that a process keeps loaded; what has been prepared for launches keeps its own beside these."""
+_known: OrderedDict[Hashable, Compilation] = OrderedDict()
 _known_lock = Lock()
 
 
 def begin(it: Wanted) -> Compilation:
-    """Compile a kernel in the background; the compilation that is under way where there is one."""
+    """Compile a kernel in the background; the compilation that is under way, or was, where there is one."""
     with _known_lock:
         found = _known.get(it.key)
-        # an error that someone keeps keeps what failed
-        if found is None or found.failed:
+        if found is None or found.told:
             found = _known[it.key] = Compilation(it)
+            while len(_known) > MOST:
+                _known.popitem(last=False)
+        _known.move_to_end(it.key)
         return found
-
-
-def begin_all(several: Iterable[Wanted]) -> list[Compilation]:
-    """Compile kernels side by side. They are forgotten with the list, but not what launched meanwhile."""
-    return [begin(it) for it in several]
 
 
 def _forget(it: Wanted) -> None:
@@ -171,31 +173,47 @@ def first_run(
     capability: int,
     launch: Callable[[Any], object],
     attempt: Callable[[int], Attempt] | None = None,
+    spare: bool = False,
 ) -> Any:
     """Compile a kernel, or wait for it, load it on the current device and `launch` it; with fewer stages where so many
     do not fit. Returns the compiled kernel. `attempt` tells a KernelError what was tried, by stages.
 
     What mask code and tables take of shared memory is known to the compiler alone: where its count is above the
-    limit, one stage less is compiled, and one stage that does not fit is an error.
+    limit, one stage less is compiled, and one stage that does not fit is an error. With `spare` a kernel that does not
+    compile for another reason is compiled with one stage, without a pipeline, and a warning says so; the error is the
+    first one where that does not compile either.
     """
     from triton.runtime.errors import OutOfResources
 
     stages = options.get("num_stages", 1)
-    for fewer in range(stages, 0, -1):
-        it = wanted(function, values, {**options, "num_stages": fewer}, device, capability)
+    first: KernelError | None = None
+    while True:
+        it = wanted(function, values, {**options, "num_stages": stages}, device, capability)
 
         def run(it: Wanted = it) -> Any:
             built = begin(it).loaded()
             launch(built)
             return built
 
-        with nullcontext() if attempt is None else reported(lambda fewer=fewer: attempt(fewer)):
-            try:
-                return compiling(run, lambda it=it: _forget(it))
-            except OutOfResources:
-                if fewer == 1:
-                    raise
-    raise AssertionError("a kernel has at least one stage")
+        try:
+            with nullcontext() if attempt is None else reported(partial(attempt, stages)):
+                try:
+                    built = compiling(run, lambda it=it: _forget(it))
+                except OutOfResources:
+                    if stages == 1:
+                        raise
+                    stages -= 1
+                    continue
+        except KernelError as error:
+            if first is not None:
+                raise first from None
+            if stages == 1 or not spare:
+                raise
+            first, stages = error, 1
+            continue
+        if first is not None:
+            one_stage(first)
+        return built
 
 
 # Threads
@@ -223,7 +241,7 @@ def _submit(work: Callable[[], T]) -> Future[T]:
 
 def _after_fork() -> None:
     global _pool, _pool_lock, _known, _known_lock, _driver_lock
-    _pool, _known = None, WeakValueDictionary()
+    _pool, _known = None, OrderedDict()
     _pool_lock, _known_lock, _driver_lock = Lock(), Lock(), Lock()
 
 

@@ -20,9 +20,10 @@ from pathlib import Path
 from threading import Lock, local
 from typing import Any, TypeVar, cast
 
+from attndsl.diagnostics.parsing import alone
 from attndsl.runtime.cache.files import write_file
 from attndsl.runtime.cache.folder import part, process_folder, warn
-from attndsl.runtime.triton.toolchain import stand_ins
+from attndsl.runtime.triton import limit, toolchain
 
 FOLDER = "compiled"
 SUMS, SEAL = "sha256.json", ".sha256"
@@ -172,8 +173,8 @@ def our_cache() -> Generator[None]:
 
 _lock = Lock()
 _within = 0
-_before: dict[Any, dict[str, Any]] = {}
-"""What modules of Triton had, while any thread is within."""
+_before: list[tuple[Any, str, Any]] = []
+"""What modules and classes of Triton had under a name, while any thread is within."""
 
 
 def _enter() -> None:
@@ -182,13 +183,28 @@ def _enter() -> None:
 
     with _lock:
         _within += 1
-        if _within > 1 or knobs.cache.manager_class is not None:
+        if _within > 1:
             return
-        # not by assignment, which would write the environment too
-        vars(knobs.cache)["manager_class"] = _manager()
-        for module, functions in stand_ins().items():
-            _before[module] = {name: getattr(module, name) for name in functions}
-            vars(module).update(functions)
+        if knobs.cache.manager_class is None:
+            # not by assignment, which would write the environment too
+            vars(knobs.cache)["manager_class"] = _manager()
+        for several in (toolchain.stand_ins(), limit.stand_ins(), _parser()):
+            for place, names in several.items():
+                for name, value in names.items():
+                    _before.append((place, name, vars(place)[name]))
+                    setattr(place, name, value)
+
+
+def _parser() -> dict[Any, dict[str, Any]]:
+    """Kernels are parsed by one thread at a time."""
+    from triton.runtime.jit import JITCallable
+
+    as_is: Any = JITCallable.parse
+
+    def parse(self: Any) -> Any:
+        return alone(as_is, self)
+
+    return {JITCallable: {"parse": parse}}
 
 
 def _leave() -> None:
@@ -201,9 +217,8 @@ def _leave() -> None:
             return
         if vars(knobs.cache).get("manager_class") is _manager():
             vars(knobs.cache).pop("manager_class", None)
-        for module, functions in _before.items():
-            vars(module).update(functions)
-        _before.clear()
+        while _before:
+            setattr(*_before.pop())
 
 
 def compiling(run: Callable[[], T], forget: Callable[[], None]) -> T:

@@ -13,8 +13,9 @@ Chosen by shape, for positions on a line:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
 
@@ -26,11 +27,13 @@ from attndsl.codegen.triton import unsupported
 from attndsl.codegen.triton_decode import DecodeModule
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.ir.attention import Attention
+from attndsl.ir.expr import ParamRef, walk
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.choices import settings
 from attndsl.runtime.triton.config import Config, choose, decode_asked
 from attndsl.runtime.triton.decode_launch import Placed, Prepared, prepared_key
+from attndsl.runtime.triton.decode_line import few_tables, is_closed
 from attndsl.runtime.triton.decode_tables import DecodeTables, decode_tables, joined, known_of
 from attndsl.runtime.triton.generated import decode_module
 from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
@@ -55,6 +58,8 @@ STEP = 64
 REGISTERS = 27_000
 """Of a program with boxes of 64 keys of 128 components in two bytes, as compiled; others in proportion."""
 MOST_SHARES = 256
+KEPT = 64
+"""Tables in closed form that are kept."""
 LEAST_BOXES = 2
 """Boxes that a share has at least."""
 START, MERGE = 2, 2
@@ -113,6 +118,8 @@ class Decode:
         self._chosen = chosen
         self._modules: dict[Form, DecodeModule] = {}
         self._ready: dict[tuple[int, torch.device], Placed | None] = {}
+        self._scalars = frozenset(n.name for n in walk(attention.mask) if isinstance(n, ParamRef))
+        self._known: OrderedDict[Hashable, Placed | None] = OrderedDict()
         self._lock = Lock()
 
     # Choices
@@ -145,7 +152,16 @@ class Decode:
 
     def tiling(self, call: Call, dtype: Dtype) -> Tiling:
         """The boxes of a plan for a call: as many positions as fit a tile with all heads that share keys."""
-        return decode_tiling(self.config(call, dtype), call.sizes)
+        found = decode_tiling(self.config(call, dtype), call.sizes)
+        # boxes that the device finds are those of a length
+        return replace(found, step=0) if self._locator.wanted(call) else found
+
+    def closed(self, call: Call) -> bool:
+        """Whether the tables of a call that is run here follow from its bounds, without a plan."""
+        if not isinstance(call.q_offset, int) or self._locator.wanted(call):
+            return False
+        tiling = self.tiling(call, dtype_of(self.attention, call))
+        return is_closed(self.attention, tiling.step, tiling.columns)
 
     # Running
 
@@ -157,8 +173,13 @@ class Decode:
         _, prepared = call.memo.get(memo, (plan, None))
         if prepared is None:
             ready = None
-            if self.wanted(call) and (plan is not None or self._locator.wanted(call)):
-                ready = self._located(call) if plan is None else self._tables(call, plan)
+            if self.wanted(call):
+                if plan is not None:
+                    ready = self._tables(call, plan)
+                elif self._locator.wanted(call):
+                    ready = self._located(call)
+                elif self.closed(call):
+                    ready = self._closed(call)
             if ready is None:
                 return False
             dtype = dtype_of(self.attention, call)
@@ -206,6 +227,28 @@ class Decode:
         with self._lock:
             self._ready[key] = found
         weakref.finalize(plan, self._ready.pop, key, None)
+        return found
+
+    def _closed(self, call: Call) -> Placed | None:
+        """Tables in closed form, those of the last calls kept: lengths are rounded."""
+        tiling = self.tiling(call, dtype_of(self.attention, call))
+        problem = call.problem
+        rounded = tiling.problem(self.attention, problem)
+        key = (
+            tiling, rounded.q_offset, call.q.device, *rounded.sizes.items(),
+            # a bool and an int that compare equal, or -0.0 and 0.0, mean other bounds
+            *((n, repr(v)) for n, v in sorted(call.scalars.items()) if n in self._scalars),
+        )  # fmt: skip
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        made = few_tables(self.attention, tiling, problem)
+        found = None if made is None else self._made(call, made)
+        with self._lock:
+            self._known[key] = found
+            while len(self._known) > KEPT:
+                self._known.popitem(last=False)
         return found
 
     def _located(self, call: Call) -> Placed:

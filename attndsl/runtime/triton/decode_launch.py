@@ -17,8 +17,8 @@ from attndsl.codegen.triton_decode import DecodeModule
 from attndsl.codegen.triton_form import Form
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton import machine
-from attndsl.runtime.triton.compilation import Wanted, begin_all, first_run, wanted
-from attndsl.runtime.triton.config import Config, stages_that_fit
+from attndsl.runtime.triton.compilation import Wanted, begin, first_run, wanted
+from attndsl.runtime.triton.config import Config, all_forced, stages_that_fit
 from attndsl.runtime.triton.decode_tables import DecodeTables
 from attndsl.runtime.triton.failures import run_time_attempt, words_of
 from attndsl.runtime.triton.launch import SHARED_MEMORY, Launch, interpreting
@@ -124,11 +124,11 @@ class Prepared:
         if not machine.on_gpu(call.q.device) or not self.decode.known or (both and not self.merge.known):
             rest = values.copy()
             rest[self.rows_at] = 1
-            held = begin_all([self.merge.wanted(call, rest)]) if both and not interpreting() else []
+            if both and not interpreting():
+                begin(self.merge.wanted(call, rest))
             self.decode.first(call, values)
             if both:
                 self.merge.first(call, rest)
-            del held
             return
         # addresses cost less than tensors, whose kind Triton asks the driver for
         bare = [v.data_ptr() if isinstance(v, Tensor) else v for v in values]
@@ -182,6 +182,7 @@ class Step:
                     call.attention, self.module, self.name, values, self._options(stages), self.capability,
                     words_of(self.form, *self.tile),
                 ),
+                not all_forced(),
             )  # fmt: skip
             self._ready = Ready(compiled, self.programs)
         else:

@@ -14,13 +14,14 @@ from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.triton import TritonModule, unsupported
 from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
+from attndsl.runtime.cache.key import Bucket, bucket_of
 from attndsl.runtime.call import Call, Kept, Saved
 from attndsl.runtime.failures import KernelError
 from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.backward import Backward
 from attndsl.runtime.triton.choices import Choices, Facts, settings
-from attndsl.runtime.triton.compilation import Compilation, Wanted, begin_all, warm_up
-from attndsl.runtime.triton.config import Config, Pass
+from attndsl.runtime.triton.compilation import begin, warm_up
+from attndsl.runtime.triton.config import Config, Pass, Visits
 from attndsl.runtime.triton.decode import Decode
 from attndsl.runtime.triton.filling import Filling
 from attndsl.runtime.triton.generated import forward_module
@@ -60,6 +61,8 @@ class TritonKernel(LinearKernel):
         self._backward = Backward(attention, self.config, self._locator, self._sifter)
         self._sweeps = Sweeps(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
+        self._visits: dict[Bucket, Visits] = {}
+        self._begun: set[Hashable] = set()
         self._decode = Decode(attention, lambda call: self.config("decode", call), self._locator)
         if torch.cuda.is_initialized():
             warm_up()
@@ -137,13 +140,12 @@ class TritonKernel(LinearKernel):
             flags = {"LSE": with_lse, "SAVE": save}
             sweeps = self._found(call, plan)
             every = [given if f.located is None else {**given, TABLES: f.located.room(call)} for f in sweeps]
-            held = self._ahead(call, sweeps, every, flags)
+            self._ahead(call, sweeps, every, flags)
             made: list[tuple[Prepared | None, Filling | None]] = []
             for found, own in zip(sweeps, every, strict=True):
                 if found.located is not None:
                     found.located.fill(call, own[TABLES])
                 made.append((self._launch(call, found, own, flags), found.located))
-            del held
             settled = tuple((ready, located) for ready, located in made if ready is not None)
             if len(settled) == len(made):
                 call.memo[place] = plan, settled
@@ -199,7 +201,9 @@ class TritonKernel(LinearKernel):
         if self._locator.wanted(call) or self._sifter.wanted(call):
             return True
         after = differentiated(call)
-        if not isinstance(call.q_offset, int) or (self._decode.wanted(call) and not after):
+        if not after and self._decode.wanted(call):
+            return self._decode.closed(call)
+        if not isinstance(call.q_offset, int):
             return False
         sweeps = [(False, self.config("forward", call))]
         if after:
@@ -239,19 +243,23 @@ class TritonKernel(LinearKernel):
 
     def _ahead(
         self, call: Call, sweeps: Sequence[OnDevice], given: Sequence[Mapping[str, Tensor]], flags: Mapping[str, bool]
-    ) -> list[Compilation]:
+    ) -> None:
         """Have the kernels of a forward pass compiled side by side, where there are several."""
         if not machine.on_gpu(call.q.device) or (len(sweeps) == 1 and sweeps[0].located is None):
-            return []
+            return
         wished = self.config("forward", call)
+        # what else tells kernels apart is compiled as it comes
+        place = wished, call.q.dtype, call.q.shape[3], call.v.shape[3], len(sweeps), tuple(flags.items())
+        if place in self._begun:
+            return
+        self._begun.add(place)
         with torch.cuda.device(call.q.device):
-            several: list[Wanted] = []
             for found, own in zip(sweeps, given, strict=True):
                 if found.located is not None:
-                    several += found.located.wanted(call, own[TABLES])
-                it = self._settle(call, found, wished)
-                several.append(wanted_by(self._launched(call, it, found, own, flags)))
-            return begin_all(several)
+                    for it in found.located.wanted(call, own[TABLES]):
+                        begin(it)
+                walk = self._settle(call, found, wished)
+                begin(wanted_by(self._launched(call, walk, found, own, flags)))
 
     def _launched(
         self, call: Call, it: Walked, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]
@@ -299,6 +307,17 @@ class TritonKernel(LinearKernel):
         """What the configurations of a call depend on."""
         on_line = not self.attention.gridded or moved(call)
         q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
-        visits = partial(visits_of, self.attention, call.problem)
+        visits = partial(self._visits_of, call)
         gpu, dtype = machine_of(call.q.device), dtype_of(self.attention, call)
         return Facts(gpu, dtype, call.sizes, q_extents, k_extents, visits)
+
+    def _visits_of(self, call: Call) -> Visits:
+        """What a forward pass visits; where tensors decide it, what the first call of such sizes did: reading them
+        waits for the device."""
+        if isinstance(call.q_offset, int) and not call.tables:
+            return visits_of(self.attention, call.problem)
+        place = bucket_of(call.sizes, call.q_extents, call.k_extents)
+        found = self._visits.get(place)
+        if found is None:
+            found = self._visits[place] = visits_of(self.attention, call.problem)
+        return found

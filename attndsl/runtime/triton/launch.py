@@ -21,7 +21,7 @@ from attndsl.ir.attention import Const
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.compilation import Wanted, first_run, wanted
-from attndsl.runtime.triton.config import Config, stages_that_fit
+from attndsl.runtime.triton.config import Config, all_forced, stages_that_fit
 from attndsl.runtime.triton.failures import Attempt, run_time_attempt, words_of
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.submit import Ready, raw_stream
@@ -36,8 +36,9 @@ TABLES = "@tables"
 """The name of the tensor that holds the tables of a call."""
 
 
+@lru_cache(maxsize=1)
 def interpreting() -> bool:
-    """Whether Triton runs kernels in Python, on CPU tensors."""
+    """Whether Triton runs kernels in Python, on CPU tensors. It decides that once in a process."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -403,7 +404,9 @@ def first_launch(it: Launch, ready: Prepared, values: list[Any], device: int, la
             words_of(it.form, *ready.tile),
         )  # fmt: skip
 
-    return first_run(ready.kernel, values, it.config.options(ready.stages), device, capability, launch, attempt)
+    # specialised warps need two stages; what was asked for is not to be another
+    spare = it.form.walk != "specialized" and not all_forced()
+    return first_run(ready.kernel, values, it.config.options(ready.stages), device, capability, launch, attempt, spare)
 
 
 def wanted_by(it: Launch) -> Wanted:

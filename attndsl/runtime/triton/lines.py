@@ -8,6 +8,7 @@ are one hull with the longer core.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from attndsl.runtime.triton.tables import LaunchTables, PieceTables
 from attndsl.schedule.monotone import trend
 
 Longs = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.int32]
 LINE = SideForm("", ("0",), (False,))
 ZERO = np.zeros((1, 1), np.int32)
 MANY = 256
@@ -90,50 +92,169 @@ def line_tables(attention: Attention, call: Call, rows: int, columns: int, *, tu
         return None
     lengths = call.sizes["Lq"], call.sizes["Lk"]
     length, width = lengths[::-1] if turned else lengths
+    values = {n: _value(call, n) for n in leaves(attention)}
+    found = None
+    if call.q_offset == 0 and not any(isinstance(n, Size) for n in values):
+        found = _shared(attention, line, tuple(values.items()), rows, columns, length, width)
+    if found is None:
+        found = _made(line, Space(values, call.q_offset, width), rows, columns, length)
+    piece = PieceTables(
+        PieceForm(LINE, False, True), (columns,), 0, (1,), found.bounds[None], np.zeros((0, 1), np.int32), ZERO
+    )  # fmt: skip
+    return LaunchTables(LINE, (rows,), 0, (1,), found.tiles, found.order, (piece,), False)
+
+
+def _value(call: Call, leaf: Size | ParamRef) -> Any:
+    return call.sizes[leaf.name] if isinstance(leaf, Size) else call.scalars[leaf.name]
+
+
+class Space(NamedTuple):
+    """What bounds are evaluated with: values of sizes and scalars, the offset of rows, and how many columns there
+    are."""
+
+    values: Mapping[Size | ParamRef, Any]
+    offset: int
+    width: int
+
+
+class Made(NamedTuple):
+    """Tables of a sweep: [tiles, start, stop], [tiles, ends and origins of spans] and the tiles, longest first."""
+
+    tiles: Ints
+    bounds: Ints
+    order: Ints
+
+
+def _made(line: Line, space: Space, rows: int, columns: int, length: int) -> Made:
     start = np.arange(0, length, rows)
     stop = np.minimum(start + rows, length)
-    offset = call.q_offset
-    runs = _runs(line, call, start, stop - 1, width, columns, offset)
-    bounds, cost = _spans(runs, len(start), columns)
+    if all(band.low is None and band.high is None for band in line.bands):
+        # all tiles are alike
+        hulls = _hulls(line, space, start[:1], stop[:1])
+        bounds, _ = _spans(_runs(hulls, space.width, columns), min(len(start), 1), columns)
+        bounds = np.ascontiguousarray(np.broadcast_to(bounds, (len(start), bounds.shape[1])))
+        return Made(_tiles(start, stop), bounds, np.arange(len(start), dtype=np.int32))
+    hulls = _hulls(line, space, start, stop - 1)
+    bounds, cost = _spans(_runs(hulls, space.width, columns), len(start), columns)
     order = np.argsort(-cost, kind="stable").astype(np.int32)
+    return Made(_tiles(start, stop), bounds, order)
+
+
+def _tiles(start: Longs, stop: Longs) -> Ints:
     tiles = np.empty((len(start), 2), np.int32)
     tiles[:, 0], tiles[:, 1] = start, stop
-    piece = PieceTables(
-        PieceForm(LINE, False, True), (columns,), 0, (1,), bounds[None], np.zeros((0, 1), np.int32), ZERO
-    )  # fmt: skip
-    return LaunchTables(LINE, (rows,), 0, (1,), tiles, order, (piece,), False)
+    return tiles
 
 
-def _runs(line: Line, call: Call, first: Longs, last: Longs, width: int, box: int, offset: int) -> list[Runs]:
-    values: dict[Expr, Any] = {n: call.sizes[n.name] for n in _leaves(call.attention) if isinstance(n, Size)}
-    values |= {n: call.scalars[n.name] for n in _leaves(call.attention) if isinstance(n, ParamRef)}
-    own, shift = (KEY, 0) if line.turned else (QUERY, offset)
-    ends = [Env({**values, own: at + shift}) for at in (first, last)]
-    back = offset if line.turned else 0
+# Lengths that share tables
+
+LEAST, MOST = 1 << 12, 1 << 22
+"""Positions of the shortest and the longest tables that are shared."""
+ENDLESS = 1 << 40
+
+
+class Master(NamedTuple):
+    """Tables for a whole power of two of rows and no end of columns. `reach`: how many columns there must be for a tile
+    to be as it is here."""
+
+    made: Made
+    reach: Longs
+
+
+def _shared(
+    attention: Attention,
+    line: Line,
+    values: tuple[tuple[Size | ParamRef, Any], ...],
+    rows: int,
+    columns: int,
+    length: int,
+    width: int,
+) -> Made | None:
+    """The tables of a length, from those that it shares with others: only tiles that the last row or the last column
+    cuts are made anew. The order of tiles is that of whole ones. None where bounds depend on the last column."""
+    whole = max(LEAST, 1 << (length - 1).bit_length())
+    if whole > MOST or any(band.high is None for band in line.bands):
+        return None
+    made, reach = _master(attention, line.turned, values, rows, columns, whole)
+    count = -(-length // rows)
+    cut = np.flatnonzero(reach[:count] > width)
+    if length % rows and not (len(cut) and cut[-1] == count - 1):
+        cut = np.append(cut, count - 1)
+    order = made.order if count == len(made.order) else made.order[made.order < count]
+    tiles, bounds = made.tiles[:count], made.bounds[:count]
+    if len(cut):
+        start = cut * rows
+        stop = np.minimum(start + rows, length)
+        space = Space(dict(values), 0, width)
+        tiles, bounds = tiles.copy(), bounds.copy()
+        tiles[cut] = _tiles(start, stop)
+        bounds[cut] = _spans(_runs(_hulls(line, space, start, stop - 1), width, columns), len(cut), columns)[0]
+    return Made(tiles, bounds, order)
+
+
+@lru_cache(maxsize=32)
+def _master(
+    attention: Attention,
+    turned: bool,
+    values: tuple[tuple[Size | ParamRef, Any], ...],
+    rows: int,
+    columns: int,
+    length: int,
+) -> Master:
+    line = line_of(attention, turned)
+    assert line is not None
+    start = np.arange(0, length, rows)
+    hulls = _hulls(line, Space(dict(values), 0, ENDLESS), start, start + (rows - 1))
+    bounds, cost = _spans(_runs(hulls, ENDLESS, columns), len(start), columns)
+    reach = np.zeros(len(start), np.int64)
+    for hull in hulls:
+        for edge in hull:
+            np.maximum(reach, edge, out=reach)
+    order = np.argsort(-cost, kind="stable").astype(np.int32)
+    return Master(Made(_tiles(start, start + rows), bounds, order), reach)
+
+
+# Bounds
+
+Hull = tuple[Longs, Longs, Longs, Longs]
+"""[low, high) that any row of a tile sees, and [low, high) that all rows see, wherever columns begin and end."""
+
+
+def _hulls(line: Line, space: Space, first: Longs, last: Longs) -> list[Hull]:
+    """The hulls of tiles from their first and last rows, band by band."""
+    own, shift = (KEY, 0) if line.turned else (QUERY, space.offset)
+    ends = [Env({**space.values, own: at + shift}) for at in (first, last)]
+    back = space.offset if line.turned else 0
 
     def at_ends(e: Expr | None, default: int) -> tuple[Longs, Longs]:
         """The values in the first and the last row of a tile."""
         if e is None:
             whole = np.full(len(first), default)
             return whole, whole
-        a, b = (np.broadcast_to(np.asarray(evaluate(e, env), np.int64), first.shape) - back for env in ends)
-        return a, b
+        a, b = (np.broadcast_to(np.asarray(evaluate(e, env), np.int64), first.shape) for env in ends)
+        return (a - back, b - back) if back else (a, b)
 
-    def inside(x: Longs) -> Longs:
-        return np.minimum(np.maximum(x, 0), width)
-
-    found: list[tuple[Longs, Longs, Longs, Longs]] = []
+    found: list[Hull] = []
     for band, certain in zip(line.bands, line.certain, strict=True):
         if band.rows != TRUE and not bool(evaluate(band.rows, ends[0])):
             continue
         low, low_2 = at_ends(band.low, 0)
-        high, high_2 = at_ends(band.high, width)
+        high, high_2 = at_ends(band.high, space.width)
         top = np.maximum(high, high_2)
         if certain:
             # a width that is not positive at the ends is nowhere
             top = np.where((low >= high) & (low_2 >= high_2), 0, top)
-        ends_of = np.minimum(low, low_2), top, np.maximum(low, low_2), np.minimum(high, high_2)
-        found.append((inside(ends_of[0]), inside(ends_of[1]), inside(ends_of[2]), inside(ends_of[3])))
+        found.append((np.minimum(low, low_2), top, np.maximum(low, low_2), np.minimum(high, high_2)))
+    return found
+
+
+def places_of(line: Line, space: Space, first: Longs, last: Longs, box: int) -> list[Runs]:
+    """The boxes of tiles with these first and last rows."""
+    return _runs(_hulls(line, space, first, last), space.width, box)
+
+
+def _runs(hulls: list[Hull], width: int, box: int) -> list[Runs]:
+    found = [tuple(np.minimum(np.maximum(x, 0), width) for x in hull) for hull in hulls]
     if not found:
         return []
     if len(found) == 1:
@@ -143,7 +264,7 @@ def _runs(line: Line, call: Call, first: Longs, last: Longs, width: int, box: in
 
 
 @lru_cache(maxsize=512)
-def _leaves(attention: Attention) -> tuple[Size | ParamRef, ...]:
+def leaves(attention: Attention) -> tuple[Size | ParamRef, ...]:
     """Sizes and scalars that the mask reads."""
     return tuple({n: None for n in walk(attention.mask) if isinstance(n, Size | ParamRef)})
 

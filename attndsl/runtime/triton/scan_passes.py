@@ -84,13 +84,18 @@ class ScanCall:
         return self.q.shape[0], self.q.shape[1], self.q.shape[2]
 
     def detach(self) -> ScanCall:
-        """The same numbers without a graph."""
-        named = ("q", "k", "v", "gamma", "g")
-        bare: dict[str, Any] = {n: None if (t := getattr(self, n)) is None else t.detach() for n in named}
+        """The same numbers without a graph; much used, so cheap."""
+        made = object.__new__(ScanCall)
+        fields = made.__dict__
+        fields.update(self.__dict__)
+        fields["falls"] = {}
+        for name in ("q", "k", "v", "gamma", "g"):
+            t: Tensor | None = fields[name]
+            fields[name] = None if t is None else t.detach()
         first = self.initial
         if first is not None:
-            first = Carried(first.state.detach(), None if first.column is None else first.column.detach())
-        return replace(self, initial=first, **bare)
+            fields["initial"] = Carried(first.state.detach(), None if first.column is None else first.column.detach())
+        return made
 
     @property
     def group(self) -> int:

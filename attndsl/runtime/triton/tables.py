@@ -306,6 +306,11 @@ def _spans(found: _Entries, tiles: int, step: int, axis: int, split: bool) -> Lo
 def _short_runs(sources: Sequence[Source]) -> bool:
     runs = sum(len(s.count) if isinstance(s, Blocks) else len(s.axes[-1].count) for s in sources)
     boxes = sum(int(s.count.sum()) if isinstance(s, Blocks) else int(s.axes[-1].count.sum()) for s in sources)
+    return are_short(runs, boxes)
+
+
+def are_short(runs: int, boxes: int) -> bool:
+    """Whether so many runs of so many boxes are listed box by box."""
     return boxes < RUN_LENGTH * runs
 
 

@@ -70,9 +70,9 @@ class Case:
 
 CASES = [
     Case("tokens that are kept, under a window",
-         "attention kept(input keep: bool[B, Lk], const window: int[2] = 5, const dilation: int[2] = 1) {"
+         "attention kept(input keep: bool[B, Lk], const window: int[2] = (3, 5), const dilation: int[2] = 1) {"
          f" grid im(y, x) mask {WINDOW} and keep[b, k] }}",
-         (5, 11), {"keep": lambda: bools(0.7, 2, 55) & (torch.arange(55) > 20)}, 55, H=4, Hkv=2, results=True),
+         (4, 9), {"keep": lambda: bools(0.7, 2, 36) & (torch.arange(36) > 9)}, 36, results=True),
     Case("kept, dilated",
          "attention kept(input keep: bool[B, Lk], const window: int[2] = 3, const dilation: int[2] = (1, 2)) {"
          f" grid im(y, x) mask {WINDOW} and keep[b, k] }}",
@@ -81,13 +81,10 @@ CASES = [
          "attention frames(input valid: bool[B, T]) { grid video(t, y, x)"
          " mask valid[b, k.t] and k.t <= q.t and abs(q.y - k.y) <= 2 }",
          (3, 3, 7), {"valid": lambda: torch.tensor([[True, False, True], [False] * 3])}, 63),
-    Case("lengths in frames, no window",
-         "attention lengths(input n: i32[B]) { grid video(t, y, x) mask k.t < n[b] and q.t < n[b] }",
-         (3, 3, 5), {"n": lambda: ints(4, 2)}, 45),
     Case("packed images",
          "attention packed(input image: i32[B, Y, X]) { grid page(y, x)"
          " mask image[b, q.y, q.x] == image[b, k.y, k.x] }",
-         (5, 9), {"image": lambda: ints(3, 2, 5, 9).sort(1).values}, 45),
+         (5, 7), {"image": lambda: ints(3, 2, 5, 7).sort(1).values}, 35),
     Case("text and video",
          "attention joint(input n: i32[B], const window: int[3] = 3) { grid text(m) ++ video(t, y, x)"
          " mask (k in video or k.m < n[b])"
@@ -219,7 +216,7 @@ def check_tables(case: Case) -> None:
             assert found.batches * found.heads == case.kinds
             count += len(found.pieces)
             check_lists(found, call, mask, turned)
-            if not turned:
+            if not turned and case.results:
                 found.pieces = tuple(replace(p, look=False) for p in found.pieces)
                 check_lists(found, call, mask, turned)
         assert count >= case.pieces if turned else count == case.pieces

@@ -7,6 +7,7 @@ Everything that a call does on the host is done, on CPU tensors.
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,15 +21,12 @@ import torch
 
 from attndsl.runtime import dispatch, entry, registry, runner, scans
 from attndsl.runtime.triton import (
-    backward,
     compilation,
     decode,
     decode_launch,
-    kernel,
     launch,
     machine,
     scan,
-    scan_kernel,
     scan_launch,
     scan_passes,
 )
@@ -95,8 +93,10 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     monkeypatch.setattr(driver, "_active", _driver(happened))
     monkeypatch.setattr(knobs.compilation, "listener", listen)
     monkeypatch.setattr(machine, "on_gpu", lambda device: True)
-    for module in (kernel, backward, scan_kernel):
-        monkeypatch.setattr(module, "machine_of", lambda device: H200)
+    # every module that has it: its answers are remembered
+    for name, module in list(sys.modules.items()):
+        if name.startswith("attndsl.") and hasattr(module, "machine_of"):
+            monkeypatch.setattr(module, "machine_of", lambda device: H200)
     for module in (dispatch, entry, runner, scans):
         monkeypatch.setattr(module, "choose_backend", triton)
     # tensors of a CPU say that their device has no index
@@ -113,7 +113,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: t)
     monkeypatch.setattr("attndsl.runtime.triton.submit._allocator", lambda d: _scratch)
     # what another test left, and what the next one is not to find
-    monkeypatch.setattr(compilation, "_known", WeakValueDictionary())
+    monkeypatch.setattr(compilation, "_known", OrderedDict())
     monkeypatch.setattr(registry, "_living", WeakValueDictionary())
     monkeypatch.setattr(registry, "_read", OrderedDict())
     monkeypatch.setattr(launch, "_compiled", {})

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Barrier, Thread
@@ -14,9 +15,11 @@ import pytest
 import torch
 
 import attndsl
+from attndsl.runtime.failures import KernelError, KernelWarning
 from attndsl.runtime.triton import compilation, decode_launch, filling, launch, scan_launch
 from attndsl.runtime.triton.compiled import our_cache
 from attndsl.runtime.triton.config import Config, configured
+from attndsl.runtime.triton.limit import TooLongError
 from tests.runtime.triton.pretend import Pretended, pretend
 
 pytest.importorskip("triton")
@@ -97,7 +100,7 @@ def test_side_by_side(which: str, gpu: Pretended, monkeypatch: pytest.MonkeyPatc
     met, real = Barrier(len(expected)), CUDABackend.add_stages
 
     def add_stages(*arguments: Any) -> Any:
-        met.wait(120)
+        met.wait(60)
         return real(*arguments)
 
     monkeypatch.setattr(CUDABackend, "add_stages", add_stages)
@@ -186,3 +189,44 @@ def test_registers_are_part_of_what_is_compiled(gpu: Pretended) -> None:
         with configured(Config(32, 32, 4, 1, registers=registers), decode=None):
             f(*tensors(100, 100))
     assert gpu.compiled == ["forward", "forward"]
+
+
+def untuned(grad: bool = False) -> torch.Tensor:
+    """A call in the configurations that are chosen for it."""
+    return attndsl.load(NEAR)(*tensors(100, 100, grad=grad))
+
+
+def test_a_kernel_that_does_not_compile_runs_without_a_pipeline(
+    gpu: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that does not end, or fails, for kernels of several stages: a warning, once, and one stage."""
+    from triton.backends.nvidia.compiler import CUDABackend
+
+    real = CUDABackend.make_ttgir
+
+    def make_ttgir(module: Any, metadata: Any, options: Any, capability: int) -> Any:
+        if options.num_stages > 1:
+            raise TooLongError("ttgir", 5.0)
+        return real(module, metadata, options, capability)
+
+    monkeypatch.setattr(CUDABackend, "make_ttgir", staticmethod(make_ttgir))
+    with pytest.warns(KernelWarning, match=r"near: a kernel did not compile .* one stage .*forward, tile .*\(ttgir\)"):
+        untuned()
+    assert gpu.launched == ["forward"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        untuned()
+    # a configuration that is asked for is not replaced
+    with pytest.raises(KernelError, match="2 stages"), configured(Config(32, 32, 4, 2), decode=None):
+        untuned()
+
+
+def test_the_first_error_is_told(gpu: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.backends.nvidia.compiler import CUDABackend
+
+    def make_ttgir(module: Any, metadata: Any, options: Any, capability: int) -> Any:
+        raise TooLongError("ttgir", 5.0)
+
+    monkeypatch.setattr(CUDABackend, "make_ttgir", staticmethod(make_ttgir))
+    with pytest.raises(KernelError, match=r"[23] stages(.|\n)*did not end within 5 s"):
+        untuned()

@@ -123,6 +123,56 @@ def test_pairs_are_visited_once(text: str, given: dict[str, Any], best: bool, tu
             del plan
 
 
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("text", "given", "best"), MASKS)
+def test_lengths_share_their_tables(
+    text: str, given: dict[str, Any], best: bool, turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lengths up to a power of two share is, for each, what is made for it alone."""
+    del best
+    monkeypatch.setattr(lines_module, "LEAST", 64)
+    lines_module._master.cache_clear()
+    shared = 0
+    for Lq, Lk in [(n, n) for n in range(1, 131, 6)] + [(50, 90), (128, 70), (97, 200), (200, 1), (129, 128)]:
+        f, call = call_of(text, given, Lq, Lk, 0)
+        before = lines_module._master.cache_info()
+        tables = line_tables(f.simplified, call, 16, 8, turned=turned)
+        shared += lines_module._master.cache_info() != before
+        monkeypatch.setattr(lines_module, "MOST", 0)
+        alone = line_tables(f.simplified, call, 16, 8, turned=turned)
+        monkeypatch.setattr(lines_module, "MOST", 1 << 22)
+        if tables is None or alone is None:
+            assert tables is alone
+            continue
+        assert tables.rows.tolist() == alone.rows.tolist()
+        assert tables.pieces[0].bounds.tolist() == alone.pieces[0].bounds.tolist()
+        assert sorted(tables.order.tolist()) == sorted(alone.order.tolist())
+        assert all(t.flags.c_contiguous for t in (tables.rows, tables.pieces[0].bounds, tables.order))
+    made = lines_module._master.cache_info().misses
+    assert (shared, made) in ((27, 3), (0, 0))
+
+
+def test_a_new_length_makes_no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the tiles that the end cuts are made."""
+    counts: list[int] = []
+    real = lines_module._spans
+
+    def spans(runs: Any, tiles: int, box: int) -> Any:
+        counts.append(tiles)
+        return real(runs, tiles, box)
+
+    monkeypatch.setattr(lines_module, "_spans", spans)
+    lines_module._master.cache_clear()
+    for text in ("{ mask k <= q }", "{ mask k <= q and q - k < 1024 }", "{ mask k <= q and (q - k < 1024 or k < 64) }"):
+        counts.clear()
+        for n in range(12):
+            f, call = call_of(text, {}, 500_000 - 128 * n - n % 3, 500_000 - 128 * n - n % 3, 0)
+            tables = line_tables(f.simplified, call, 128, 64, turned=False)
+            assert tables is not None
+            assert tables.nbytes < 1 << 20
+        assert counts == [4096] + [1] * 12
+
+
 @pytest.mark.parametrize(("text", "given", "best"), [m for m in MASKS if "w" in m[1]])
 def test_many_tiles_are_placed_as_few_are(
     text: str, given: dict[str, Any], best: bool, monkeypatch: pytest.MonkeyPatch
