@@ -128,7 +128,7 @@ def check_jobs() -> list[Job]:
     every.sort(key=lambda job: (job[2][0].dtype == "fp32", -job[2][0].L))
     channels: list[Job] = []
     for n, (dtype, L, D, Dv) in enumerate(CHANNELS):
-        config = choose_scan(dtype, D, Dv)
+        config = replace(choose_scan(dtype, D, Dv), gate_whole=True)
         for norm, state in ((False, False), (True, True)):
             case = LinearCase(
                 dtype, L, D, Dv, "channel", norm, norm, False, state, strict=n == 2, B=1, Hkv=(2, 4)[n % 2]
@@ -138,7 +138,7 @@ def check_jobs() -> list[Job]:
             strong = replace(case, speed=16.0)
             channels.append((f"{strong} {config}", check_case, (strong, config)))
             if norm:
-                blocks = replace(config, gate_blocks=True)
+                blocks = replace(config, gate_whole=False)
                 channels.append((f"{case} {blocks}", check_case, (case, blocks)))
     taylor: list[Job] = [(f"taylor {c}", check_taylor, c) for c in (("bfloat16", 700, 16), ("float16", 65, 8))]
     return [*every[:6], *channels, *taylor, *every[6:]]
@@ -163,8 +163,8 @@ def runs() -> Iterator[tuple[str, str, ScanConfig | None]]:
     for config in FORWARD:
         yield "retention", "fwd", config
         yield "linear", "fwd", config
-    yield "gla", "fwd", ScanConfig(64, 64, 4, 4, 1, gate_blocks=True)
-    yield "gla", "bwd", ScanConfig(64, 64, 4, 4, 1, gate_blocks=True)
+    yield "gla", "fwd", ScanConfig(64, 64, 4, 4, 1, gate_whole=True)
+    yield "gla", "bwd", ScanConfig(64, 64, 4, 4, 1, gate_whole=True)
     for config in BACKWARD:
         yield "retention", "bwd", config
 
@@ -353,10 +353,10 @@ def own_rows(record: Record, end: float, measured: list[tuple[str, str, ScanConf
 def words(config: ScanConfig) -> str:
     """A configuration in short."""
     states = "x".join(map(str, config.of_states[:2]))
-    blocks = " blocks of 16" if config.gate_blocks else ""
+    whole = " chunks in whole" if config.gate_whole else ""
     return (
         f"{config.chunk}x{config.columns} w{config.warps} s{config.stages} r{config.resident} "
-        f"states {states} s{config.of_states[2]}{blocks}"
+        f"states {states} s{config.of_states[2]}{whole}"
     )
 
 

@@ -62,7 +62,7 @@ class Channels:
             torch.empty((B, heads, L, F), dtype=q.dtype, device=q.device),
             torch.empty((B, H, chunks, F), dtype=torch.float32, device=q.device),
             torch.empty((B, H, L, self.config.chunk), dtype=q.dtype, device=q.device),
-            None if self.config.gate_blocks else torch.empty((B, H, chunks), dtype=torch.int32, device=q.device),
+            torch.empty((B, H, chunks), dtype=torch.int32, device=q.device) if self.config.gate_whole else None,
         )
         given = {
             "q": q, "k": k, "g": self.g, "q_decayed": made.q, "k_decayed": made.k, "factors": made.factors,
@@ -89,10 +89,10 @@ class Channels:
     def _launch_both(
         self, name: str, careful: str, given: Mapping[str, Tensor | None], numbers: Mapping[str, int], spare: Tensor
     ) -> None:
-        """A kernel for chunks in whole, then that of blocks for the others."""
-        if not self.config.gate_blocks:
+        """A kernel for chunks in whole, where that is asked for, then that of blocks for the others."""
+        if self.config.gate_whole:
             self._launch(name, given, numbers, spare)
-        self._launch(careful, given, {**numbers, "REST": not self.config.gate_blocks}, spare)
+        self._launch(careful, given, {**numbers, "REST": self.config.gate_whole}, spare)
 
     def _launch(self, name: str, given: Mapping[str, Tensor | None], numbers: Mapping[str, int], spare: Tensor) -> None:
         ready = self.memo.get(name)

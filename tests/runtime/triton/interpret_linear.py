@@ -121,7 +121,7 @@ def main() -> int:
         chosen = [c for c in chosen if sys.argv[3] in c[0]]
     for i, (name, run) in enumerate(chosen):
         # blocks of a decay per channel are 16 rows, of which a chunk has several
-        config = ScanConfig((64, 16, 32)[i % 3] if "channel" in name else 16, 16, 4, 1)
+        config = ScanConfig((64, 16, 32)[i % 3] if "channel" in name else 16, 16, 4, 1, gate_whole=i % 4 > 0)
         asked = replace(config, segments=3) if i % 2 else config
         # passes that were tuned apart need not have the same chunks
         apart = {"scan_dq": replace(asked, chunk=32), "scan_dk": replace(asked, chunk=64)} if i % 4 > 1 else {}

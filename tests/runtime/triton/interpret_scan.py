@@ -30,11 +30,11 @@ def cases() -> list[tuple[LinearCase, ScanConfig]]:
             ("fp32", "fp16", "fp32")[n], L, 24, (16, 40)[n % 2], "channel", n == 2, n == 2, False, n != 1,
             strict=n == 0, B=1, H=2, Hkv=1 + n % 2,
         )  # fmt: skip
-        found.append((case, ScanConfig(32, 16, 4, 1, segments=(1, 0, 2)[n])))
+        found.append((case, ScanConfig(32, 16, 4, 1, segments=(1, 0, 2)[n], gate_whole=True)))
     # chunks of one head in whole, of the other in blocks, and all in blocks
     strong = LinearCase("fp32", 70, 72, 16, "channel", state=True, B=1, H=2, Hkv=2, speed=16.0)
-    found.append((strong, ScanConfig(32, 16, 4, 1)))
-    found.append((replace(strong, speed=1.0, strict=True), ScanConfig(32, 16, 4, 1, gate_blocks=True)))
+    found.append((strong, ScanConfig(32, 16, 4, 1, gate_whole=True)))
+    found.append((replace(strong, speed=1.0, strict=True), ScanConfig(32, 16, 4, 1)))
     return found
 
 
