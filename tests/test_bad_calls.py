@@ -250,3 +250,13 @@ def test_whatever_is_given_a_plan_answers_in_words(text: str, data: st.DataObjec
         function.plan(**arguments)
     except (TypeError, ValueError) as error:
         assert str(error).startswith((f"{function.__name__}: ", "tile: ")), repr(error)
+
+
+def test_an_odd_size_is_not_rotated() -> None:
+    f = attndsl.load("attention a { score dot(rope(Q, q), K) }")
+    q = torch.randn(1, 1, 4, 3)
+    with pytest.raises(ValueError, match=r"^a: `rope` turns pairs of components: an even size .*, where D = 3$"):
+        f(q, q, q)
+    assert f(*[torch.randn(1, 1, 4, 4)] * 3).shape == (1, 1, 4, 4)
+    with pytest.raises(attndsl.SpecError, match="E0302"):
+        attndsl.load("attention a(input w: f32[H, 3]) { score s + dot(rope(w[h], q), w[h]) }")

@@ -58,8 +58,9 @@ def check_conditions(attention: Attention, facts: Facts) -> None:
             text = said(require, require.of)
             raise ValueError(f"{attention.name}: {text}{with_values(require.of, env)}")
         if not holds:
-            text = require.condition.span.text or require.message
-            message = f"{require.message} (required: {text})" if require.message else f"required: {text}"
+            text = require.condition.span.text
+            written = f"required: {text}"
+            message = f"{require.message} ({written})" if require.message and text else require.message or written
             raise ValueError(f"{attention.name}: {message}{_with_values(require.condition, env)}")
     for node in conditions.divisors:
         try:

@@ -130,15 +130,17 @@ def _rounded(sizes: Mapping[str, int], offset: Any, step: int) -> tuple[int, int
 @lru_cache(maxsize=256)
 def _lengths_are_free(attention: Attention) -> bool:
     """Whether nothing that is checked or bound depends on lengths."""
-    if attention.requires or attention.q_space is not None or attention.k_space is not None:
+    if attention.q_space is not None or attention.k_space is not None:
         return False
     dims = [d for i in attention.inputs for d in i.shape]
     fixed = ("B", "H", "Hkv", "D", "Dv")
     if not all(isinstance(d, Literal) or (isinstance(d, Size) and d.name in fixed) for d in dims):
         return False
     return not any(
-        isinstance(n, Size) and n.name not in fixed for e in meaning(attention) for n in walk(e)
-    )  # fmt: skip
+        isinstance(n, Size) and n.name not in fixed
+        for e in (*meaning(attention), *(r.condition for r in attention.requires))
+        for n in walk(e)
+    )
 
 
 def asked(

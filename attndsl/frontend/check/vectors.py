@@ -19,7 +19,8 @@ from attndsl.frontend.check.values import (
     describe,
     dim_of,
 )  # fmt: skip
-from attndsl.ir.expr import Decay, Expr, Index, Size
+from attndsl.ir.attention import Require
+from attndsl.ir.expr import Decay, Expr, Index, Size, integer, op
 from attndsl.ir.types import INT, Kind, Type
 
 if TYPE_CHECKING:
@@ -72,9 +73,22 @@ def _turned(name: str) -> Rule:
             wanted = "an int" if name == "roll" else "a position"
             message = f"`{name}` turns a vector by {wanted}, and this is {describe(by)}"
             raise MismatchError("E0301", message, f"{wanted} was expected", argument=1)
+        if name == "rope":
+            _even(checker, x, span)
         return checker.build.op(name, checker.build.to_float(x), by, span=span)
 
     return rule
+
+
+def _even(checker: Checker, x: Expr, span: Span) -> None:
+    """`rope` turns component i with component i + size / 2."""
+    (size,) = x.type.shape
+    if size in ("D", "Dv"):
+        condition = op("eq", op("mod", Size(INT, str(size)), integer(2)), integer(0))
+        message = "`rope` turns pairs of components: an even size was expected"
+        checker.requires.setdefault((condition, message), Require(condition, message, span))
+    elif isinstance(size, int) and size % 2:
+        raise MismatchError("E0302", f"`rope` of {x.type}", "it turns pairs of components: an even size was expected")
 
 
 RULES: dict[str, Rule] = {
