@@ -68,11 +68,17 @@ def built(setup: Setup, dtype: Any, target: str, *, backward: bool) -> tuple[dic
     """The files of a build and its manifest. CallError names what the backend cannot do; KernelError is a kernel that
     does not compile."""
     from attndsl.cli.explain import written
+    from attndsl.ir.projection import Projection, projection
     from attndsl.ir.simplify import simplify
     from attndsl.runtime.triton.lowering import lower, lower_backward
     from attndsl.runtime.triton.standalone import call_name, standalone, tables_of
 
     simplified, problem = simplify(setup.attention), setup.problem()
+    if isinstance(projection(simplified), Projection):
+        raise CallError(
+            f"{simplified.name}: its score or weight reads vectors that are computed before the kernels, by attndsl "
+            "itself, so that no module runs it alone; `attndsl explain` says what they are"
+        )
     try:
         with progress("planning"):
             plan, rows = lower(simplified, problem, dtype, capability=TARGETS[target], save=backward)

@@ -20,6 +20,7 @@ from tests.cli.shell import EXAMPLES, attndsl, one_line
 pytest.importorskip("triton")
 
 WINDOW, GNA = EXAMPLES / "alibi_window.attn", EXAMPLES / "gna.attn"
+ROTATED = EXAMPLES / "rotated.attn"
 SMALL = ("--shape", "H=2,L=50,D=16", "--dtype", "fp32", "--set", "window=9")
 
 
@@ -172,6 +173,7 @@ def test_a_kernel_that_does_not_compile(
         (["build", WINDOW, "-o", "x", "--dtype", "fp8"], "--dtype: there is no 'fp8'"),
         (["build", GNA, "-o", "x", "--grid", "2x3x4", "--set", "window=3,3,3"], "the window exceeds the axis"),
         (["build", "-", "-o", "x"], "backend 'triton' does not have `acos`; backend 'cpu' does"),
+        (["build", ROTATED, "-o", "x"], "reads vectors that are computed before the kernels"),
         (["build", WINDOW, "-o", "x", "--shape", "D=512"], "heads of at most 256 components"),
     ],
 )
