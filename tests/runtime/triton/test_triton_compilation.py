@@ -100,7 +100,7 @@ def test_side_by_side(which: str, gpu: Pretended, monkeypatch: pytest.MonkeyPatc
     met, real = Barrier(len(expected)), CUDABackend.add_stages
 
     def add_stages(*arguments: Any) -> Any:
-        met.wait(60)
+        met.wait(240)
         return real(*arguments)
 
     monkeypatch.setattr(CUDABackend, "add_stages", add_stages)
@@ -127,7 +127,7 @@ def test_threads_that_call_first_compile_once(gpu: Pretended) -> None:
 
     def run() -> None:
         try:
-            together.wait(60)
+            together.wait(240)
             call(DOCUMENTS, 100, 100)
         except BaseException as error:
             failed.append(error)
