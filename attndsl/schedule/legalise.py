@@ -115,7 +115,7 @@ def legalise(attention: Attention, problem: Problem) -> Legalised:
         reasons.append("rows stand before position 0")
     elif found.form.segments and problem.q_offset + problem.sizes["Lq"] > problem.sizes["L"]:
         reasons.append("rows stand past the end of the segments")
-    if found.kind == "both" and (problem.q_offset != 0 or problem.sizes["Lq"] != problem.sizes["Lk"]):
+    elif found.kind == "both" and (problem.q_offset != 0 or problem.sizes["Lq"] != problem.sizes["Lk"]):
         reasons.append("queries and keys do not stand at the same positions")
     return Legalised("quadratic", None, tuple(reasons)) if reasons else found
 

@@ -62,7 +62,8 @@ def test_dot_products_stay(made: tuple[Expr, Expr], size: int) -> None:
 
 def test_products_of_equal_factors_are_there_once() -> None:
     def count(f: Expr) -> int:
-        return value(reduced(f, f)[0], 6).size
+        whole = op("concat", f, op("tanh", QUERY))
+        return value(reduced(whole, whole)[0], 6).size - 6
 
     square = op("outer", QUERY, QUERY)
     assert count(square) == 21
@@ -70,6 +71,11 @@ def test_products_of_equal_factors_are_there_once() -> None:
     assert count(op("outer", square, square)) == 21 * 22 // 2
     assert count(op("concat", QUERY, op("div", square, number(2.0)))) == 27
     assert count(op("outer", QUERY, op("relu", QUERY))) == 36
+
+
+def test_a_product_alone_keeps_its_order() -> None:
+    q, k = op("outer", QUERY, QUERY), op("outer", KEY, KEY)
+    assert reduced(q, k) == (q, k)
 
 
 def test_equal_factors_on_one_side_alone_stay() -> None:
@@ -94,9 +100,9 @@ def test_weights_have_fewer_features() -> None:
         return int(evaluate(found.extent, Env({Size(INT, "D"): D})))
 
     assert features("dot(taylor(Q, D), taylor(K, D)) / sum", 16) == 16 + 16 + 136
-    assert features("dot(square(relu(Q)), square(relu(K)))", 16) == 136
-    assert features("dot(cube(Q), cube(K))", 4) == 40
-    assert features("dot(square(Q), outer(K, relu(K)))", 4) == 16
+    assert features("dot(concat(Q, square(relu(Q))), concat(K, square(relu(K))))", 16) == 16 + 136
+    assert features("dot(concat(Q, cube(Q)), concat(K, cube(K)))", 4) == 4 + 40
+    assert features("dot(concat(Q, square(Q)), concat(K, outer(K, relu(K))))", 4) == 4 + 16
     assert features("dot(square(Q), square(K)) / sum(dot(square(Q), square(K)))", 1) == 1
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import attndsl
+from attndsl.reference import reference
 from attndsl.runtime.state import State
 from tests.runtime.scan_cases import ScanCase
 
@@ -299,3 +300,14 @@ def test_memory_is_linear() -> None:
 
 def test_source_has_the_functions_of_a_scan() -> None:
     assert "def scan_query(" in attndsl.load(spec("none")).source()
+
+
+def test_documents_seen_from_both_sides_with_offsets_of_their_own() -> None:
+    """Pair by pair: every sequence stands elsewhere."""
+    text = "attention a(input doc: i32[B, L] sorted) { mask doc[b, q] == doc[b, k] weight dot(exp(Q), exp(K)) / sum }"
+    f = attndsl.load(text)
+    q, k, v = torch.randn(2, 1, 2, 4), torch.randn(2, 1, 5, 4), torch.randn(2, 1, 5, 4)
+    doc, offset = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 1, 1, 1]], dtype=torch.int32), torch.tensor([1, 3])
+    out = f(q, k, v, doc=doc, q_offset=offset)
+    exact, _ = reference(f.attention, q, k, v, inputs={"doc": doc}, q_offset=offset, dtype=torch.float64)
+    assert torch.allclose(out.double(), exact, atol=1e-5)

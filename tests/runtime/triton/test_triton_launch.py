@@ -178,8 +178,8 @@ def test_kernels_that_ask_for_memory_get_it_on_the_device_of_the_launch(monkeypa
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("attention linear { mask abs(q - k) < 9 weight dot(Q, K) }", "a dot product of vectors other than `s`"),
-        ("attention cosine { score s / (norm(Q) * norm(K)) }", "the vector Q in an expression"),
+        ("attention apart { score norm(Q - K) }", "a vector of the pair"),
+        ("attention several { score s + tanh(dot(roll(Q, 1), K)) }", "several dot products that are not one sum"),
         ("attention two { weight exp(s) / max(sum, 1) }", "a reduction other than its own sum"),
         ("attention arc { score acos(s) }", "`acos`"),
     ],
