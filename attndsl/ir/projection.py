@@ -22,7 +22,7 @@ from typing import Any
 
 from attndsl.ir import build
 from attndsl.ir.attention import Attention, Input
-from attndsl.ir.build import ONE, Part
+from attndsl.ir.build import ONE
 from attndsl.ir.evaluate import Env, evaluate
 from attndsl.ir.expr import (
     SCORE,
@@ -35,7 +35,6 @@ from attndsl.ir.expr import (
     Load,
     Member,
     Op,
-    ParamRef,
     Reduce,
     Size,
     Value,
@@ -45,21 +44,19 @@ from attndsl.ir.expr import (
     rewrite,
     walk,
 )
-from attndsl.ir.features import extent_of, read_elsewhere, vector_factors
+from attndsl.ir.features import extent_of, read_elsewhere
 from attndsl.ir.free import column_only, depends, row_only
+from attndsl.ir.one_product import CannotProjectError, dots, unified
 from attndsl.ir.separate import product
 from attndsl.ir.simplify import simplify_expr
-from attndsl.ir.types import FLOAT, INT, Kind, Type
+from attndsl.ir.types import FLOAT, INT
 from attndsl.ir.weights import Exponential, factors, weight_form
 
-SCALE = ParamRef(FLOAT, "the scale of the call")
-"""The factor of q . k in `s`, where a query vector reads it."""
 GIVEN_SIZE = "D_given"
 """The size of q's vectors, where `D` is that of the projected ones."""
 MULTIPLE = 16
 """Projected vectors have a multiple of so many components."""
 _B, _H, _HKV, _Q, _K, _ROW = (Index(INT, n) for n in ("b", "h", "hkv", "q", "k", "row"))
-_VECTOR = Type(Kind.FLOAT, ("D",))
 _NO_SIDE = (Coord, Member, Extent, Value, Reduce, Count, Decay)
 
 
@@ -138,10 +135,6 @@ class Projection:
         return {**given, GIVEN_SIZE: given["D"], "D": -(-extent // MULTIPLE) * MULTIPLE, "Hkv": heads}
 
 
-class _CannotError(Exception):
-    """Why an attention is not projected."""
-
-
 @lru_cache(maxsize=512)
 def projection(attention: Attention) -> Projection | str | None:
     """The projection of an attention; None where it needs none, and in words why there is none."""
@@ -150,8 +143,25 @@ def projection(attention: Attention) -> Projection | str | None:
         return None
     try:
         return _Rewriting(attention).result()
-    except _CannotError as error:
+    except CannotProjectError as error:
         return str(error)
+
+
+def _holding(root: Expr, test: Callable[[Expr], bool]) -> set[Expr]:
+    """The expressions under a root, and it, that hold a node which satisfies a test."""
+    found = set[Expr]()
+    for node in walk(root):
+        if test(node) or any(c in found for c in node.children):
+            found.add(node)
+    return found
+
+
+def _has_no_side(node: Expr) -> bool:
+    return isinstance(node, _NO_SIDE)
+
+
+def _is_value(node: Expr) -> bool:
+    return isinstance(node, Value)
 
 
 def _is_vector(node: Expr) -> bool:
@@ -187,13 +197,13 @@ class _Rewriting:
             vectors = self._vectors(found)
         kept = [e for e in (score, weight) if e is not None]
         if any(mentions(e, _is_vector) for e in kept) or (output is not None and _reads_vectors(output)):
-            raise _CannotError("a vector of the pair, which no dot product of one side each is")
+            raise CannotProjectError("a vector of the pair, which no dot product of one side each is")
         if mentions(a.mask, lambda n: isinstance(n, Decay)):
-            raise _CannotError("a decay in a mask")
+            raise CannotProjectError("a decay in a mask")
         expressions = (a.mask, score, weight, output)
         by_head = vectors is not None and vectors.by_head
         if by_head and any("hkv" in depends(e) for e in expressions if e is not None):
-            raise _CannotError("a key vector of every query head beside a number of the key head")
+            raise CannotProjectError("a key vector of every query head beside a number of the key head")
         mask, score, weight, output = (None if e is None else self._sized(e, vectors) for e in expressions)
         assert mask is not None
         assert score is not None
@@ -228,7 +238,7 @@ class _Rewriting:
         if not isinstance(node, Decay):
             return None
         if node.type.shape:
-            raise _CannotError("a decay per channel outside a scan")
+            raise CannotProjectError("a decay per channel outside a scan")
         param = self.attention.param(node.tensor)
         assert isinstance(param, Input)
         known = self.prefixes.get(node)
@@ -247,19 +257,31 @@ class _Rewriting:
 
     def _one_sided(self, e: Expr) -> Expr:
         """With its largest numbers of one side that read vectors as inputs; vectors stay whole."""
-        done: dict[Expr, Expr] = {}
+        vectors, paired, outputs = (_holding(e, test) for test in (_is_vector, _has_no_side, _is_value))
 
-        def visit(node: Expr) -> Expr:
-            if node not in done:
-                whole = bool(node.type.shape) and not mentions(node, lambda n: isinstance(n, Value))
-                within = node if whole else node.with_children(tuple(visit(c) for c in node.children))
-                done[node] = self._number(node) or self._table(node) or within
-            return done[node]
+        def is_whole(node: Expr) -> bool:
+            return bool(node.type.shape) and node not in outputs
 
-        return visit(e)
+        made: dict[Expr, Expr] = {}
+        stack, seen = [e], set[Expr]()
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            found = self._number(node) if node in vectors and node not in paired else None
+            found = found or self._table(node)
+            if found is not None:
+                made[node] = found
+            elif not is_whole(node):
+                stack.extend(reversed(node.children))
+        for node in walk(e):
+            if node not in made:
+                made[node] = node if is_whole(node) else node.with_children(tuple(made[c] for c in node.children))
+        return made[e]
 
     def _number(self, node: Expr) -> Expr | None:
-        if node.type != FLOAT or not mentions(node, _is_vector) or mentions(node, lambda n: isinstance(n, _NO_SIDE)):
+        if node.type != FLOAT:
             return None
         of_row = row_only(node)
         if not of_row and not column_only(node):
@@ -306,17 +328,17 @@ class _Rewriting:
     ) -> tuple[Expr, Expr | None, list[tuple[Expr, Expr, Expr]] | None]:
         """Score and weight of the one dot product, and the terms (row vector, key vector, coefficient) it is the sum
         of; None where there is no other than the scaled one of q and k."""
-        in_score, in_weight = _dots(score), [] if weight is None else _dots(weight)
+        in_score, in_weight = dots(score), [] if weight is None else dots(weight)
         if not in_score and not in_weight:
             return score, weight, None
         if in_weight:
             assert weight is not None
             if in_score or mentions(weight, lambda n: n == SCORE):
-                raise _CannotError("a dot product in a weight beside the score s")
-            found, (weight,) = _unified((weight,), in_weight)
+                raise CannotProjectError("a dot product in a weight beside the score s")
+            found, (weight,) = unified((weight,), in_weight)
             return SCORE, weight, found
         atoms: list[Expr] = [*in_score, *([SCORE] if mentions(score, lambda n: n == SCORE) else [])]
-        found, (score,) = _unified((score,), atoms)
+        found, (score,) = unified((score,), atoms)
         return score, weight, found
 
     def _vectors(self, terms: Iterable[tuple[Expr, Expr, Expr]]) -> Vectors:
@@ -325,19 +347,19 @@ class _Rewriting:
         for query, key, factor in terms:
             pair = product(factor)
             if pair is None:
-                raise _CannotError("dot products with a factor that is no product of a row's and a key's number")
+                raise CannotProjectError("dot products with a factor that is no product of a row's and a key's number")
             query, key = (v if f == ONE else op("mul", v, f) for v, f in zip((query, key), pair, strict=True))
             queries.setdefault(key, []).append(query)
         sums = [(reduce(lambda a, b: op("add", a, b), many), key) for key, many in queries.items()]
         query, key = (side[0] if len(side) == 1 else op("concat", *side) for side in zip(*sums, strict=True))
         for side in (query, key):
             if mentions(side, lambda n: isinstance(n, _NO_SIDE)):
-                raise _CannotError("a vector that reads coordinates, decays or reductions")
+                raise CannotProjectError("a vector that reads coordinates, decays or reductions")
         if read_elsewhere(tuple(n for n in walk(op("dot", query, key)) if _is_given(n))) is not None:
-            raise _CannotError("q or k at another position than its own")
+            raise CannotProjectError("q or k at another position than its own")
         extent = extent_of(key, self.attention) or extent_of(query, self.attention)
         if extent is None:
-            raise _CannotError("a vector of a size that is not known")
+            raise CannotProjectError("a vector of a size that is not known")
         return Vectors(query, key, extent, "h" in depends(key))
 
 
@@ -355,106 +377,6 @@ def _place(of_row: bool, by_head: bool) -> tuple[Expr, ...]:
 
 def _is_given(node: Expr) -> bool:
     return isinstance(node, Load) and node.tensor in ("Q", "K")
-
-
-def _dots(e: Expr) -> list[Expr]:
-    return [n for n in walk(e) if isinstance(n, Op) and n.op == "dot"]
-
-
-def _sides(atom: Expr) -> tuple[Expr, Expr, Expr]:
-    """(row vector, key vector, factor) of a dot product."""
-    if atom == SCORE:
-        q, k = Load(_VECTOR, "Q", (_B, _H, _ROW)), Load(_VECTOR, "K", (_B, _HKV, _K))
-        return q, k, SCALE
-    rows: list[Expr] = []
-    keys: list[Expr] = []
-    for argument in atom.children:
-        for factor in vector_factors(argument):
-            if not row_only(factor) and not column_only(factor):
-                raise _CannotError("a dot product with a vector of the pair")
-            (rows if row_only(factor) else keys).append(factor)
-    sides = [reduce(lambda a, b: op("mul", a, b), sorted(s, key=lambda v: not v.type.shape)) for s in (rows, keys) if s]
-    if len(sides) != 2 or not all(s.type.shape for s in sides):
-        raise _CannotError("a dot product that is not one of a vector of the query and one of the key")
-    return sides[0], sides[1], ONE
-
-
-def _unified(roots: tuple[Expr, ...], atoms: list[Expr]) -> tuple[list[tuple[Expr, Expr, Expr]], tuple[Expr, ...]]:
-    """The terms that sum to one dot product, and the expressions with `s` in its place."""
-    if len(atoms) == 1:
-        only = atoms[0]
-        return [_sides(only)], tuple(rewrite(e, lambda n: SCORE if n == only else None) for e in roots)
-    known: dict[Expr, _Linear | None] = {}
-    for e in roots:
-        for node in walk(e):
-            known[node] = _linear(node, atoms, known)
-    tops: dict[Expr, _Linear] = {}
-
-    def collect(node: Expr) -> None:
-        found = known[node]
-        if found is not None and found.terms:
-            tops[node] = found
-        elif found is None:
-            for child in node.children:
-                collect(child)
-
-    for e in roots:
-        collect(e)
-    sums = {frozenset(t.terms.items()) for t in tops.values()}
-    if len(sums) != 1:
-        raise _CannotError("several dot products that are not one sum")
-    terms = next(iter(tops.values())).terms
-
-    def replaced(e: Expr) -> Expr:
-        if e in tops:
-            return build.whole(build.add(SCORE, tops[e].rest))
-        return e.with_children(tuple(replaced(c) for c in e.children))
-
-    found: list[tuple[Expr, Expr, Expr]] = []
-    for atom, factor in terms.items():
-        query, key, own = _sides(atom)
-        found.append((query, key, build.whole(build.mul(own, factor))))
-    return found, tuple(replaced(e) for e in roots)
-
-
-@dataclass(frozen=True)
-class _Linear:
-    """A sum of dot products times factors without any, and of a rest without any."""
-
-    terms: dict[Expr, Expr]
-    rest: Part
-
-    def scaled(self, by: Callable[[Part], Part]) -> _Linear:
-        return _Linear({a: build.whole(by(c)) for a, c in self.terms.items()}, by(self.rest))
-
-
-def _linear(node: Expr, atoms: list[Expr], known: dict[Expr, _Linear | None]) -> _Linear | None:
-    if node in atoms:
-        return _Linear({node: ONE}, None)
-    parts = [known[c] for c in node.children]
-    if not any(p is None or p.terms for p in parts):
-        return _Linear({}, node)
-    if not isinstance(node, Op) or node.type != FLOAT or any(p is None for p in parts):
-        return None
-    left, right = parts[0], parts[1] if len(parts) > 1 else None
-    assert left is not None
-    match node.op:
-        case "add" | "sub" if right is not None:
-            combine = build.add if node.op == "add" else build.sub
-            terms = {
-                a: build.whole(combine(left.terms.get(a), right.terms.get(a)))
-                for a in dict.fromkeys((*left.terms, *right.terms))
-            }
-            return _Linear(terms, combine(left.rest, right.rest))
-        case "neg":
-            return left.scaled(build.neg)
-        case "mul" if right is not None and not (left.terms and right.terms):
-            sum_, factor = (left, node.args[1]) if left.terms else (right, node.args[0])
-            return sum_.scaled(lambda x: build.mul(x, factor))
-        case "div" if right is not None and not right.terms:
-            return left.scaled(lambda x: build.div(x, node.args[1]))
-        case _:
-            return None
 
 
 def _joined(attention: Attention) -> tuple[Expr | None, bool]:

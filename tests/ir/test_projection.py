@@ -110,3 +110,10 @@ def test_what_is_left_says_why(text: str, reason: str) -> None:
 def test_names_of_inputs_are_not_those_of_the_user() -> None:
     found = projected("(input row_number0: f32[H]) { score s / norm(Q) + row_number0[h] }")
     assert [n.name for n in found.numbers] == ["row_number0_"]
+
+
+def test_towers_of_shared_parts_are_looked_at_once() -> None:
+    lines = "\n".join(["score s * s + dot(rmsnorm(Q), K)"] + ["score s * s + s"] * 40)
+    found = projection(simplified(f"{{ {lines} }}"))
+    assert isinstance(found, str)
+    assert "several dot products" in found

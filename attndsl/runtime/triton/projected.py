@@ -13,7 +13,8 @@ from torch import Tensor
 
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import Expr, Index, ParamRef, walk
-from attndsl.ir.projection import SCALE, Number, Prefix, Projection, Table, projection
+from attndsl.ir.one_product import SCALE
+from attndsl.ir.projection import Number, Prefix, Projection, Table, projection
 from attndsl.runtime.call import Call, Saved
 from attndsl.runtime.sides import Sides
 from attndsl.runtime.triton.kernel import TritonKernel
