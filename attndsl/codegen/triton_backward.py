@@ -205,9 +205,6 @@ class _Sweep:
             loop.pull = _combined([("p", "" if e == ONE else printer.print(e)) for _, e in pulls])
         loop.guarded = not all(part in ("dl", "da") and certain(e) for part, e in slopes)
         for slot, of_load in slot_slopes:
-            if not of_load:
-                # read, but its derivative is zero
-                continue
             text = _combined([(part, "" if e == ONE else printer.print(e)) for part, e in of_load])
             at, inside = ("", "")
             if slot.level is Level.PAIR:
