@@ -52,9 +52,7 @@ def _remembered(
     attention: Attention, sizes: tuple[tuple[str, int], ...], scalars: tuple[tuple[str, bool | int | float], ...],
     q_extents: Extents, k_extents: Extents, q_offset: int,
 ) -> tuple[float, bool]:  # fmt: skip
-    head = Problem(
-        dict(sizes), dict(scalars), q_extents=dict(q_extents), k_extents=dict(k_extents), q_offset=q_offset
-    )
+    head = Problem(dict(sizes), dict(scalars), q_extents=dict(q_extents), k_extents=dict(k_extents), q_offset=q_offset)
     return _looked_at(attention, head)
 
 
