@@ -65,8 +65,8 @@ def check_case(number: int, dtype_name: str) -> tuple[str, str]:
             seen = exact[1].isfinite()
             if not torch.equal(lse[~seen].double(), exact[1][~seen]):
                 wrong += " lse of rows that see nothing"
-            numbers = (torch.where(seen, t.double(), 0.0) for t in (lse, eager[1], exact[1]))
-            said = wrong_by(*numbers, torch.float32, OUTPUT_FACTOR)
+            found, plain, right = (torch.where(seen, t.double(), 0.0) for t in (lse, eager[1], exact[1]))
+            said = wrong_by(found, plain, right, torch.float32, OUTPUT_FACTOR)
             wrong += f" lse {said}" if said else ""
         return name, wrong
     except Exception as error:
