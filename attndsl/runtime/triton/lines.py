@@ -93,15 +93,18 @@ def line_tables(attention: Attention, call: Call, rows: int, columns: int, *, tu
     lengths = call.sizes["Lq"], call.sizes["Lk"]
     length, width = lengths[::-1] if turned else lengths
     values = {n: _value(call, n) for n in leaves(attention)}
-    found = None
     if call.q_offset == 0 and not any(isinstance(n, Size) for n in values):
-        found = _shared(attention, line, tuple(values.items()), rows, columns, length, width)
-    if found is None:
-        found = _made(line, Space(values, call.q_offset, width), rows, columns, length)
+        shared = _shared(attention, line, tuple(values.items()), rows, columns, length, width)
+        if shared is not None:
+            return shared
+    return _launch(_made(line, Space(values, call.q_offset, width), rows, columns, length), rows, columns)
+
+
+def _launch(made: Made, rows: int, columns: int, whole: LaunchTables | None = None, cut: int = 0) -> LaunchTables:
     piece = PieceTables(
-        PieceForm(LINE, False, True), (columns,), 0, (1,), found.bounds[None], np.zeros((0, 1), np.int32), ZERO
+        PieceForm(LINE, False, True), (columns,), 0, (1,), made.bounds[None], np.zeros((0, 1), np.int32), ZERO
     )  # fmt: skip
-    return LaunchTables(LINE, (rows,), 0, (1,), found.tiles, found.order, (piece,), False)
+    return LaunchTables(LINE, (rows,), 0, (1,), made.tiles, made.order, (piece,), False, whole=whole, cut=cut)
 
 
 def _value(call: Call, leaf: Size | ParamRef) -> Any:
@@ -151,14 +154,18 @@ def _tiles(start: Longs, stop: Longs) -> Ints:
 LEAST, MOST = 1 << 12, 1 << 22
 """Positions of the shortest and the longest tables that are shared."""
 ENDLESS = 1 << 40
+FEW = 64
+"""Tiles that may differ from those of a launch whose tables are used."""
 
 
 class Master(NamedTuple):
     """Tables for a whole power of two of rows and no end of columns. `reach`: how many columns there must be for a tile
-    to be as it is here."""
+    to be as it is here. `rising`: a tile has at least the work of those before it."""
 
     made: Made
     reach: Longs
+    rising: bool
+    launch: LaunchTables
 
 
 def _shared(
@@ -169,18 +176,22 @@ def _shared(
     columns: int,
     length: int,
     width: int,
-) -> Made | None:
+) -> LaunchTables | None:
     """The tables of a length, from those that it shares with others: only tiles that the last row or the last column
     cuts are made anew. The order of tiles is that of whole ones. None where bounds depend on the last column."""
     whole = max(LEAST, 1 << (length - 1).bit_length())
     if whole > MOST or any(band.high is None for band in line.bands):
         return None
-    made, reach = _master(attention, line.turned, values, rows, columns, whole)
+    master = _master(attention, line.turned, values, rows, columns, whole)
+    made, reach = master.made, master.reach
     count = -(-length // rows)
     cut = np.flatnonzero(reach[:count] > width)
     if length % rows and not (len(cut) and cut[-1] == count - 1):
         cut = np.append(cut, count - 1)
-    order = made.order if count == len(made.order) else made.order[made.order < count]
+    if master.rising:
+        order = made.order[len(made.order) - count :]
+    else:
+        order = made.order if count == len(made.order) else made.order[made.order < count]
     tiles, bounds = made.tiles[:count], made.bounds[:count]
     if len(cut):
         start = cut * rows
@@ -189,7 +200,9 @@ def _shared(
         tiles, bounds = tiles.copy(), bounds.copy()
         tiles[cut] = _tiles(start, stop)
         bounds[cut] = _spans(_runs(_hulls(line, space, start, stop - 1), width, columns), len(cut), columns)[0]
-    return Made(tiles, bounds, order)
+    behind = count - int(cut[0]) if len(cut) else 0
+    alike = master.launch if master.rising and behind <= FEW else None
+    return _launch(Made(tiles, bounds, order), rows, columns, alike, behind)
 
 
 @lru_cache(maxsize=32)
@@ -210,8 +223,11 @@ def _master(
     for hull in hulls:
         for edge in hull:
             np.maximum(reach, edge, out=reach)
-    order = np.argsort(-cost, kind="stable").astype(np.int32)
-    return Master(Made(_tiles(start, start + rows), bounds, order), reach)
+    rising = not np.any(np.diff(cost) < 0)
+    # from the last on: the order of a shorter launch is the end of this one
+    order = np.arange(len(start))[::-1] if rising else np.argsort(-cost, kind="stable")
+    made = Made(_tiles(start, start + rows), bounds, np.ascontiguousarray(order, np.int32))
+    return Master(made, reach, rising, _launch(made, rows, columns))
 
 
 # Bounds

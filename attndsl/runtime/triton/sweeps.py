@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import weakref
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,10 +27,13 @@ from attndsl.runtime.triton.launch import Views, interpreting
 from attndsl.runtime.triton.lines import line_tables
 from attndsl.runtime.triton.locate import Located
 from attndsl.runtime.triton.reach import far_tiles, moved, wide
-from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches, looked_up
+from attndsl.runtime.triton.tables import Ints, LaunchTables, QSegment, joined, launches, looked_up
 from attndsl.schedule.plan import Plan
 
 _DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+SHARED = 16
+"""Tables on devices that an attention's calls of many lengths share."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Sweeps:
         self._known: dict[tuple[int, int, torch.device, bool], tuple[OnDevice, ...]] = {}
         self._lock = Lock()
         self._searches = searches_of(attention)
+        self._shared: OrderedDict[tuple[int, torch.device], OnDevice] = OrderedDict()
 
     def of(
         self, call: Call, plan: Plan, rows: int, *, turned: bool = False, spans: bool = False
@@ -86,7 +92,25 @@ class Sweeps:
     def line(self, call: Call, rows: int, columns: int, *, turned: bool = False) -> OnDevice | None:
         """The launch of a sweep in closed form, without a plan; None where it has none."""
         tables = line_tables(self.attention, call, rows, columns, turned=turned)
-        return None if tables is None else uploaded(tables, call.q.device)
+        if tables is None:
+            return None
+        # what is copied while a graph is captured is the graph's
+        if tables.whole is None or _captures(call.q.device):
+            return uploaded(tables, call.q.device)
+        return first_of(self._whole(tables.whole, call.q.device), tables)
+
+    def _whole(self, tables: LaunchTables, device: torch.device) -> OnDevice:
+        """Tables that calls of many lengths share, on a device."""
+        key = id(tables), device
+        with self._lock:
+            found = self._shared.get(key)
+            if found is None:
+                found = self._shared[key] = uploaded(tables, device)
+                while len(self._shared) > SHARED:
+                    self._shared.popitem(last=False)
+            else:
+                self._shared.move_to_end(key)
+        return found
 
     def _places(self, call: Call) -> tuple[Any, ...]:
         """Bounds of rows that are places in sorted tensors."""
@@ -169,16 +193,51 @@ def is_aligned(call: Call, *others: Tensor) -> bool:
 def uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:
     """A launch with a copy of its tables on a device."""
     whole, places = joined(tables)
-    on_host: Any = torch.from_numpy(whole)
+    on_device = _copied(whole, device)
+    return OnDevice(tables, _ready({key: on_device[a:b] for key, (a, b) in places.items()}, device))
+
+
+def first_of(whole: OnDevice, tables: LaunchTables) -> OnDevice:
+    """A launch that begins like another, with the tables of that one: only its last tiles are copied to the device."""
+    views, (piece,) = dict(whole.views), tables.pieces
+    views["order", -1] = views["order", -1][whole.tables.tiles - tables.tiles :]
+    if not tables.cut:
+        made = Views(views)
+        made.uploaded = whole.views.uploaded if isinstance(whole.views, Views) else None
+        return OnDevice(tables, made)
+    device, same = views["order", -1].device, tables.tiles - tables.cut
+    if isinstance(whole.views, Views) and whole.views.uploaded is not None:
+        torch.cuda.current_stream(device).wait_event(whole.views.uploaded)
+    ends = [tables.rows[same:].ravel(), piece.bounds[0, same:].ravel()]
+    copied = _copied(np.concatenate(ends), device)
+    for key, own, end in zip(
+        (("rows", -1), ("bounds", 0)), (tables.rows, piece.bounds), copied.split([e.size for e in ends]), strict=True
+    ):
+        views[key] = torch.cat([views[key][: own.size - len(end)], end])
+    return OnDevice(tables, _ready(views, device))
+
+
+def _captures(device: torch.device) -> bool:
+    return machine.on_gpu(device) and torch.cuda.is_current_stream_capturing()
+
+
+def _copied(numbers: Ints, device: torch.device) -> Tensor:
+    """A copy on a device."""
+    on_host: Any = torch.from_numpy(numbers)
     quiet = machine.on_gpu(device) and not torch.cuda.is_current_stream_capturing()
     if quiet:
         # from memory that the device reads on its own: nothing waits
         on_host = on_host.pin_memory()
-    on_device: Any = on_host.to(device, non_blocking=quiet)
-    views = Views({key: on_device[a:b] for key, (a, b) in places.items()})
-    if quiet:
-        views.uploaded = torch.cuda.current_stream(device).record_event()
-    return OnDevice(tables, views)
+    found: Tensor = on_host.to(device, non_blocking=quiet)
+    return found
+
+
+def _ready(views: Mapping[tuple[str, int], Tensor], device: torch.device) -> Views:
+    """Views of what was just copied, for launches on any stream."""
+    found = Views(views)
+    if machine.on_gpu(device) and not torch.cuda.is_current_stream_capturing():
+        found.uploaded = torch.cuda.current_stream(device).record_event()
+    return found
 
 
 def _has_tma(call: Call) -> bool:

@@ -86,7 +86,8 @@ class LaunchTables:
     """One kernel launch: the tiles of a q segment. `rows` [tiles, start... stop... (residue...)], `order` the tiles,
     longest first, `skewed` where some are far longer than most. `searches` [Lq] are places in sorted tensors, for every
     row. `work` [tiles] is what boxes cost of pieces that are not `listed`, in columns; `base` the same in the unit of
-    what the device finds."""
+    what the device finds. With `whole`, that launch begins with these tiles but for the last `cut` of them, and its
+    order ends with theirs."""
 
     q: SideForm
     box: tuple[int, ...]
@@ -100,6 +101,8 @@ class LaunchTables:
     skewed: bool = False
     work: npt.NDArray[np.float64] | None = None
     base: Ints | None = None
+    whole: LaunchTables | None = None
+    cut: int = 0
 
     @property
     def tiles(self) -> int:

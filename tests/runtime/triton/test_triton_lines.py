@@ -16,6 +16,7 @@ from attndsl.runtime.binding import bind_call
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton import lines as lines_module
 from attndsl.runtime.triton.lines import line_of, line_tables
+from attndsl.runtime.triton.sweeps import Sweeps, uploaded
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.schedule.build import build
 from attndsl.schedule.tiling import Tiling
@@ -211,3 +212,37 @@ def test_tiles_are_in_order_of_their_length() -> None:
 )
 def test_other_masks_have_plans(text: str) -> None:
     assert line_of(attndsl.load(text).simplified, False) is None
+
+
+@pytest.mark.parametrize("text", [
+    "attention causal { mask k <= q }",
+    "attention swa { mask k <= q and q - k < 1000 }",
+    "attention sink { mask k <= q and (q - k < 300 or k < 64) }",
+    "attention near { mask abs(q - k) < 200 }",
+    "attention behind { mask k < q - 100 }",
+    "attention prefix { mask k <= max(q, 5000) }",
+])  # fmt: skip
+@pytest.mark.parametrize("turned", [False, True])
+def test_lengths_use_the_tables_of_one_that_is_longer(text: str, turned: bool) -> None:
+    """What lies on the device is what a launch of its own would have there."""
+    f = attndsl.load(text)
+    sweeps = Sweeps(f.simplified)
+    used = 0
+    for length in (4096, 4097, 5000, 6144, 7999, 8000, 8192, 8193):
+        q = torch.empty(1, 1, length, 16)
+        call = bind_call(f.attention, f.simplified, q, q, q, {})
+        tables = line_tables(f.simplified, call, 128, 64, turned=turned)
+        found = sweeps.line(call, 128, 64, turned=turned)
+        if tables is None:
+            assert turned
+            assert found is None
+            return
+        assert found is not None
+        alone = uploaded(tables, q.device).views
+        for key in (("order", -1), ("rows", -1), ("bounds", 0)):
+            assert torch.equal(found.views[key][: alone[key].numel()], alone[key]), (length, key)
+        assert sorted(alone["order", -1].tolist()) == list(range(-(-length // 128)))
+        used += tables.whole is not None
+    # with keys as rows no end of the queries is known
+    assert used == 8 or "near" not in text
+    assert used > 0 or turned
