@@ -24,7 +24,7 @@ from attndsl.codegen.torch_scan import (
 from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_form import Dtype
 from attndsl.codegen.triton_scan import Operand, ScanModule, Walk, generate_scan
-from attndsl.codegen.triton_scan_channel import Channel, generate_channel
+from attndsl.codegen.triton_scan_channel import Channel, finish_slices, generate_channel
 from attndsl.codegen.triton_scan_step import Step, generate_step
 from attndsl.ir.attention import Attention, Const, Input, Scalar
 from attndsl.ir.expr import ParamRef, Size, walk
@@ -34,12 +34,15 @@ from attndsl.runtime.triton.failures import Attempt, failure, reported
 from attndsl.runtime.triton.lowering import shared_memory
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import CHUNK_WARPS, PREFIX_BLOCK, PREFIX_WIDTH
+from attndsl.runtime.triton.scan_channel import WARPS as CHANNEL_WARPS
 from attndsl.runtime.triton.scan_config import GATE_LENGTH, ScanConfig, choose_scan, choose_step
 from attndsl.runtime.triton.scan_kernel import gap_of
 from attndsl.runtime.triton.standalone import TORCH_DTYPES, call_name, conditions, dimension, printable, sources
 from attndsl.schedule.legalise import ScanForm, legalise
 from attndsl.schedule.problem import Problem
 
+CAREFUL = {"gates": "careful", "finish": "finish_careful"}
+"""Kernels for the chunks of a decay per channel that others leave."""
 _ELEMENT = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -196,8 +199,10 @@ class ScanLowering:
         if name == "forward" and self.step:
             return [made("step", c.columns, c.warps, 1, START=start, FINAL=True) for start in (False, True)]
         if name == "gates":
-            careful = made("careful", plan.keys, c.warps, 1, REST=False)
-            return [careful, made("finish_careful", plan.keys, 4, 1, REST=False)] if self.differentiated else [careful]
+            passes = ("gates", "finish") if self.differentiated else ("gates",)
+            every = (*(passes if c.gate_whole else ()), *(CAREFUL[p] for p in passes))
+            warps = {**CHANNEL_WARPS, "careful": c.warps}
+            return [made(n, plan.keys, warps[n], 1, REST=c.gate_whole) for n in every]
         assert states is not None
         found = [states]
         block = 256 if plan.keys * plan.values <= 1 << 14 else 1024
@@ -400,6 +405,9 @@ def scan_standalone(lowering: ScanLowering, text: Sequence[str] = ()) -> str:
         helpers=sources(code.helpers),
         aligned=any(p.unit > 1 for plans in lowering.scans.values() for p in plans.values()),
         step=lowering.step,
+        whole=any(p.config.gate_whole for p in lowering.scans["out"].values()),
+        channel_warps=CHANNEL_WARPS,
+        finish_slices=finish_slices(form.features(sizes)),
         features=form.features(sizes),
         gate_length=GATE_LENGTH,
         prefix_block=PREFIX_BLOCK,

@@ -18,6 +18,7 @@ import attndsl
 from attndsl.ir.expr import Size
 from attndsl.reference import reference
 from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.lowering import compile_granted, compile_lowered, lower
 from attndsl.runtime.triton.standalone import call_name, standalone, tables_of
 from attndsl.runtime.triton.standalone_lowering import lower_module
 from benchmarks.cases import COSINE_GATE, FORGET, GNA, JOINT, RELATIVE, TWO_MAPS, Case, decays, flags, ints, normal
@@ -276,3 +277,18 @@ def test_what_it_was_not_built_for(tmp_path: Path) -> None:
         strict=True,
     ):
         assert line == words
+
+
+def test_specialised_warps_that_triton_does_not_compile() -> None:
+    f = attndsl.load("attention relu2 { weight relu(s)^2 / count }")
+    wished = Config(128, 128, 4, 2, specialize=True)
+    _, (it,) = lower(f.simplified, f.problem(B=1, H=2, L=512, D=64), "bf16", config=wished)
+    assert it.form.walk == "specialized"
+    with pytest.raises(attndsl.KernelError):
+        compile_lowered(it)
+    # as a call does it
+    found, built = compile_granted(it)
+    assert (found.form.walk, found.config.specialize, found.tile) == ("two loops", False, (128, 128))
+    assert "specialized" not in found.name
+    assert "ttg.warp_specialize" not in built.ttgir
+    assert built.spills == 0
