@@ -20,6 +20,7 @@ from attndsl.runtime.sides import Sides
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.scan_choices import ScanChoices
 from attndsl.runtime.triton.scan_kernel import LinearKernel, narrowed
+from attndsl.runtime.vectors import prefix_sums
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
@@ -137,13 +138,18 @@ class ProjectedKernel(LinearKernel):
             inputs[table.name] = _table(call, table, rows, keys)
         for prefix in found.prefixes:
             inputs |= _prefix_sums(call, prefix)
+        sizes = found.sizes(call.sizes)
+        own = keys[H if found.by_head else call.sizes["Hkv"]]
+        for product in found.products:
+            inputs[product.query] = _vector(call, product.vectors.query, rows, sizes[product.size])
+            inputs[product.key] = _vector(call, product.vectors.key, own, sizes[product.size])
         q, k, v, scale_ = call.q, call.k, call.v, call.scale
         if (vectors := found.vectors) is not None:
-            own = keys[H if vectors.by_head else call.sizes["Hkv"]]
-            size = found.sizes(call.sizes)["D"]
+            size = sizes["D"]
             q, k = _vector(call, vectors.query, rows, size), _vector(call, vectors.key, own, size)
-            v = v.repeat_interleave(H // max(v.shape[1], 1), 1) if vectors.by_head and v.shape[1] != H else v
             scale_ = 1.0
+        if found.by_head:
+            k, v = (t if t.shape[1] == H else t.repeat_interleave(H // max(t.shape[1], 1), 1) for t in (k, v))
         return self._call(call, q, k, v, inputs, scale_)
 
     def _call(self, call: Call, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor], scale: float) -> Call:
@@ -155,18 +161,18 @@ class ProjectedKernel(LinearKernel):
 
     def _shaped(self, call: Call) -> Call:
         """The call of `inner` with tensors of the right shapes, whatever their elements."""
-        vectors = self.projection.vectors
-        if vectors is None:
+        if self.projection.vectors is None and not self.projection.by_head:
             return self._call(call, call.q, call.k, call.v, call.inputs, call.scale)
         sizes = self.projection.sizes(call.sizes)
         B, H, heads, Lq, Lk, F = (sizes[n] for n in ("B", "H", "Hkv", "Lq", "Lk", "D"))
         q, k = call.q.new_empty((B, H, Lq, F)), call.k.new_empty((B, heads, Lk, F))
         v = call.v if call.v.shape[1] == heads else call.v.new_empty((B, heads, Lk, call.v.shape[-1]))
-        return self._call(call, q, k, v, call.inputs, 1.0)
+        return self._call(call, q, k, v, call.inputs, 1.0 if self.projection.vectors else call.scale)
 
 
 def _expressions(found: Projection) -> tuple[Expr, ...]:
-    vectors = () if found.vectors is None else (found.vectors.query, found.vectors.key)
+    several = [*([found.vectors] if found.vectors else []), *(p.vectors for p in found.products)]
+    vectors = [e for v in several for e in (v.query, v.key)]
     return (*vectors, *(n.value for n in found.numbers), *(t.vector for t in found.tables))
 
 
@@ -198,9 +204,7 @@ def _table(call: Call, table: Table, rows: Sides, keys: Mapping[int, Sides]) -> 
 
 def _prefix_sums(call: Call, prefix: Prefix) -> dict[str, Tensor]:
     """Sums up to each position, each in two floats: a difference has the precision of one that is as small."""
-    steps = call.inputs[prefix.tensor]
-    # no pair reaches over the first step: it has no gradient, not even by rounding
-    sums = torch.cat([torch.zeros_like(steps[..., :1]), steps[..., 1:]], -1).double().cumsum(-1)
+    sums = prefix_sums(call.inputs[prefix.tensor])
     given = replace(call, inputs={**call.inputs, prefix.tensor: sums})
     sides = Sides(given, call.sizes["H"], offset=call.q_offset, dtype=torch.float64)
     at_row = sides.value(prefix.at_row).expand(call.sizes["B"], call.sizes["H"], sides.length)

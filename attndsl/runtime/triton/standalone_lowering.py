@@ -85,6 +85,11 @@ def lower_module(
         found, inner = None, attention
     else:
         inner = found.inner
+        if found.products:
+            raise ValueError(
+                f"{attention.name}: a module that runs by itself has pairs of one dot product, this has "
+                f"{1 + len(found.products)}; attndsl.load runs it"
+            )
     own = problem if found is None else replace(problem, sizes=found.sizes(problem.sizes))
     plan, rows = lower(inner, own, dtype, capability=capability, config=configs.get("forward"), save=backward)
     made = Lowering(attention, written, problem, inner, own, found, plan, rows, deterministic=deterministic)
