@@ -83,7 +83,7 @@ def forced(step: Pass) -> Config | None:
 class Visits:
     """What tiles of a forward pass visit: keys of a tile on average, whether all their boxes are FULL, and whether what
     is done with a pair is `plain`: softmax of its score as it is, which takes few registers. `grid`: tiles are boxes of
-    a grid, of which nothing more is said."""
+    a grid."""
 
     keys: float
     bare: bool
@@ -92,7 +92,7 @@ class Visits:
 
 
 NARROW = 2560
-"""Keys of a tile up to which the gradients of queries are faster in tiles of 64 rows."""
+"""Keys of a tile up to which the gradients of queries, and boxes of a grid, are faster in tiles of 64 rows."""
 SHORT = 6144
 """Keys of a tile up to which starting and ending it costs more than what it computes could gain."""
 
@@ -116,7 +116,8 @@ def choose(
       other begins or ends;
     - 128, long ranges: warps of their own for loads, in one loop over all boxes;
     - 64: such warps where no box has a mask; with masks their one loop computes too much;
-    - 128, boxes of a grid and plain softmax: programs of four warps, several on a multiprocessor.
+    - 128, boxes of a grid: small tiles where they see little; else, with plain softmax, programs of four warps, several
+      on a multiprocessor.
 
     A launch that cannot have such warps (`walks.refusal`), or whose compiled code shows none, runs two loops.
     """
@@ -142,6 +143,8 @@ def choose(
     if visits is not None and capability // 10 == 9 and Dv == D and D in (64, 128):
         seen = visits()
         if seen.grid:
+            if D == 128 and seen.keys <= NARROW:
+                return Config(64, 64, 4, 3)
             return Config(128, 64, 4, 2) if D == 128 and seen.plain else choose(step, dtype, D, Dv, capability)
         if seen.bare or (D == 128 and seen.keys > SHORT):
             return Config(128, 128, 4, 2, specialize=True)
@@ -213,7 +216,7 @@ def _backward(step: Pass, dtype: str, head: int, capability: int, visits: Callab
         # of queries, whose one accumulator leaves registers for more of them
         if step == "dq" and head > 64:
             seen = None if visits is None else visits()
-            if seen is None or seen.grid or seen.keys > NARROW:
+            if seen is None or seen.keys > NARROW:
                 return Config(128, 64, 8, 3)
         return Config(64, 64, 4, 3) if head <= 64 else Config(64, 64, 4, 2)
     return Config(64, 64, 8, 2)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from math import prod
 
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import SCORE
+from attndsl.ir.free import tensors
 from attndsl.runtime.triton.config import Visits
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import row_tile_count
 from attndsl.schedule.problem import Problem
+from attndsl.schedule.tiling import Tiling
 
 BOX = 128
 MOST = 16384
 """Positions that are looked at. What tiles visit there says whether ranges are short."""
+CUT = 4096
+"""Positions of a segment of a grid that are looked at."""
 
 
 Extents = tuple[tuple[str, tuple[int, ...]], ...]
@@ -27,7 +32,7 @@ def visits_of(attention: Attention, problem: Problem) -> Visits:
     if attention.gridded and not problem.moved:
         # loops over several segments take more registers
         one = len(problem.q_extents) == len(problem.k_extents) == 1
-        return Visits(0.0, False, plain and one, grid=True)
+        return Visits(_of_grid(attention, problem), False, plain and one, grid=True)
     head = _head(problem)
     if head.tables or not isinstance(head.q_offset, int):
         keys, full = _looked_at(attention, head)
@@ -40,9 +45,32 @@ def visits_of(attention: Attention, problem: Problem) -> Visits:
     return Visits(keys, full and not ragged, plain)
 
 
+def _of_grid(attention: Attention, problem: Problem) -> float:
+    """The keys that a box of rows visits in the mean, on a grid whose segments are cut to `CUT` positions."""
+    if problem.tables or tensors(attention.mask):
+        return float(problem.sizes["Lk"])
+    extents = tuple((n, _cut(e)) for n, e in problem.q_extents.items())
+    others = tuple((n, _cut(e)) for n, e in problem.k_extents.items())
+    sizes = dict(problem.sizes)
+    sizes["Lq"], sizes["Lk"] = (sum(prod(e) for _, e in every) for every in (extents, others))
+    if "L" in sizes and sizes["Lq"] == sizes["Lk"]:
+        sizes["L"] = sizes["Lq"]
+    return _remembered(attention, tuple(sizes.items()), tuple(problem.scalars.items()), extents, others, 0)[0]
+
+
+def _cut(extents: tuple[int, ...]) -> tuple[int, ...]:
+    """Axes that are longer than the same root of `CUT`, cut to it."""
+    most = round(CUT ** (1 / len(extents)))
+    return tuple(min(n, most) for n in extents)
+
+
 def _looked_at(attention: Attention, head: Problem) -> tuple[float, bool]:
     """The keys that a tile visits in the mean, and whether all boxes are FULL."""
-    plan = build(attention, head, (BOX, BOX))
+    if attention.gridded and not head.moved:
+        # as many boxes as there are tiles of rows in a plan's own shape of boxes
+        plan = build(attention, head, Tiling(BOX, BOX).tile(attention, head))
+    else:
+        plan = build(attention, head, (BOX, BOX))
     tiles = sum(row_tile_count(p, s) for p in plan.forward.pieces for s in p.sources)
     return plan.visited * BOX / max(tiles, 1), plan.visited == plan.full
 

@@ -66,7 +66,13 @@ CASES: tuple[tuple[str, int, int, Config], ...] = (
     ("attention swa { mask k <= q and q - k < 1024 }", 128, 524288, TWO),
     ("attention swa { mask k <= q and q - k < 4096 }", 128, 32768, TWO),
     ("attention docs(input doc: i32[L] sorted) { mask doc[q] == doc[k] and k <= q }", 128, 32768, TWO),
-    ("attention picture { grid g(y, x) mask abs(q.y - k.y) <= 2 }", 128, 16384, Config(128, 64, 4, 2)),
+    ("attention picture { grid g(y, x) mask abs(q.y - k.y) <= 40 }", 128, 16384, Config(128, 64, 4, 2)),
+    (
+        "attention near { grid g(y, x) mask abs(q.y - k.y) <= 2 and abs(q.x - k.x) <= 2 }",
+        128,
+        16384,
+        Config(64, 64, 4, 3),
+    ),
 )
 
 
@@ -100,7 +106,8 @@ def test_dq_of_short_rows_has_narrow_tiles() -> None:
         return choose("dq", "bf16", D, D, 90, lambda: Visits(keys, False, True, grid))
 
     assert chosen(1152).rows == 64
-    assert chosen(16384).rows == chosen(0, grid=True).rows == choose("dq", "bf16", 128, 128).rows == 128
+    assert chosen(1152, grid=True).rows == 64
+    assert chosen(16384).rows == chosen(6400, grid=True).rows == choose("dq", "bf16", 128, 128).rows == 128
     assert chosen(16384, D=64).rows == 64
 
 
