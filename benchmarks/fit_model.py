@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from attndsl.runtime.triton.config import Pass
 from attndsl.runtime.triton.labels import label
 from attndsl.tune.machines import gpu_of
-from attndsl.tune.model import DECODE_USUAL, FILE, TERMS, terms, work_of
+from attndsl.tune.model import DECODE_USUAL, FILE, TERMS, operations_of, terms, work_of
 from attndsl.tune.scan_terms import SCAN_USUAL
 from benchmarks.fit_decode import read_decode
 from benchmarks.fit_rows import Data, Row
@@ -47,8 +47,8 @@ def folder_of(target: str) -> str:
 def row_of(found: Measured) -> Row:
     """A measurement of a pass over tiles with its terms."""
     name, step, machine = found.workload.name, found.step, gpu_of(GPU)
-    _, problem = problem_of(name)
-    work = work_of(plan_of(name, step, found.config), problem, step)
+    f, problem = problem_of(name)
+    work = work_of(plan_of(name, step, found.config), problem, step, operations_of(f.simplified.mask))
     values = 1e3 * terms(step, found.config, work, problem, "bf16", machine)
     return Row(name, machine.machine.name, label(found.config), found.ms, values)
 

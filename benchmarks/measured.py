@@ -80,15 +80,18 @@ def read(paths: Iterable[Path]) -> list[Measured]:
 
 
 def _rows(record: dict[str, Any]) -> Iterator[tuple[tuple[str, Pass, Config], float]]:
-    for data in record.get("entries", []):
-        entry = current(entry_of(data))
-        name = entry.made.get("workload", "")
-        if name not in workloads() or entry.key.step in SCAN_PASSES:
+    entries = [current(entry_of(data)) for data in record.get("entries", [])]
+    queries = {e.made.get("workload", ""): e.timings[e.default].ms for e in entries if _has_queries(e)}
+    for entry in entries:
+        name, step = entry.made.get("workload", ""), entry.key.step
+        if name not in workloads() or step in SCAN_PASSES or (step == "dkdv" and name not in queries):
             continue
+        # the gradients of keys are tuned by the time of the whole backward pass
+        beside = queries[name] or 0.0 if step == "dkdv" else 0.0
         for timing in entry.timings.values():
-            if timing.state == "measured" and timing.ms:
-                step: Any = entry.key.step
-                yield (name, step, config_of(timing.config)), timing.ms
+            config: Any = config_of(timing.config)
+            if timing.state == "measured" and timing.ms and timing.ms > beside and not config.fused:
+                yield (name, step, config), timing.ms - beside
     rows: list[dict[str, Any]] = record.get("rows", [])
     for row in rows:
         step, shown = PASSES.get(str(row.get("sys"))), SHOWN.match(str(row.get("note")))
@@ -102,6 +105,11 @@ def _rows(record: dict[str, Any]) -> Iterator[tuple[tuple[str, Pass, Config], fl
         boxes = {n: tuple(map(int, shown[n].split("x"))) for n in ("q_box", "k_box") if shown[n]}
         config = Config(*numbers, specialize=shown["special"] is not None, **boxes, **more)
         yield (str(row["wl"]), step, config), float(row["ms"])
+
+
+def _has_queries(entry: Entry) -> bool:
+    """Whether it says what the gradients of queries take as they run beside those of keys."""
+    return entry.key.step == "dq" and entry.default in entry.timings and bool(entry.timings[entry.default].ms)
 
 
 @cache

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attndsl.ir.expr import Coord, Expr, Index, Load, walk
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.scan_config import ScanConfig, ScanPass
 from attndsl.schedule.plan import Plan, TilePass, row_tile_count
@@ -42,6 +43,10 @@ FILE = Path(__file__).parent / "model.json"
 THREADS = 2048
 """Threads that a multiprocessor holds."""
 MASK_OPERATIONS = 12.0
+"""Of a pair, for a mask of two comparisons; see `operations_of`."""
+COSTLY = {"mod": 8.0, "floordiv": 8.0, "pow": 16.0, "ispow2": 4.0, "bitlen": 4.0, "popcount": 2.0, "select": 2.0}
+"""Operations of what takes more than one."""
+LOADED = 4.0
 FUSED = 1.4, 2.0
 """As measured, in programs of four and of eight warps."""
 PRODUCTS = {"forward": (1.0, 1.0), "decode": (1.0, 1.0), "dq": (2.0, 1.0), "dkdv": (2.0, 2.0)}
@@ -76,7 +81,7 @@ def tiling_of(step: Pass, config: Config, problem: Problem) -> Tiling:
 @dataclass(frozen=True)
 class Work:
     """What a pass visits, all batches and heads: pairs in boxes, those of PARTIAL boxes, boxes, tiles; the mean rows
-    and columns of a box."""
+    and columns of a box; and what the mask takes of a pair."""
 
     pairs: float
     partial: float
@@ -84,9 +89,26 @@ class Work:
     tiles: float
     rows: float
     columns: float
+    operations: float = MASK_OPERATIONS
 
 
-def work_of(plan: Plan, problem: Problem, step: Pass) -> Work:
+def operations_of(mask: Expr) -> float:
+    """Arithmetic that a mask takes of every pair. What is of a row or a column alone is done once for it."""
+    sides: dict[Expr, frozenset[str]] = {}
+    found = 0.0
+    for node in walk(mask):
+        own: set[str] = set()
+        if isinstance(node, Coord):
+            own = {node.side}
+        elif isinstance(node, Index) and node.name in ("q", "k", "row"):
+            own = {"k" if node.name == "k" else "q"}
+        sides[node] = frozenset(own).union(*(sides[c] for c in node.children))
+        if len(sides[node]) == 2:
+            found += LOADED if isinstance(node, Load) else COSTLY.get(getattr(node, "op", ""), 1.0)
+    return MASK_OPERATIONS / 3 + 2 * found
+
+
+def work_of(plan: Plan, problem: Problem, step: Pass, operations: float = MASK_OPERATIONS) -> Work:
     """The work of a pass of a plan that was made with the pass' own boxes."""
     sweep: TilePass = plan.dkdv if step == "dkdv" else plan.forward
     # few rows: heads that share keys are rows of one tile
@@ -102,7 +124,7 @@ def work_of(plan: Plan, problem: Problem, step: Pass) -> Work:
             boxes += visited
             rows, columns = rows + visited * r, columns + visited * c
             tiles += float(share) * row_tile_count(piece, source) * heads
-    return Work(pairs, partial, boxes, tiles, rows / max(boxes, 1.0), columns / max(boxes, 1.0))
+    return Work(pairs, partial, boxes, tiles, rows / max(boxes, 1.0), columns / max(boxes, 1.0), operations)
 
 
 def programs_side_by_side(step: Pass, config: Config, problem: Problem, dtype: str, gpu: Gpu) -> int:
@@ -148,9 +170,9 @@ def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, 
             tensor,
             max(shared - 0.75 * tensor, 0.0),
             exponentials,
-            0.0 if config.specialize else MASK_OPERATIONS * work.partial / gpu.scalar,
+            0.0 if config.specialize else work.operations * work.partial / gpu.scalar,
             # one loop: all boxes go through the mask's arithmetic if one has a mask
-            MASK_OPERATIONS * work.pairs / gpu.scalar if config.specialize and work.partial else 0.0,
+            work.operations * work.pairs / gpu.scalar if config.specialize and work.partial else 0.0,
             loads,
             (D + Dv) * e * (rows + keys) / gpu.memory,
             busy / groups,
@@ -229,10 +251,12 @@ def model() -> Model:
     return Model(weights, scans, {n: v for n, v in data.items() if n != "weights"})
 
 
-def predict(step: Pass, config: Config, plan: Plan, problem: Problem, dtype: str, gpu: Gpu) -> float:
+def predict(
+    step: Pass, config: Config, plan: Plan, problem: Problem, dtype: str, gpu: Gpu, operations: float = MASK_OPERATIONS
+) -> float:
     """Milliseconds of a pass on a GPU. A fused sweep takes so many times what one for dk and dv alone would (`FUSED`),
     but makes the pass dq needless."""
-    work = work_of(plan, problem, step)
+    work = work_of(plan, problem, step, operations)
     found = 1e3 * model().seconds(step, terms(step, config, work, problem, dtype, gpu))
     if not config.fused:
         return found

@@ -14,7 +14,7 @@ from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
 from attndsl.schedule.tiling import Tiling
 from attndsl.tune.machines import Gpu
-from attndsl.tune.model import predict, tiling_of
+from attndsl.tune.model import operations_of, predict, tiling_of
 from attndsl.tune.search import Sample
 from attndsl.tune.workers import Compiled, Job, Workers, job_of
 
@@ -50,7 +50,8 @@ class CostModel:
 
     def predict(self, config: Config) -> float:
         """Milliseconds."""
-        return predict(self.step, config, self.plan(config), self.problem, self.dtype, self.gpu)
+        operations = operations_of(self.attention.mask)
+        return predict(self.step, config, self.plan(config), self.problem, self.dtype, self.gpu, operations)
 
 
 class Predictions(CostModel):
