@@ -178,8 +178,8 @@ def terms(step: Pass, config: Config, work: Work, problem: Problem, dtype: str, 
             busy / groups,
             # the same warps load, multiply and take exponentials, one after another
             0.0 if config.specialize else busy,
-            # registers that are not there
-            busy * max(need.registers / (168.0 if config.specialize else config.registers or 255.0) - 0.9, 0.0),
+            # registers that are not there, or that leave none to load the next tiles into
+            busy * max(need.registers / (168.0 if config.specialize else config.registers or 255.0) - 0.65, 0.0),
             1e3 * work.boxes / (units * side * gpu.clock),
             1e3 * work.tiles / (units * side * gpu.clock),
             loads / hidden,
