@@ -8,7 +8,8 @@ from typing import TypedDict, Unpack
 
 from attndsl.codegen.triton_form import Dtype
 from attndsl.ir.attention import Attention, Input
-from attndsl.ir.projection import Projection, projection
+from attndsl.ir.projected import Projection
+from attndsl.ir.projection import projection
 from attndsl.ir.types import Kind, kind_of_dtype
 from attndsl.ir.weights import weight_form
 from attndsl.runtime.triton.config import Config
@@ -87,6 +88,11 @@ def lower_module(
         found, inner = None, attention
     else:
         inner = found.inner
+        if found.products:
+            raise ValueError(
+                f"{attention.name}: a module that runs by itself has pairs of one dot product, this has "
+                f"{1 + len(found.products)}; attndsl.load runs it"
+            )
     own = problem if found is None else replace(problem, sizes=found.sizes(problem.sizes))
     locate = locating(inner, own, dtype)
     plan, rows = lower(

@@ -29,9 +29,9 @@ from attndsl.codegen.triton_scan_step import Step, generate_step
 from attndsl.ir.attention import Attention, Const, Input, Scalar
 from attndsl.ir.expr import ParamRef, Size, walk
 from attndsl.ir.types import kind_of_dtype
+from attndsl.runtime.triton.config import shared_memory
 from attndsl.runtime.triton.cross import Compiled, compile_for
 from attndsl.runtime.triton.failures import Attempt, failure, reported
-from attndsl.runtime.triton.lowering import shared_memory
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import CHUNK_WARPS, PREFIX_BLOCK, PREFIX_WIDTH
 from attndsl.runtime.triton.scan_channel import WARPS as CHANNEL_WARPS
