@@ -49,16 +49,20 @@ from attndsl.schedule.tiling import Tiling
 
 
 class TritonKernel(LinearKernel):
-    """Forward and backward on CUDA tensors (under `TRITON_INTERPRET=1` on CPU tensors)."""
+    """Forward and backward on CUDA tensors (under `TRITON_INTERPRET=1` on CPU tensors).
 
-    def __init__(self, attention: Attention) -> None:
+    With `exact_gradients` those of q and k are fp32, for whoever adds others to them."""
+
+    def __init__(self, attention: Attention, *, exact_gradients: bool = False) -> None:
         self.attention = attention
         self._modules: dict[Form, TritonModule] = {}
         self._choices = Choices(attention)
         self.scan_choices = ScanChoices(attention)
         self._locator = Locator(attention)
         self._sifter = Sifter(attention)
-        self._backward = Backward(attention, self.config, self._locator, self._sifter)
+        self._backward = Backward(
+            attention, self.config, self._locator, self._sifter, exact_gradients=exact_gradients
+        )  # fmt: skip
         self._sweeps = Sweeps(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
         self._visits: dict[Bucket, Visits] = {}

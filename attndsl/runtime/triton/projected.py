@@ -20,22 +20,23 @@ from attndsl.runtime.sides import Sides
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.scan_choices import ScanChoices
 from attndsl.runtime.triton.scan_kernel import LinearKernel, narrowed
+from attndsl.runtime.triton.staged import StagedKernel, tile_kernel
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
 
-def kernel_for(attention: Attention) -> TritonKernel | ProjectedKernel:
+def kernel_for(attention: Attention) -> TritonKernel | StagedKernel | ProjectedKernel:
     """The kernel of an attention on this backend."""
     found = projection(attention)
-    return ProjectedKernel(attention, found) if isinstance(found, Projection) else TritonKernel(attention)
+    return ProjectedKernel(attention, found) if isinstance(found, Projection) else tile_kernel(attention)
 
 
-def tiles_of(kernel: TritonKernel | ProjectedKernel, call: Call) -> tuple[TritonKernel, Call]:
-    """The kernel that runs tiles, and its call."""
-    if isinstance(kernel, TritonKernel):
-        return kernel, call
+def tiles_of(kernel: TritonKernel | StagedKernel | ProjectedKernel, call: Call) -> tuple[TritonKernel, Call]:
+    """The kernel that runs tiles at last, and its call."""
     with torch.no_grad():
-        return kernel.inner, kernel.projected(call)
+        if isinstance(kernel, ProjectedKernel):
+            kernel, call = kernel.inner, kernel.projected(call)
+        return (kernel.inner, kernel.final(call)) if isinstance(kernel, StagedKernel) else (kernel, call)
 
 
 class ProjectedKernel(LinearKernel):
@@ -45,7 +46,7 @@ class ProjectedKernel(LinearKernel):
 
     def __init__(self, attention: Attention, found: Projection) -> None:
         self.attention, self.projection = attention, found
-        self.inner = TritonKernel(found.inner)
+        self.inner = tile_kernel(found.inner)
         self.scan_choices = ScanChoices(attention)
         self._read = _expressions(found)
         self._kept = frozenset(i.name for i in found.inner.inputs)
