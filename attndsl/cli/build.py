@@ -70,6 +70,7 @@ def built(setup: Setup, dtype: Any, target: str, *, backward: bool) -> tuple[dic
     from attndsl.cli.explain import written
     from attndsl.ir.projection import Projection, projection
     from attndsl.ir.simplify import simplify
+    from attndsl.ir.statistics import Staged, staged
     from attndsl.runtime.triton.lowering import lower, lower_backward
     from attndsl.runtime.triton.standalone import call_name, standalone, tables_of
 
@@ -78,6 +79,11 @@ def built(setup: Setup, dtype: Any, target: str, *, backward: bool) -> tuple[dic
         raise CallError(
             f"{simplified.name}: its score or weight reads vectors that are computed before the kernels, by attndsl "
             "itself, so that no module runs it alone; `attndsl explain` says what they are"
+        )
+    if isinstance(staged(simplified), Staged):
+        raise CallError(
+            f"{simplified.name}: its weight needs sums over the row that kernels of their own add up first, called by "
+            "attndsl itself, so that no module runs it alone; `attndsl explain` says what they are"
         )
     try:
         with progress("planning"):

@@ -91,10 +91,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Staged:
-    """The stages, in order, and `inner`, which reads numbers that they leave."""
+    """The stages, in order, and `inner`, which reads numbers that they leave. `moved_lse`: an exponential of sums alone
+    is a number of the row there, which the logarithm of its sum of exponentials leaves out."""
 
     stages: tuple[Stage, ...]
     inner: Attention
+    moved_lse: bool = False
 
 
 def gradient_of(sum_: str) -> str:
@@ -109,6 +111,16 @@ def staged(attention: Attention) -> Staged | str | None:
     if attention.weight is None or not _blocked(attention):
         return None
     return _Staging(attention).result()
+
+
+def lse_alone(attention: Attention) -> Attention:
+    """An attention whose lse is that of another, without values of its own: their number is not that of the call."""
+    logit = weight_form(attention).logit
+    assert logit is not None
+    power = op("exp", logit)
+    weight = op("div", power, Reduce(FLOAT, "sum", power))
+    alone = replace(attention, weight=None if logit == SCORE else weight, output=None, requires=())
+    return _with_inputs(_resized(alone, True), {})
 
 
 def reduces(e: Expr) -> bool:
@@ -173,7 +185,10 @@ class _Staging:
             stage, attention = self._stage(attention, leaves, counted and not self.count)
             stages.append(stage)
         assert attention.weight is not None
-        return Staged(tuple(stages), replace(attention, weight=_written_out(attention.weight, self.known)))
+        assert self.attention.weight is not None
+        powers = [n for n in factors(self.attention.weight)[0] if isinstance(n, Op) and n.op == "exp"]
+        moved = any(reduces(p) and row_only(p) for p in powers)
+        return Staged(tuple(stages), replace(attention, weight=_written_out(attention.weight, self.known)), moved)
 
     def _stage(self, attention: Attention, leaves: list[Reduce], counted: bool) -> tuple[Stage, Attention]:
         bodies = [b for b in dict.fromkeys(n.body for n in leaves) if b not in self.sums]
@@ -253,7 +268,9 @@ class _Staging:
             names = [gradient_of(name) for name, _ in sums]
             parts = [op("mul", Load(FLOAT, n, _ROW), b) for n, b in zip(names, bodies, strict=True)]
             backward = replace(whole, weight=reduce(lambda a, b: op("add", a, b), parts))
-            backward = _with_inputs(_resized(backward, of_score), {**given, **{n: Input(n, "f32", _SHAPE) for n in names}})
+            backward = _with_inputs(
+                _resized(backward, of_score), {**given, **{n: Input(n, "f32", _SHAPE) for n in names}}
+            )
         return _with_inputs(_resized(forward, of_score), given), backward, of_score
 
 

@@ -54,6 +54,7 @@ class StagedKernel(LinearKernel):
 
     def saves(self, q: Tensor, k: Tensor, v: Tensor, need_lse: bool) -> tuple[Saved, ...]:
         """What `inner` saves, and the sums of every stage."""
+        self._check_lse(need_lse)
         sums = [Kept((s.count, *q.shape[:3]), torch.float32, batch=1) for s in self.stages]
         return (*self.inner.saves(q, k, v, need_lse), *sums)
 
@@ -77,6 +78,7 @@ class StagedKernel(LinearKernel):
         self, call: Call, plan: Plan | None, need_lse: bool, save: bool
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
         """As `TritonKernel.forward`."""
+        self._check_lse(need_lse)
         rows = self._summed(call, plan)
         out, lse, saved = self.inner.forward(self.given_rows(call, rows), plan, need_lse, save)
         return out, lse, (*saved, *rows.sums) if save else ()
@@ -116,6 +118,13 @@ class StagedKernel(LinearKernel):
                 gradients.add(stage.pulled(call, self._boxes(call, plan), rows, into, wanted))
         given = {"q": call.q, "k": call.k, "v": call.v, **call.inputs}
         return {n: t.to(given[n].dtype) for n, t in gradients.found.items() if n in needs}
+
+    def _check_lse(self, need_lse: bool) -> None:
+        if need_lse and self.staged.moved_lse:
+            raise ValueError(
+                f"{self.attention.name}: backend 'triton' does not have the lse of a weight with an exponential of sums "
+                "alone; backend 'cpu' does"
+            )
 
     def given_rows(self, call: Call, rows: _Rows) -> Call:
         """The call of `inner` that reads these numbers."""
@@ -244,9 +253,7 @@ class _StageKernel:
         config = kernel.config("forward", call)
         return plan.tiled(Tiling(config.rows, config.columns, config.q_box, config.k_box))
 
-    def _call(
-        self, call: Call, attention: Attention, rows: _Rows, more: Mapping[str, Tensor], fill: Any
-    ) -> Call:
+    def _call(self, call: Call, attention: Attention, rows: _Rows, more: Mapping[str, Tensor], fill: Any) -> Call:
         known = {**call.inputs, **rows.detached(), **more}
         inputs = {i.name: known[i.name] for i in attention.inputs}
         like = {"dtype": call.q.dtype, "device": call.q.device}
