@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.ir import build
+from attndsl.ir.alive import guarded
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import SCORE, Count, Expr, Reduce, mentions, op, walk
+from attndsl.ir.expr import SCORE, Count, Expr, Reduce, mentions, op, rewrite, walk
 from attndsl.ir.forms import Elementwise, Exponential, FeatureMap, Normalised, Softmax, above_own_sum, weight_form
 from attndsl.ir.projection import Projection, projection
 
@@ -29,6 +30,7 @@ class Rule:
 
 def rule_of(attention: Attention) -> Rule:
     """The rule of an attention's weight. UnsupportedError names what is missing."""
+    score = attention.score
     match weight_form(attention):
         case Softmax(logit=logit):
             return Rule(logit, None, "sum")
@@ -46,13 +48,19 @@ def rule_of(attention: Attention) -> Rule:
         case Exponential():
             raise UnsupportedError("an exponential weight over a reduction other than its own sum")
         case Elementwise(value=value):
-            return Rule(None, value, "none")
+            return Rule(None, guarded(value, score), "none")
         case Normalised(numerator=numerator, denominator=denominator):
-            return _normalised(numerator, denominator)
+            alive = rewrite(denominator, lambda n: _alive(n, score))
+            return _normalised(guarded(numerator, score), alive)
         case FeatureMap():
             raise UnsupportedError("a weight that is a dot product of features (linear attention)")
         case _:
             raise UnsupportedError("a weight with reductions in its numerator")
+
+
+def _alive(node: Expr, score: Expr) -> Expr | None:
+    """A sum over pairs that have a weight."""
+    return replace(node, body=guarded(node.body, score)) if isinstance(node, Reduce) and not node.type.shape else None
 
 
 def _normalised(numerator: Expr, denominator: Expr) -> Rule:

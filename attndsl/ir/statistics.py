@@ -5,14 +5,13 @@ other reduction must be known before the pairs are weighed: `relu(s - mean(s))`,
 `exp(s) / sqrt(sum(exp(2 * s)))`. `staged` rewrites such a weight as a short program: stages of sums over the same mask,
 each of which may read numbers that earlier ones left, and an attention that reads those numbers as inputs.
 
-A stage is an attention itself. Its weight is one over its sums, so that the kernel that runs it adds them up in fp32. With
-`g[i]` the gradient of sum i, what the stage adds to the gradients of q, k and inputs is the backward pass of an
+A stage is an attention itself. Its weight is one over its sums, so that the kernel that runs it adds them up in fp32.
+With `g[i]` the gradient of sum i, what the stage adds to the gradients of q, k and inputs is the backward pass of an
 attention of the weight `g[0] * body[0] + g[1] * body[1] + ...` whose values and whose output's gradient are one.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
@@ -27,7 +26,6 @@ from attndsl.ir.expr import (
     Expr,
     Extent,
     Index,
-    Literal,
     Load,
     Member,
     Op,
@@ -36,7 +34,6 @@ from attndsl.ir.expr import (
     Size,
     Value,
     mentions,
-    number,
     op,
     rewrite,
     walk,
@@ -52,7 +49,7 @@ from attndsl.ir.forms import (
 )
 from attndsl.ir.free import k_side, row_only
 from attndsl.ir.passes.softmax import substitute
-from attndsl.ir.types import FLOAT, INT, Type
+from attndsl.ir.types import FLOAT, INT
 from attndsl.ir.weights import factors
 
 GIVEN = {"D": "D_given", "Dv": "Dv_given"}
@@ -64,8 +61,8 @@ _NO_TORCH = (Coord, Member, Extent, Value, Reduce, Count, Decay, Search)
 
 @dataclass(frozen=True)
 class Number:
-    """A number of the row, given as an input [B, H, Lq]: an expression of sums, counts, inputs and earlier numbers, each
-    read by its name. `computed` is the same with quotients by such written out."""
+    """A number of the row, given as an input [B, H, Lq]: an expression of sums, counts, inputs and earlier numbers,
+    each read by its name. `computed` is the same with quotients by such written out."""
 
     name: str
     value: Expr
@@ -77,8 +74,8 @@ class Stage:
     """Sums over the visible keys of a row, and the `numbers` that are known once they are.
 
     `sums` are names and what is added up, `count` is the name of the number of visible keys, empty where nobody asks.
-    `forward` is the attention whose denominator they are, in this order. `backward` (None where no sum has a gradient) has
-    as inputs their gradients, named by `gradient_of`. `of_score`: they depend on the dot product of q and k.
+    `forward` is the attention whose denominator they are, in this order. `backward` (None where no sum has a gradient)
+    has as inputs their gradients, named by `gradient_of`. `of_score`: they depend on the dot product of q and k.
     """
 
     sums: tuple[tuple[str, Expr], ...]
@@ -256,7 +253,7 @@ class _Staging:
     def _attentions(
         self, whole: Attention, sums: tuple[tuple[str, Expr], ...], counted: bool
     ) -> tuple[Attention, Attention | None, bool]:
-        bodies = [_guarded(_written_out(body, self.known), self.attention.score) for _, body in sums]
+        bodies = [_written_out(body, self.known) for _, body in sums]
         below: list[Expr] = [Reduce(FLOAT, "sum", body) for body in bodies]
         if counted:
             below.append(op("to_float", Count(INT)))
@@ -329,24 +326,6 @@ def _written_out(e: Expr, names: Container[str]) -> Expr:
         return share if above == ONE else op("mul", above, share)
 
     return rewrite(e, rule)
-
-
-def _guarded(body: Expr, score: Expr) -> Expr:
-    """What is added up of a pair: nothing where its score is minus infinity."""
-    if not _unbounded(score):
-        return body
-    return op("select", op("gt", SCORE, number(-math.inf)), body, ZERO)
-
-
-def _unbounded(score: Expr) -> bool:
-    def test(node: Expr) -> bool:
-        if isinstance(node, Literal):
-            return not isinstance(node.value, bool) and not math.isfinite(node.value)
-        return (isinstance(node, Load) and node.type == FLOAT) or (
-            isinstance(node, Op) and node.op in ("log", "pow", "exp", "div")
-        )
-
-    return mentions(score, test)
 
 
 def _resized(attention: Attention, of_score: bool) -> Attention:

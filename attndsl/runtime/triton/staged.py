@@ -1,5 +1,5 @@
-"""Attentions whose weight needs sums over a row before its pairs: kernels of their own add those up first, and the kernels
-of an attention that reads the results run after them (`attndsl.ir.statistics`)."""
+"""Attentions whose weight needs sums over a row before its pairs: kernels of their own add those up first, and the
+kernels of an attention that reads the results run after them (`attndsl.ir.statistics`)."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def tile_kernel(attention: Attention) -> TritonKernel | StagedKernel:
 class StagedKernel(LinearKernel):
     """Runs the stages of an attention, one after another, and then `inner`.
 
-    Sums are fp32. Numbers of rows are computed from them by torch, linear in the length. A backward pass goes the other way:
-    what `inner` leaves as gradients of numbers becomes those of sums, and a sweep of each stage adds what follows for q, k
-    and inputs."""
+    Sums are fp32. Numbers of rows are computed from them by torch, linear in the length. A backward pass goes the other
+    way: what `inner` leaves as gradients of numbers becomes those of sums, and a sweep of each stage adds what follows
+    for q, k and inputs."""
 
     def __init__(self, attention: Attention, found: Staged) -> None:
         self.attention, self.staged = attention, found
@@ -122,8 +122,8 @@ class StagedKernel(LinearKernel):
     def _check_lse(self, need_lse: bool) -> None:
         if need_lse and self.staged.moved_lse:
             raise ValueError(
-                f"{self.attention.name}: backend 'triton' does not have the lse of a weight with an exponential of sums "
-                "alone; backend 'cpu' does"
+                f"{self.attention.name}: backend 'triton' does not have the lse of a weight with an exponential of "
+                "sums alone; backend 'cpu' does"
             )
 
     def given_rows(self, call: Call, rows: _Rows) -> Call:
@@ -244,7 +244,9 @@ class _StageKernel:
         # the gradient of every pair's weight is one
         one = torch.zeros((*own.q.shape[:3], WIDTH), dtype=own.q.dtype, device=own.q.device)
         one[..., 0] = 1.0
-        return kernel.backward(own, self._plan(kernel, own, plan), (one,), one, None, wanted)
+        # an exponential that nothing is divided by has an lse, of which nothing is read
+        saved = one, torch.zeros(own.q.shape[:3], dtype=torch.float32, device=own.q.device)
+        return kernel.backward(own, self._plan(kernel, own, plan), saved, one, None, wanted)
 
     def _plan(self, kernel: TritonKernel, call: Call, plan: Plan | None) -> Plan | None:
         """The plan in this kernel's own boxes."""
