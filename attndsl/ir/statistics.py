@@ -75,7 +75,9 @@ class Stage:
 
     `sums` are names and what is added up, `count` is the name of the number of visible keys, empty where nobody asks.
     `forward` is the attention whose denominator they are, in this order. `backward` (None where no sum has a gradient)
-    has as inputs their gradients, named by `gradient_of`. `of_score`: they depend on the dot product of q and k.
+    has as inputs their gradients, named by `gradient_of`. `alone` are attentions of one over each of the sums, and of
+    one for the count: where values are one, the output is the count over the sum. `of_score`: the sums depend on the
+    dot product of q and k.
     """
 
     sums: tuple[tuple[str, Expr], ...]
@@ -83,6 +85,7 @@ class Stage:
     numbers: tuple[Number, ...]
     forward: Attention
     backward: Attention | None
+    alone: tuple[Attention, ...]
     of_score: bool
 
 
@@ -209,9 +212,7 @@ class _Staging:
         weight = self._folded(_replaced(attention.weight, value))
         numbers = tuple(self.numbers.values())[before:]
         inner = self._reading(replace(attention, weight=weight))
-        whole = replace(self.attention, output=None, requires=())
-        forward, backward, of_score = self._attentions(whole, sums, counted)
-        return Stage(sums, self.count if counted else "", numbers, forward, backward, of_score), inner
+        return self._made(sums, self.count if counted else "", numbers), inner
 
     def _name(self, stem: str) -> str:
         n = 0
@@ -250,25 +251,30 @@ class _Staging:
 
     # The attentions of a stage
 
-    def _attentions(
-        self, whole: Attention, sums: tuple[tuple[str, Expr], ...], counted: bool
-    ) -> tuple[Attention, Attention | None, bool]:
+    def _made(self, sums: tuple[tuple[str, Expr], ...], count: str, numbers: tuple[Number, ...]) -> Stage:
+        score = self.attention.score
         bodies = [_written_out(body, self.known) for _, body in sums]
+        of_score = any(mentions(substitute(b, SCORE, score), lambda n: isinstance(n, Value)) for b in bodies)
         below: list[Expr] = [Reduce(FLOAT, "sum", body) for body in bodies]
-        if counted:
-            below.append(op("to_float", Count(INT)))
-        of_score = any(mentions(substitute(b, SCORE, whole.score), lambda n: isinstance(n, Value)) for b in bodies)
-        forward = replace(whole, weight=op("div", ONE, reduce(lambda a, b: op("add", a, b), below)))
+        gradients = [gradient_of(name) for name, _ in sums]
         given = self._given()
-        backward: Attention | None = None
+
+        def weighted(weight: Expr, more: Iterable[str] = ()) -> Attention:
+            plain = replace(self.attention, weight=weight, output=None, requires=())
+            return _with_inputs(_resized(plain, of_score), {**given, **{n: Input(n, "f32", _SHAPE) for n in more}})
+
+        def added(parts: Iterable[Expr]) -> Expr:
+            return reduce(lambda a, b: op("add", a, b), parts)
+
+        backward = None
         if bodies:
-            names = [gradient_of(name) for name, _ in sums]
-            parts = [op("mul", Load(FLOAT, n, _ROW), b) for n, b in zip(names, bodies, strict=True)]
-            backward = replace(whole, weight=reduce(lambda a, b: op("add", a, b), parts))
-            backward = _with_inputs(
-                _resized(backward, of_score), {**given, **{n: Input(n, "f32", _SHAPE) for n in names}}
-            )
-        return _with_inputs(_resized(forward, of_score), given), backward, of_score
+            slopes = [Load(FLOAT, n, _ROW) for n in gradients]
+            backward = weighted(added(op("mul", g, b) for g, b in zip(slopes, bodies, strict=True)), gradients)
+        whole = [*below, *([op("to_float", Count(INT))] if count else [])]
+        alone = [weighted(op("div", ONE, each)) for each in below]
+        return Stage(
+            sums, count, numbers, weighted(op("div", ONE, added(whole))), backward, (*alone, weighted(ONE)), of_score
+        )  # fmt: skip
 
 
 def _outermost(e: Expr, test: Callable[[Expr], bool]) -> list[Expr]:

@@ -98,24 +98,21 @@ class StagedKernel(LinearKernel):
     ) -> Mapping[str, Tensor]:
         """As `Kernel.backward`."""
         first = len(saved) - len(self.stages)
-        leaves = {n: t.detach().requires_grad_(n in needs and t.is_floating_point()) for n, t in call.inputs.items()}
-        with torch.enable_grad():
-            rows = _Rows(call.with_tensors(call.q, call.k, call.v, leaves))
-            for stage, sums in zip(self.stages, saved[first:], strict=True):
-                rows.take(stage.stage, sums.detach().requires_grad_())
-        moving = frozenset(n for n, t in rows.numbers.items() if t.requires_grad)
-        found = self.inner.backward(
-            self.given_rows(call, rows), plan, saved[:first], grad_out, grad_lse, needs | moving
-        )  # fmt: skip
+        rows = _Rows(call)
+        for stage, sums in zip(self.stages, saved[first:], strict=True):
+            rows.take(stage.stage, sums)
+        moving = frozenset(rows.numbers)
         gradients = _Gradients(rows)
-        gradients.add(found)
+        gradients.add(
+            self.inner.backward(self.given_rows(call, rows), plan, saved[:first], grad_out, grad_lse, needs | moving)
+        )
+        floats = [n for n, t in call.inputs.items() if n in needs and t.is_floating_point()]
         for i in reversed(range(len(self.stages))):
             stage = self.stages[i]
-            gradients.pull(stage.stage.numbers, [n for n in leaves if n in needs])
+            gradients.pull([s.stage for s in self.stages[: i + 1]], floats)
             into = gradients.of_sums[i]
             if stage.backward is not None and into is not None:
-                wanted = needs & {"q", "k", *leaves} | moving
-                gradients.add(stage.pulled(call, self._boxes(call, plan), rows, into, wanted))
+                gradients.add(stage.pulled(call, plan, rows, into, needs | moving))
         given = {"q": call.q, "k": call.k, "v": call.v, **call.inputs}
         return {n: t.to(given[n].dtype) for n, t in gradients.found.items() if n in needs}
 
@@ -131,14 +128,11 @@ class StagedKernel(LinearKernel):
         return self._call(call, {**call.inputs, **rows.detached()})
 
     def _summed(self, call: Call, plan: Plan | None) -> _Rows:
-        rows = _Rows(call)
+        rows, few = _Rows(call), self.few(call)
         for stage in self.stages:
-            rows.take(stage.stage, stage.sums(call, self._boxes(call, plan), rows))
+            sums = stage.sums_of_few(call, plan, rows) if few else stage.sums(call, plan, rows)
+            rows.take(stage.stage, sums)
         return rows
-
-    def _boxes(self, call: Call, plan: Plan | None) -> Plan | None:
-        """A plan that stages can cut for themselves: one for few rows may be for more of them."""
-        return None if plan is None or self.few(call) else plan
 
     def _call(self, call: Call, inputs: Mapping[str, Tensor]) -> Call:
         memo = call.memo.setdefault("inner", {})
@@ -191,25 +185,32 @@ class _Gradients:
             into = self.of_numbers if name in self.rows.numbers else self.found
             into[name] = into[name] + gradient if name in into else gradient
 
-    def pull(self, numbers: Sequence[Any], inputs: Sequence[str]) -> None:
-        """Through torch, from numbers to the sums and inputs that they were computed from."""
+    def pull(self, stages: Sequence[Stage], inputs: Sequence[str]) -> None:
+        """Through torch, from the numbers of the last of the first stages to the sums and inputs they come from."""
         rows = self.rows
-        pairs = [(rows.numbers[n.name], self.of_numbers.get(n.name)) for n in numbers]
-        live = [(t, g) for t, g in pairs if g is not None and t.requires_grad]
+        into = {n.name: self.of_numbers[n.name] for n in stages[-1].numbers if n.name in self.of_numbers}
+        if not into:
+            return
+        # where nothing comes in nothing goes out, whatever the slope: that of sqrt(0) is infinite
+        idle = torch.stack([g == 0 for g in into.values()]).all(0)
+        sums = [t.detach().requires_grad_() for t in rows.sums[: len(stages)]]
+        given = {n: t.detach().requires_grad_(n in inputs) for n, t in rows.call.inputs.items()}
+        with torch.enable_grad():
+            again = _Rows(rows.call.with_tensors(rows.call.q, rows.call.k, rows.call.v, given))
+            for stage, t in zip(stages, sums, strict=True):
+                again.take(stage, torch.where(idle, 1.0, t))
+        live = {n: t for n in into if (t := again.numbers[n]).requires_grad}
+        leaves = [*sums, *(given[n] for n in inputs)]
         if not live:
             return
-        leaves = [*rows.sums, *(rows.call.inputs[n] for n in inputs)]
-        leaves = [t for t in leaves if t.requires_grad]
         found: Any = torch.autograd.grad(
-            [t for t, _ in live], leaves, [g for _, g in live], allow_unused=True, retain_graph=True
+            list(live.values()), leaves, [into[n].to(torch.float32) for n in live], allow_unused=True
         )
-        by_leaf = {id(t): g for t, g in zip(leaves, found, strict=True) if g is not None}
-        for i, sums in enumerate(rows.sums):
-            gradient = by_leaf.get(id(sums))
+        for i, gradient in enumerate(found[: len(sums)]):
             if gradient is not None:
                 known = self.of_sums[i]
                 self.of_sums[i] = gradient if known is None else known + gradient
-        self.add({n: by_leaf[id(rows.call.inputs[n])] for n in inputs if id(rows.call.inputs[n]) in by_leaf})
+        self.add({n: g for n, g in zip(inputs, found[len(sums) :], strict=True) if g is not None})
 
 
 class _StageKernel:
@@ -219,6 +220,7 @@ class _StageKernel:
         self.stage = stage
         self.forward = TritonKernel(stage.forward)
         self.backward = None if stage.backward is None else TritonKernel(stage.backward, exact_gradients=True)
+        self.alone = [TritonKernel(a, exact_output=True) for a in stage.alone]
         self.count = len(stage.sums) + bool(stage.count)
 
     def sums(self, call: Call, plan: Plan | None, rows: _Rows) -> Tensor:
@@ -228,6 +230,16 @@ class _StageKernel:
             return own.q.new_zeros((self.count, *own.q.shape[:3]), dtype=torch.float32)
         *_, sums = self.forward.forward(own, self._plan(self.forward, own, plan), False, True)[2]
         return sums
+
+    def sums_of_few(self, call: Call, plan: Plan | None, rows: _Rows) -> Tensor:
+        """The same where the keys of few rows are split over programs, whose kernels leave outputs and no sums."""
+        found: list[Tensor] = []
+        for kernel in self.alone:
+            own = self._call(call, kernel.attention, rows, {}, torch.ones)
+            found.append(kernel.forward(own, plan, False, False)[0][..., 0])
+        *shares, counts = found
+        sums = [torch.where(share == 0, 0.0, counts / torch.where(share == 0, 1.0, share)) for share in shares]
+        return torch.stack([*sums, *([counts] if self.stage.count else [])])
 
     def pulled(
         self, call: Call, plan: Plan | None, rows: _Rows, gradient: Tensor, needs: frozenset[str]
