@@ -242,6 +242,8 @@ CASES = (
          grid=(8, 10)),
     Case("fewer keys than the grid", JOINT, Lq=80, Lk=67, grid={"text": (20,), "video": (3, 4, 5)},
          consts={"window": (3, 3, 3)}),
+    Case("nothing is seen on a grid", "attention apart { grid g(y, x) mask q.y - k.y >= 3 and k.x - q.x >= 5 }", Lq=20,
+         grid=(4, 5)),
     Case("one row", WINDOW, Lq=1, Lk=197, q_offset="end"),
     *PROJECTED,
     *STAGED,

@@ -386,10 +386,10 @@ def figures(keep: Callable[[dict[str, Any]], None]) -> None:
     def row(workload: str, step: str, ms: float, note: str = "") -> None:
         keep({"wl": workload, "sys": "attndsl-triton", "pas": step, "ms": ms, "tflops": None, "note": note})
 
-    first_calls(row)
     new_lengths(row)
     repeated_calls(row)
     decoding(row)
+    first_calls(row)
 
 
 def first_calls(row: Row) -> None:

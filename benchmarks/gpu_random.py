@@ -170,6 +170,16 @@ def main() -> int:
     folder = gpu.replace("NVIDIA ", "").replace(" ", "-").lower()
     out: Path = given.out or RESULTS / folder / f"{datetime.date.today().isoformat()}-random.json"
     out.parent.mkdir(parents=True, exist_ok=True)
+    about = {
+        "gpu": gpu, "driver": ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "versions": versions(), "commit": given.commit or ask("git", "rev-parse", "HEAD"), "rows": [],
+        "seed": given.seed,
+    }  # fmt: skip
+
+    def write(count: Counter[str], wrong: list[dict[str, str]]) -> None:
+        """What is known so far: a run may be ended at any moment."""
+        out.write_text(json.dumps({**about, "counts": dict(count), "wrong": wrong}, indent=1))
+
     context = get_context("spawn")
     with tempfile.TemporaryDirectory() as folder_of_logs:
         logs = [Path(folder_of_logs) / f"{i}.jsonl" for i in range(given.workers)]
@@ -180,8 +190,9 @@ def main() -> int:
         for worker in workers:
             worker.start()
         end = time.time() + given.budget + PATIENCE
-        for worker in workers:
-            worker.join(max(0.0, end - time.time()))
+        while any(worker.is_alive() for worker in workers) and time.time() < end:
+            time.sleep(1.0)
+            write(*gathered(logs))
         late = [worker for worker in workers if worker.is_alive() and worker.pid is not None]
         for worker in late:
             os.kill(worker.pid or 0, signal.SIGUSR1)
@@ -189,12 +200,7 @@ def main() -> int:
         for worker in workers:
             worker.kill()
         total, wrong = gathered(logs)
-    record = {
-        "gpu": gpu, "driver": ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "versions": versions(), "commit": given.commit or ask("git", "rev-parse", "HEAD"), "rows": [],
-        "seed": given.seed, "counts": dict(total), "wrong": wrong,
-    }  # fmt: skip
-    out.write_text(json.dumps(record, indent=1))
+    write(total, wrong)
     for w in wrong:
         print(f"WRONG {w['wrong']}\n{w['text']}{w['spec'][:700]}", flush=True)
     print(f"-- {dict(total)}, written to {out}", flush=True)

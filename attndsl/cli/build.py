@@ -31,6 +31,9 @@ def build(
     name: Annotated[str | None, typer.Option(help="Which attention of the file.")] = None,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
     forward: Annotated[bool, typer.Option("--forward", help="Leave the backward pass out.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Gradients of inputs that no order of programs changes.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> int:
     """Compile an attention for a GPU: sources, PTX, cubin, the plan, and a module that runs by itself."""
@@ -55,7 +58,7 @@ def build(
     check(setup)
     if not all(map(find_spec, ("torch", "triton"))):
         raise CallError("build needs torch and triton: pip install 'attndsl[triton]'")
-    files, manifest = built(setup, DTYPES[dtype], target, backward=not forward)
+    files, manifest = built(setup, DTYPES[dtype], target, backward=not forward, deterministic=deterministic)
     write_folder(Path(output), files, manifest)
     if as_json:
         print_json(manifest)
@@ -64,34 +67,27 @@ def build(
     return OK
 
 
-def built(setup: Setup, dtype: Any, target: str, *, backward: bool) -> tuple[dict[str, str | bytes], dict[str, Any]]:
+def built(
+    setup: Setup, dtype: Any, target: str, *, backward: bool, deterministic: bool = False
+) -> tuple[dict[str, str | bytes], dict[str, Any]]:
     """The files of a build and its manifest. CallError names what the backend cannot do; KernelError is a kernel that
     does not compile."""
     from attndsl.cli.explain import written
-    from attndsl.ir.projection import Projection, projection
     from attndsl.ir.simplify import simplify
-    from attndsl.ir.statistics import Staged, staged
-    from attndsl.runtime.triton.lowering import lower, lower_backward
     from attndsl.runtime.triton.standalone import call_name, standalone, tables_of
+    from attndsl.runtime.triton.standalone_lowering import lower_module
 
-    simplified, problem = simplify(setup.attention), setup.problem()
-    if isinstance(projection(simplified), Projection):
-        raise CallError(
-            f"{simplified.name}: its score or weight reads vectors that are computed before the kernels, by attndsl "
-            "itself, so that no module runs it alone; `attndsl explain` says what they are"
-        )
-    if isinstance(staged(simplified), Staged):
-        raise CallError(
-            f"{simplified.name}: its weight needs sums over the row that kernels of their own add up first, called by "
-            "attndsl itself, so that no module runs it alone; `attndsl explain` says what they are"
-        )
     try:
         with progress("planning"):
-            plan, rows = lower(simplified, problem, dtype, capability=TARGETS[target], save=backward)
-            back = lower_backward(simplified, problem, dtype, plan, capability=TARGETS[target]) if backward else ()
+            lowering = lower_module(
+                simplify(setup.attention), setup.attention, setup.problem(), dtype, capability=TARGETS[target],
+                backward=backward, deterministic=deterministic,
+            )  # fmt: skip
     except ValueError as error:
         raise CallError(str(error)) from error
-    found, compiled = _compiled((*rows, *back))
+    launches = lowering.launches
+    found, compiled = _compiled(launches)
+    lowering = lowering.replaced({id(old): new for old, new in zip(launches, found, strict=True)})
     files: dict[str, str | bytes] = {}
     kernels: list[dict[str, Any]] = []
     for it, code in zip(found, compiled, strict=True):
@@ -102,12 +98,21 @@ def built(setup: Setup, dtype: Any, target: str, *, backward: bool) -> tuple[dic
         files |= {paths["source"]: it.module.source, paths["ptx"]: code.ptx, paths["cubin"]: code.cubin}
         kernels.append(_kernel(it, code, target) | paths)
     module = f"{call_name(setup.attention.name)}.py"
-    files[module] = standalone(
-        simplified, setup.attention, problem, found[: len(rows)], found[len(rows) :], written(setup.attention)
-    )
+    files[module] = standalone(lowering, written(setup.attention))
     files["tables.json"] = _tables(tables_of(found))
-    files["plan.txt"] = _plan_text(setup, plan, kernels)
-    return files, _manifest(setup, plan, dtype, target) | {"module": module, "kernels": kernels}
+    route = _route(setup)
+    files["plan.txt"] = _plan_text(setup, lowering.plan, kernels, route)
+    facts = {"module": module, "route": route, "kernels": kernels}
+    return files, _manifest(setup, lowering.plan, dtype, target) | facts
+
+
+def _route(setup: Setup) -> str:
+    """How the module computes the attention, in words."""
+    from attndsl.ir.simplify import simplify
+    from attndsl.schedule.legalise import legalise
+
+    scans = legalise(simplify(setup.attention), setup.problem()).form is not None
+    return "tiles of pairs; where attndsl is installed, a scan: linear in L" if scans else "tiles of pairs"
 
 
 def _compiled(found: tuple[Lowered, ...]) -> tuple[list[Lowered], list[Compiled]]:
@@ -156,7 +161,7 @@ def _manifest(setup: Setup, plan: Plan, dtype: str, target: str) -> dict[str, An
     }
 
 
-def _plan_text(setup: Setup, plan: Plan, kernels: list[dict[str, Any]]) -> str:
+def _plan_text(setup: Setup, plan: Plan, kernels: list[dict[str, Any]], route: str) -> str:
     from attndsl.cli.dump import plan_text
     from attndsl.cli.explain import written
     from attndsl.cli.report import bounds_line, plan_line, settings_line, tiles_line
@@ -164,6 +169,7 @@ def _plan_text(setup: Setup, plan: Plan, kernels: list[dict[str, Any]]) -> str:
     lines = [f"{setup.attention.name}  {setup.describe()}"]
     lines += [f"set     {line}" for line in (settings_line(setup),) if line]
     lines += ["", *(f"    {line}" for line in written(setup.attention)), ""]
+    lines.append(f"runs    {route}")
     lines += [f"plan    {plan_line(plan)}", f"tiles   {tiles_line(plan)}", f"bounds  {bounds_line(plan)}"]
     lines += [f"ranges  {text}" for text in plan.closed_form]
     lines += [f"because {text}" for text in plan.reasons]
@@ -184,4 +190,5 @@ def _print(output: str, setup: Setup, manifest: dict[str, Any]) -> None:
     print(f"{setup.attention.name}  {setup.describe()}  {manifest['dtype']}  {manifest['target']}")
     for kernel in manifest["kernels"]:
         print(kernel_line(kernel))
+    print(f"runs    {manifest['route']}")
     print(f"wrote   {output}: {manifest['module']} runs by itself; kernels, ptx, cubin, plan.txt, manifest.json")

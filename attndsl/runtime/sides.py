@@ -9,7 +9,6 @@ those. Everything is differentiable, on the tensors' device, and linear in the l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import reduce
 from typing import Any
 
 import torch
@@ -20,7 +19,20 @@ from attndsl.ir.expr import Count, Expr, Index, Literal, Load, Op, ParamRef, Siz
 from attndsl.ir.free import depends
 from attndsl.ir.types import Kind
 from attndsl.runtime.call import Call
-from attndsl.runtime.products import distinct, outer
+from attndsl.runtime.vectors import (
+    bitlen,
+    concatenated,
+    distinct,
+    floordiv,
+    gathered,
+    lift,
+    matmul,
+    mod,
+    outer,
+    rmsnorm,
+    roll,
+    rope,
+)  # fmt: skip
 
 RANK = 3
 
@@ -111,14 +123,7 @@ class Sides:
             at = [a - self.position if depends(i) & {"q", "k"} else a for a, i in zip(at, node.indices, strict=True)]
         if not at:
             return tensor[None, None, None]
-        inside = reduce(torch.logical_and, [(i >= 0) & (i < n) for i, n in zip(at, tensor.shape, strict=False)])
-        shape = torch.broadcast_shapes(*(a.shape for a in at))
-        if 0 in tensor.shape[: len(at)]:
-            return tensor.new_zeros(shape + tensor.shape[len(at) :])
-        got = tensor[tuple(torch.where(inside, i, 0) for i in at)]
-        return torch.where(
-            _lift(inside.expand(shape), got.ndim), got, torch.zeros((), dtype=got.dtype, device=self.device)
-        )
+        return gathered(tensor, at)
 
     def _tensor(self, name: str) -> tuple[Tensor, bool]:
         """A tensor in the type that values are computed in, and whether it is one of the call."""
@@ -167,51 +172,7 @@ class Sides:
         if node.op == "to_float":
             return args[0].to(self.dtype)
         rank = max(a.ndim for a in args)
-        return _LIFTED[node.op](*(_lift(a, rank) for a in args))
-
-
-def _lift(x: Tensor, rank: int) -> Tensor:
-    return x.reshape(*x.shape, *(1,) * (rank - x.ndim))
-
-
-def _floordiv(a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(b == 0, 0, torch.div(a, torch.where(b == 0, 1, b), rounding_mode="floor"))
-
-
-def _mod(a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(b == 0, 0, torch.remainder(a, torch.where(b == 0, 1, b)))
-
-
-def _bitlen(n: Tensor) -> Tensor:
-    return torch.ceil(torch.log2(n.abs().to(torch.float64) + 1)).to(torch.int64)
-
-
-def concatenated(*parts: Tensor) -> Tensor:
-    """Vectors one after another, for all positions that any of them has."""
-    lead = torch.broadcast_shapes(*(p.shape[:-1] for p in parts))
-    return torch.cat([p.expand(*lead, p.shape[-1]) for p in parts], -1)
-
-
-def _matmul(x: Tensor, m: Tensor) -> Tensor:
-    if m.shape[2] == 1:
-        return x @ m.squeeze(2)
-    return (x.unsqueeze(-2) @ m).squeeze(-2)
-
-
-def _roll(x: Tensor, n: Tensor) -> Tensor:
-    size = x.shape[-1]
-    source = (torch.arange(size, device=x.device) - n[..., None]) % size
-    lead = torch.broadcast_shapes(x.shape[:-1], source.shape[:-1])
-    return torch.gather(x.expand(*lead, size), -1, source.expand(*lead, size))
-
-
-def _rope(x: Tensor, position: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    rates = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)
-    angle = position[..., None].double() * rates
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x[..., :half], x[..., half:]
-    return concatenated(a * cos - b * sin, b * cos + a * sin)
+        return _LIFTED[node.op](*(lift(a, rank) for a in args))
 
 
 _VECTOR: Mapping[str, Callable[..., Tensor]] = {
@@ -220,24 +181,24 @@ _VECTOR: Mapping[str, Callable[..., Tensor]] = {
     "total": lambda x: x.sum(-1),
     "amax": lambda x: x.amax(-1),
     "vsoftmax": lambda x: torch.softmax(x, -1),
-    "rmsnorm": lambda x: x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6),
+    "rmsnorm": rmsnorm,
     "concat": concatenated,
     "outer": outer,
     "distinct": distinct,
-    "matmul": _matmul,
-    "roll": _roll,
-    "rope": _rope,
+    "matmul": matmul,
+    "roll": roll,
+    "rope": rope,
 }
 _LIFTED: Mapping[str, Callable[..., Tensor]] = {
-    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.true_divide, "floordiv": _floordiv,
-    "mod": _mod, "pow": torch.pow, "neg": torch.neg, "min": torch.minimum, "max": torch.maximum, "lt": torch.lt,
+    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.true_divide, "floordiv": floordiv,
+    "mod": mod, "pow": torch.pow, "neg": torch.neg, "min": torch.minimum, "max": torch.maximum, "lt": torch.lt,
     "le": torch.le, "gt": torch.gt, "ge": torch.ge, "eq": torch.eq, "ne": torch.ne, "and": torch.logical_and,
     "or": torch.logical_or, "not": torch.logical_not, "abs": torch.abs, "sign": torch.sign,
     "floor": lambda x: torch.floor(x).to(torch.int64), "ceil": lambda x: torch.ceil(x).to(torch.int64),
     "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "tanh": torch.tanh, "sigmoid": torch.sigmoid,
     "relu": torch.relu, "elu": torch.nn.functional.elu, "silu": torch.nn.functional.silu,
     "gelu": torch.nn.functional.gelu, "softplus": torch.nn.functional.softplus, "erf": torch.erf, "sin": torch.sin,
-    "cos": torch.cos, "acos": torch.acos, "atan2": torch.atan2, "bitlen": _bitlen,
+    "cos": torch.cos, "acos": torch.acos, "atan2": torch.atan2, "bitlen": bitlen,
     "ispow2": lambda n: (n > 0) & ((n & (n - 1)) == 0), "select": torch.where,
     "to_int": lambda x: x.to(torch.int64),
 }  # fmt: skip

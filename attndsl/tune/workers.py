@@ -157,9 +157,11 @@ def _lowered(job: Job) -> list[Lowered]:
             multiprocessors=job.multiprocessors,
         )  # fmt: skip
     else:
-        given: dict[str, Config] = {job.step: job.config}
         plan = build(attention, job.problem)
-        every = lower_backward(attention, job.problem, dtype, plan, capability=job.capability, **given)
+        every = lower_backward(
+            attention, job.problem, dtype, plan, capability=job.capability,
+            dq=job.config if job.step == "dq" else None, dkdv=job.config if job.step == "dkdv" else None,
+        )  # fmt: skip
         # rows are prepared by the tiles of dq
         found = [one for one in every if one.step == job.step or (one.step == "prepare" and job.step == "dq")]
     return list(found)

@@ -18,7 +18,7 @@ from attndsl.ir.products import reduced
 from attndsl.ir.reader import read_expr
 from attndsl.ir.types import INT, Kind, Type
 from attndsl.ir.verify_ops import check_op
-from attndsl.runtime.products import distinct
+from attndsl.runtime.vectors import distinct
 
 QUERY = Load(Type(Kind.FLOAT, ("D",)), "Q", (Index(INT, "row"),))
 KEY = Load(Type(Kind.FLOAT, ("D",)), "K", (Index(INT, "k"),))

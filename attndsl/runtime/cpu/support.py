@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attndsl.runtime.cpu.source import PAIR_RANK, Pairs, TensorSource
-from attndsl.runtime.products import distinct, outer
+from attndsl.runtime.vectors import distinct, outer
 
 Number = Tensor | bool | int | float
 

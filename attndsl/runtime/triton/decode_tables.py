@@ -193,9 +193,11 @@ def joined(tables: DecodeTables) -> tuple[Ints, dict[str, tuple[int, int]]]:
     places: dict[str, tuple[int, int]] = {}
     at = 0
     for name, part in parts.items():
-        places[name] = (at, at + part.size)
+        # a view of nothing has no address
+        places[name] = (at, at + max(part.size, 1))
         at += -(-max(part.size, 1) // 32) * 32
     whole = np.zeros(at, np.int32)
     for name, part in parts.items():
-        whole[slice(*places[name])] = part.ravel()
+        begin, _ = places[name]
+        whole[begin : begin + part.size] = part.ravel()
     return whole, places

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attndsl.codegen.expr_triton import Level
 from attndsl.codegen.triton import TritonModule
 from attndsl.codegen.triton_arguments import Argument
+from attndsl.codegen.triton_classify import ClassifyForm, ClassifyModule, generate_classify
 from attndsl.codegen.triton_decode import DecodeModule
 from attndsl.codegen.triton_form import Form
 from attndsl.codegen.triton_scan import ScanModule
+from attndsl.codegen.triton_sift import SiftForm, generate_sift, pack_modules
 from attndsl.codegen.triton_slots import Slot
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import Load
+from attndsl.ir.expr import Expr, Load
 from attndsl.ir.printer import print_attention, print_expr
 from attndsl.ir.reader import read_expr
 from attndsl.runtime.cache.facts import keep, known
@@ -71,6 +73,46 @@ def backward_module(step: str, attention: Attention, backward: BackwardForm) -> 
     # a set prints in any order
     form = [sorted(backward.wanted) if f.name == "wanted" else getattr(backward, f.name) for f in fields(backward)]
     return _kept(step, TritonModule, attention, form, make)
+
+
+def classify_module(attention: Attention, form: ClassifyForm) -> ClassifyModule:
+    """As `codegen.triton_classify.generate_classify`."""
+    about = "\n".join((compiler_version(), print_attention(attention), repr(form)))
+    fact = known("classify", about)
+    if fact is not None:
+        try:
+            arguments, lookup = (tuple(map(_argument, fact[n])) for n in ("arguments", "lookup"))
+            return ClassifyModule(str(fact["source"]), arguments, lookup)
+        except (KeyError, TypeError, ValueError):
+            pass
+    made = generate_classify(attention, form)
+    listed = {n: [_argument_data(a) for a in getattr(made, n)] for n in ("arguments", "lookup")}
+    keep("classify", about, {"source": made.source, **listed})
+    return made
+
+
+def sift_module(attention: Attention, mask: Expr, form: SiftForm) -> TritonModule:
+    """As `codegen.triton_sift.generate_sift`."""
+    found = _kept(
+        "sift", TritonModule, attention, (print_expr(mask), form), lambda: generate_sift(attention, mask, form)
+    )
+    assert found is not None
+    return found
+
+
+def pack_module(width: int) -> tuple[TritonModule, TritonModule]:
+    """As `codegen.triton_sift.pack_modules`."""
+    about = f"{compiler_version()}\n{width}"
+    fact = known("pack", about)
+    if fact is not None:
+        try:
+            pack, rank = (module_of(TritonModule, fact[n]) for n in ("pack", "rank"))
+            return pack, rank
+        except (KeyError, TypeError, ValueError):
+            pass
+    pack, rank = pack_modules(width)
+    keep("pack", about, {"pack": module_data(pack), "rank": module_data(rank)})
+    return pack, rank
 
 
 def scan_module_for(kind: str, what: object, make: Callable[[], ScanModule]) -> ScanModule:

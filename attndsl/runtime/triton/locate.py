@@ -24,7 +24,6 @@ from attndsl.codegen.triton_classify import (
     ClassifyModule,
     by_batch,
     by_head,
-    generate_classify,
     told_by_spans,
 )
 from attndsl.codegen.triton_form import FULL_SPANS, PARTIAL_SPANS
@@ -35,6 +34,7 @@ from attndsl.ir.free import tensors as tensors_read
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.compilation import Wanted
 from attndsl.runtime.triton.filling import Step, Steps, inputs_of, looks, placed, read
+from attndsl.runtime.triton.generated import classify_module
 from attndsl.runtime.triton.reach import moved, wide
 from attndsl.runtime.triton.tables import LaunchTables, PieceTables
 from attndsl.schedule.candidates import MOST_LISTED
@@ -209,7 +209,7 @@ class Locator:
         with self._lock:
             found = self._modules.get(form)
             if found is None:
-                found = self._modules[form] = generate_classify(self.attention, form)
+                found = self._modules[form] = classify_module(self.attention, form)
             return found
 
     def _located(self, call: Call, form: ClassifyForm, sizes: Sizes, rows: int) -> Located:

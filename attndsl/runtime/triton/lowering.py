@@ -64,6 +64,8 @@ class Lowered:
     config: Config
     stages: int
     capability: int
+    variant: str = ""
+    """What its name has beside the pass."""
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -74,9 +76,9 @@ class Lowered:
     def name(self) -> str:
         """Pass, segment, tile and options: `forward_video_128x64_w8_s3`."""
         rows, columns = self.tile
-        parts = [self.step, *([self.form.q.segment] if self.form.q.segment else [])]
+        parts = [self.step, self.variant, self.form.q.segment]
         options = [f"w{self.config.warps}", f"s{self.stages}", *(["specialized"] if self.config.specialize else [])]
-        return "_".join([*parts, f"{rows}x{columns}", *options])
+        return "_".join([*(p for p in parts if p), f"{rows}x{columns}", *options])
 
 
 def lower(
@@ -138,10 +140,15 @@ def lower_backward(
     capability: int = 90,
     dq: Config | None = None,
     dkdv: Config | None = None,
+    wanted: frozenset[str] = frozenset(),
+    grad_lse: bool = False,
+    deterministic: bool = False,
+    variant: str = "",
 ) -> tuple[Lowered, ...]:
     """The launches of the backward pass to q, k and v, in order: `prepare` and `dq` over rows, `dkdv` over keys, which
-    computes dq along only where the given configuration says so. `plan` is that of the forward pass. ValueError names a
-    feature that the backend does not have."""
+    computes dq along only where the given configuration says so. With the gradients of the inputs that are `wanted`,
+    and for a gradient of lse; `variant` tells their names from others. `plan` is that of the forward pass. ValueError
+    names a feature that the backend does not have."""
     D, Dv = problem.sizes["D"], problem.sizes["Dv"]
     on_grid = attention.gridded and not problem.moved
     element = 4 if dtype == "fp32" else 2
@@ -170,17 +177,22 @@ def lower_backward(
                 values = constants(form, tables)
                 if not turned:
                     bare = replace(form, pieces=(), tma=False, aligned=False, pipelined=False)
-                    module = generate_prepare(attention, BackwardForm(bare, frozenset()))
+                    module = generate_prepare(attention, BackwardForm(bare, wanted, grad_lse, deterministic))
                     if module is not None:
                         prepared.append(
-                            Lowered(attention, "prepare", bare, module, tables, values, config, stages, capability)
+                            Lowered(
+                                attention, "prepare", bare, module, tables, values, config, stages, capability, variant
+                            )
                         )
                 if pieces:
                     backward = BackwardForm(
-                        form, frozenset(), fused=bool(config.fused), boxed_sums=config.fused == "boxes"
+                        form, wanted, grad_lse, deterministic,
+                        fused=bool(config.fused), boxed_sums=config.fused == "boxes",
                     )  # fmt: skip
                     module = generate_sweep(attention, backward)
-                    swept.append(Lowered(attention, step, form, module, tables, values, config, stages, capability))
+                    swept.append(
+                        Lowered(attention, step, form, module, tables, values, config, stages, capability, variant)
+                    )
     except UnsupportedError as error:
         raise unsupported(attention, error) from error
     return *prepared, *swept

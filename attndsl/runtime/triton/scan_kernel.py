@@ -22,8 +22,7 @@ from attndsl.ir.features import Normaliser
 from attndsl.ir.products import bare, times
 from attndsl.ir.types import FLOAT, INT, Kind, Type
 from attndsl.runtime.call import Call
-from attndsl.runtime.products import distinct, outer
-from attndsl.runtime.sides import Sides, concatenated
+from attndsl.runtime.sides import Sides
 from attndsl.runtime.state import State
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.machine import machine_of
@@ -34,6 +33,7 @@ from attndsl.runtime.triton.scan_config import ScanConfig, forced_scan
 from attndsl.runtime.triton.scan_features import expand, expands
 from attndsl.runtime.triton.scan_launch import Reading
 from attndsl.runtime.triton.scan_passes import Maps, ScanCall
+from attndsl.runtime.vectors import concatenated, distinct, outer
 from attndsl.schedule.legalise import ScanForm
 
 MOST_FEATURES = 512

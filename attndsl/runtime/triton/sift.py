@@ -22,12 +22,13 @@ from torch import Tensor
 from attndsl.codegen.triton import TritonModule
 from attndsl.codegen.triton_classify import by_batch, by_head
 from attndsl.codegen.triton_form import SideForm
-from attndsl.codegen.triton_sift import SiftForm, generate_sift, open_conditions, pack_modules
+from attndsl.codegen.triton_sift import SiftForm, open_conditions
 from attndsl.ir.attention import Attention, Input
 from attndsl.ir.expr import Expr, Load, ParamRef, walk
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.compilation import Wanted
 from attndsl.runtime.triton.filling import Step, Steps, inputs_of, looks, placed, read
+from attndsl.runtime.triton.generated import pack_module, sift_module
 from attndsl.runtime.triton.launch import keep_tables
 from attndsl.runtime.triton.reach import moved, wide
 from attndsl.runtime.triton.sweeps import OnDevice, loaded, segments_of, uploaded
@@ -213,7 +214,7 @@ class Sifter:
         with self._lock:
             found = self._modules.get(form)
             if found is None:
-                found = self._modules[form] = generate_sift(self.attention, known, form)
+                found = self._modules[form] = sift_module(self.attention, known, form)
             return found
 
     def _launch(self, call: Call, tables: LaunchTables, turned: bool) -> OnDevice:
@@ -281,7 +282,7 @@ def _steps(tables: LaunchTables, pieces: tuple[SiftedPiece, ...], kinds: int) ->
     found: list[Step] = []
     tiles = kinds * tables.tiles
     for p in pieces:
-        pack, rank = pack_modules(p.form.width)
+        pack, rank = pack_module(p.form.width)
         box = tables.pieces[p.number].box
         words = f"tile {prod(tables.box)}x{prod(box)}", "the boxes of a call"
         found += [Step(p.module, tiles * p.parts, (tables.box, box), words), Step(pack, tiles, (), words)]

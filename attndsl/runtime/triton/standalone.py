@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import inspect
 import keyword
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import attndsl
+from attndsl.codegen.expr_triton import Level
 from attndsl.codegen.templates import render, title
+from attndsl.codegen.torch_projection import TorchCode, extent, projection_code, sizes_of_vectors
 from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_backward import stats_of
+from attndsl.codegen.triton_slots import Slot
 from attndsl.codegen.triton_weight import rule_of
 from attndsl.ir.attention import Attention, Const, Input, Scalar
-from attndsl.ir.evaluate import Env, UnboundError, evaluate
-from attndsl.ir.expr import Expr, Op, ParamRef, Size, walk
+from attndsl.ir.expr import Expr, Index, Op, ParamRef, Size, walk
 from attndsl.ir.free import depends
-from attndsl.ir.types import INT, kind_of_dtype
-from attndsl.ir.weights import weight_form
+from attndsl.ir.types import kind_of_dtype
+from attndsl.runtime import vectors
 from attndsl.runtime.triton.launch import SHARED_SECTION
 from attndsl.runtime.triton.lowering import Lowered, q_segments
+from attndsl.runtime.triton.standalone_lowering import Lowering
 from attndsl.runtime.triton.tables import joined
 from attndsl.schedule.problem import Problem
 
 TORCH_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+_FUNCTIONS = {
+    n: f for n, f in vars(vectors).items() if inspect.isfunction(f) and f.__module__ == vectors.__name__
+}  # fmt: skip
+"""Functions of torch that a module may hold, by name."""
 _TAKEN = frozenset((
     "HERE", "INTERPRETED", "DTYPE", "CAPABILITY", "BUILT_FOR", "SHAPES", "KINDS", "SCALARS", "CONSTS", "launch",
     "launch_backward", "on_device", "run", "Attend", "once_differentiable",
     "check", "agree", "kind", "aligned", "as_read", "kernel", "tables_on", "importlib", "json", "math", "os", "Path",
     "torch", "triton", "inputs", "scalars", "sizes", "out", "lse", "q", "k", "v", "scale", "return_lse",
+    "launch_gradients", "collect", "prepare", "number", "vector", "halves", "gradient_of", "reduce", "Tensor",
+    "annotations", *_FUNCTIONS,
 ))  # fmt: skip
 """Names of the module that a spec may use for something else."""
 
@@ -51,36 +62,31 @@ def call_name(name: str) -> str:
     return f"{name}_" if keyword.iskeyword(name) or name in _TAKEN else name
 
 
-def standalone(
-    attention: Attention,
-    written: Attention,
-    problem: Problem,
-    forward: Sequence[Lowered],
-    backward: Sequence[Lowered] = (),
-    text: Sequence[str] = (),
-) -> str:
-    """The module's text. `attention` is what the kernels compute, `written` what it means, `text` the lines of the spec
-    as its user wrote them (the printed meaning unless given). With a backward pass, `forward` saves for it."""
-    found = [*forward, *backward]
-    rule = rule_of(attention) if backward else None
-    by_rows = [it for it in backward if it.step == "dq"]
-    by_keys = [it for it in backward if it.step == "dkdv"]
+def standalone(lowering: Lowering, text: Sequence[str] = ()) -> str:
+    """The module's text; `text` are the lines of the spec as its user wrote them (the printed meaning unless given)."""
+    attention, problem, written = lowering.inner, lowering.problem, lowering.written
+    found = lowering.launches
+    rule = rule_of(attention) if lowering.differentiated else None
+    either = lowering.gradients or lowering.backward
     on_grid = attention.gridded and not problem.moved
-    rows, keys = (len(q_segments(problem, on_grid, turned)) for turned in (False, True))
+    whole = {
+        step: sum(it.step == step for it in either) == len(q_segments(problem, on_grid, step == "dkdv"))
+        for step in ("dq", "dkdv")
+    }
     first = found[0] if found else None
-    sizes = problem.sizes
-    fixed = fixed_sizes(attention, written, problem)
-    free = tuple(n for n in sizes if n not in fixed and n != "L")
-    scalars = [p for p in attention.params if isinstance(p, Scalar)]
-    inputs = [p for p in attention.params if isinstance(p, Input)]
-    pinned = fixed_scalars(attention, written)
+    sizes = lowering.given.sizes
+    fixed = fixed_sizes(lowering)
+    before = before_kernels(lowering, fixed)
+    scalars = [p for p in lowering.attention.params if isinstance(p, Scalar)]
+    inputs = [p for p in lowering.attention.params if isinstance(p, Input)]
+    pinned = fixed_scalars(lowering)
     dtype = first.form.dtype if first else "fp32"
     element = 4 if dtype == "fp32" else 2
-    has_lse = weight_form(written).has_lse
+    sums = [slot for it in lowering.gradients for slot in it.module.slots]
     return render(
         "triton/standalone.py.j2",
-        name=call_name(attention.name),
-        module=call_name(attention.name),
+        name=call_name(written.name),
+        module=call_name(written.name),
         version=attndsl.__version__,
         target=f"sm_{first.capability}" if first else "any device",
         dtype=dtype,
@@ -89,29 +95,43 @@ def standalone(
         title=[_printable(line) for line in text or title(written)],
         built_for=", ".join(f"{n}={v}" for n, v in fixed.items() if n != "L"),
         fixed=fixed,
-        free=free,
+        free=tuple(n for n in sizes if n not in fixed and n != "L"),
         sizes=sizes,
         inputs=[{"name": p.name, "argument": call_name(p.name)} for p in inputs],
         scalars=[{"name": s.name, "argument": call_name(s.name)} for s in scalars],
         usage=["q", "k", "v", *(f"{call_name(p.name)}={call_name(p.name)}" for p in inputs)],
-        signature=signature(scalars, inputs, problem, has_lse),
+        signature=signature(scalars, inputs, lowering.given, lowering.has_lse),
         shapes={p.name: tuple(_dim(e, fixed) for e in p.shape) for p in inputs},
         kinds={p.name: str(kind_of_dtype(p.dtype)) for p in inputs},
         fixed_scalars={s.name: problem.scalars[s.name] for s in scalars if s.name in pinned},
-        consts=_arrays(found),
-        has_lse=has_lse,
-        bytes_of_a_key=(sizes["D"] + sizes["Dv"]) * element,
+        consts=_arrays(lowering, frozenset() if before is None else before.arrays),
+        has_lse=lowering.has_lse,
+        bytes_of_a_key=(problem.sizes["D"] + problem.sizes["Dv"]) * element,
         section=SHARED_SECTION,
-        backward=bool(backward),
-        stats=len(stats_of(rule, False)) if rule is not None else 0,
+        before=[] if before is None else before.lines,
+        helpers=[] if before is None else sources(before.helpers),
+        backward=lowering.differentiated,
+        by_inputs=lowering.gradients and lowering.backward,
+        deterministic=lowering.deterministic,
+        collected=bool(sums),
+        stats=max(len(stats_of(rule, lse)) for lse in (False, lowering.has_lse)) if rule is not None else 0,
         sums=len(rule.sums) + int(rule.counts) if rule is not None and rule.over == "row" else 0,
         raw=attention.output is not None,
-        whole_rows=len(by_rows) == rows,
-        whole_keys=len(by_keys) == keys,
+        whole_rows=whole["dq"],
+        whole_keys=whole["dkdv"],
         aligned=any(it.form.stride_unit > 1 for it in found),
-        launches=[_launch(it, problem) for it in forward],
-        backward_launches=[_launch(it, problem) for it in backward],
+        launches=[_launch(it, problem) for it in lowering.forward],
+        backward_launches=[_launch(it, problem) for it in lowering.backward],
+        gradient_launches=[_launch(it, problem) for it in lowering.gradients],
+        atomics=atomics(lowering) if sums else [],
     )
+
+
+def before_kernels(lowering: Lowering, fixed: Mapping[str, int]) -> TorchCode | None:
+    """What torch computes before the kernels; None for nothing."""
+    if lowering.projection is None:
+        return None
+    return projection_code(lowering.attention, lowering.projection, lowering.given, tuple(fixed))
 
 
 def _launch(it: Lowered, problem: Problem) -> dict[str, Any]:
@@ -124,6 +144,7 @@ def _launch(it: Lowered, problem: Problem) -> dict[str, Any]:
         "warps": it.config.warps,
         "stages": it.stages,
         "registers": it.config.registers,
+        "sums": [slot_code(slot, it, problem) for slot in it.module.slots if slot.direct],
     }
 
 
@@ -157,22 +178,25 @@ def signature(scalars: Sequence[Scalar], inputs: Sequence[Input], problem: Probl
     return ["q", "k", "v", "*", *declared, "scale=None", *(["return_lse=False"] if has_lse else [])]
 
 
-def fixed_sizes(attention: Attention, written: Attention, problem: Problem) -> dict[str, int]:
-    """Sizes that a plan and its kernels were made for: lengths and head sizes, what the mask and the call's conditions
-    read, and batches and heads where the mask depends on them."""
+def fixed_sizes(lowering: Lowering) -> dict[str, int]:
+    """Sizes that a plan and its kernels were made for: lengths and head sizes, what the mask, the call's conditions and
+    the extent of vectors read, and batches and heads where the mask depends on them."""
+    mask = lowering.attention.mask
     fixed = {"Lq", "Lk", "L", "D", "Dv"}
-    fixed |= {n.name for e in (attention.mask, *conditions(written)) for n in walk(e) if isinstance(n, Size)}
-    varies = depends(attention.mask)
+    fixed |= {n.name for e in (mask, *conditions(lowering.written)) for n in walk(e) if isinstance(n, Size)}
+    if lowering.projection is not None:
+        fixed |= sizes_of_vectors(lowering.projection)
+    varies = depends(mask)
     if "b" in varies:
         fixed.add("B")
     if varies & {"h", "hkv"}:
         fixed |= {"H", "Hkv"}
-    return {n: v for n, v in problem.sizes.items() if n in fixed}
+    return {n: v for n, v in lowering.given.sizes.items() if n in fixed}
 
 
-def fixed_scalars(attention: Attention, written: Attention) -> frozenset[str]:
+def fixed_scalars(lowering: Lowering) -> frozenset[str]:
     """Scalars of the plan, and those that a call's conditions are about."""
-    parts = (attention.mask, *conditions(written))
+    parts = (lowering.attention.mask, *conditions(lowering.written))
     return frozenset(n.name for e in parts for n in walk(e) if isinstance(n, ParamRef))
 
 
@@ -185,28 +209,24 @@ def conditions(written: Attention) -> list[Expr]:
     return found
 
 
-def _dim(e: Expr, fixed: dict[str, int]) -> str | int | None:
-    if isinstance(e, Size):
-        return e.name
-    try:
-        return int(evaluate(e, Env({Size(INT, n): v for n, v in fixed.items()})))
-    except UnboundError:
-        return None
+def _dim(e: Expr, fixed: Mapping[str, int]) -> str | int | None:
+    return e.name if isinstance(e, Size) else extent(e, fixed)
 
 
-def _arrays(found: Sequence[Lowered]) -> dict[str, tuple[Any, ...]]:
-    """Const arrays that kernels read as tables."""
+def _arrays(lowering: Lowering, more: frozenset[str]) -> dict[str, tuple[Any, ...]]:
+    """Const arrays that kernels, or what comes before them, read as tables."""
+    read = {str(a.key[0]) for it in lowering.launches for a in it.module.arguments if a.role == "input"} | more
     arrays: dict[str, tuple[Any, ...]] = {}
-    for it in found:
-        for a in it.module.arguments:
-            param = it.attention.param(str(a.key[0])) if a.role == "input" else None
-            if isinstance(param, Const):
-                assert isinstance(param.default, tuple)
-                arrays[param.name] = param.default
+    for p in lowering.attention.params:
+        if isinstance(p, Const) and p.name in read:
+            assert isinstance(p.default, tuple)
+            arrays[p.name] = p.default
     return arrays
 
 
-TENSORS = frozenset(("q", "k", "v", "out", "lse", "raw", "sums", "grad", "do", "stats", "dq", "dk", "dv"))
+TENSORS = frozenset((
+    "q", "k", "v", "out", "lse", "raw", "sums", "grad", "grad_lse", "do", "stats", "dq", "dk", "dv",
+))  # fmt: skip
 """Tensors of a call and its backward pass, as the module's functions name them."""
 
 
@@ -243,6 +263,10 @@ def value_code(it: Lowered, problem: Problem, a: Argument) -> str:
             return f'inputs["{name}"].stride({a.key[1]})'
         case "input size":
             return f'inputs["{name}"].shape[{a.key[1]}]'
+        case "sums" | "gradient" | "gradient rest":
+            return a.name
+        case "gradient size":
+            return f'inputs["{name}"].numel()'
         case "constexpr":
             return repr(it.constants[name])
         case _:
@@ -276,3 +300,50 @@ def _number(it: Lowered, problem: Problem, name: str, piece: int) -> str:
             raise NotImplementedError(
                 f"{it.attention.name}: a built module cannot pass the number {name!r} to a kernel"
             )
+
+
+def sources(names: Collection[str]) -> list[str]:
+    """The source of functions of `vectors` that code calls, and of those that they call, in the order of the file."""
+    wanted, waiting = set[str](), [n for n in names if n in _FUNCTIONS]
+    while waiting:
+        name = waiting.pop()
+        if name not in wanted:
+            wanted.add(name)
+            called = set(re.findall(r"\b(\w+)\(", inspect.getsource(_FUNCTIONS[name])))
+            waiting += called & _FUNCTIONS.keys()
+    return [inspect.getsource(f).rstrip() for n, f in _FUNCTIONS.items() if n in wanted]
+
+
+# Gradients of inputs
+
+
+def slot_code(slot: Slot, it: Lowered, problem: Problem) -> dict[str, str]:
+    """The sums of a kernel over what stands at its own places: their shape, and what they add to an input."""
+    length = {
+        Level.UNIFORM: it.tables.tiles, Level.ROW: problem.sizes["Lq"], Level.COLUMN: problem.sizes["Lk"]
+    }[slot.level]  # fmt: skip
+    names = [i.name for i in slot.load.indices if isinstance(i, Index)]
+    axes = {"b": 0, "h": 1, "hkv": 1, "row": 2, "q": 2, "k": 2}
+    used = [axes[n] for n in names]
+    code = slot.target + (".unflatten(1, (Hkv, -1)).sum(2)" if "hkv" in names else "")
+    unused = [a for a in (0, 1, 2) if a not in used]
+    if unused:
+        code += f".sum(({', '.join(map(str, unused))},))" if len(unused) == 1 else f".sum({tuple(unused)})"
+    if used != sorted(used):
+        ranks = {axis: n for n, axis in enumerate(sorted(used))}
+        order = [*(ranks[a] for a in used), *([len(used)] if slot.vector else [])]
+        code += f".permute({', '.join(map(str, order))})"
+    assert isinstance(problem.q_offset, int)
+    return {
+        "target": slot.target,
+        "shape": f"B, H, {length}" + (f", {problem.sizes['Dv']}" if slot.vector else ""),
+        "name": slot.load.tensor,
+        "code": code,
+        "first": repr(tuple(problem.q_offset if n == "q" else 0 for n in names)),
+    }
+
+
+def atomics(lowering: Lowering) -> list[dict[str, str]]:
+    """Inputs to whose elements several programs add."""
+    slots = [s for it in lowering.gradients for s in it.module.slots if not s.direct]
+    return [{"name": n, "target": t} for n, t in dict.fromkeys((s.load.tensor, s.target) for s in slots)]

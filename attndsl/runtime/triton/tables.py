@@ -408,10 +408,11 @@ def joined(tables: LaunchTables) -> tuple[npt.NDArray[Any], dict[tuple[str, int]
     places: dict[tuple[str, int], tuple[int, int]] = {}
     at = 0
     for key, part in parts.items():
-        places[key] = (at, at + part.size)
+        # a view of nothing has no address, and loops read an entry ahead even where there is none
+        places[key] = (at, at + max(part.size, 1))
         at += -(-max(part.size, 1) // 32) * 32
-    # loops read one entry ahead
     whole = np.zeros(at + 32, np.int32)
     for key, part in parts.items():
-        whole[slice(*places[key])] = part.ravel()
+        begin, _ = places[key]
+        whole[begin : begin + part.size] = part.ravel()
     return whole, places

@@ -17,6 +17,10 @@ MOST = 16384
 """Positions that are looked at. What tiles visit there says whether ranges are short."""
 
 
+Extents = tuple[tuple[str, tuple[int, ...]], ...]
+"""Those of each segment."""
+
+
 def visits_of(attention: Attention, problem: Problem) -> Visits:
     """The visits of a forward pass of an attention (consts bound, simplified)."""
     plain = attention.score == SCORE and attention.weight is None
@@ -28,7 +32,10 @@ def visits_of(attention: Attention, problem: Problem) -> Visits:
     if head.tables or not isinstance(head.q_offset, int):
         keys, full = _looked_at(attention, head)
     else:
-        keys, full = _remembered(attention, tuple(head.sizes.items()), tuple(head.scalars.items()), head.q_offset)
+        extents = tuple(head.q_extents.items()), tuple(head.k_extents.items())
+        keys, full = _remembered(
+            attention, tuple(head.sizes.items()), tuple(head.scalars.items()), *extents, head.q_offset
+        )
     ragged = any(problem.sizes[n] % BOX for n in ("Lq", "Lk"))
     return Visits(keys, full and not ragged, plain)
 
@@ -43,9 +50,10 @@ def _looked_at(attention: Attention, head: Problem) -> tuple[float, bool]:
 @lru_cache(maxsize=512)
 def _remembered(
     attention: Attention, sizes: tuple[tuple[str, int], ...], scalars: tuple[tuple[str, bool | int | float], ...],
-    q_offset: int,
+    q_extents: Extents, k_extents: Extents, q_offset: int,
 ) -> tuple[float, bool]:  # fmt: skip
-    return _looked_at(attention, Problem(dict(sizes), dict(scalars), q_offset=q_offset))
+    head = Problem(dict(sizes), dict(scalars), q_extents=dict(q_extents), k_extents=dict(k_extents), q_offset=q_offset)
+    return _looked_at(attention, head)
 
 
 def _head(problem: Problem) -> Problem:
@@ -53,8 +61,9 @@ def _head(problem: Problem) -> Problem:
     lengths, they are whole powers of two: many lengths look alike."""
     sizes = dict(problem.sizes)
     same = sizes["Lq"] == sizes["Lk"] and isinstance(problem.q_offset, int) and problem.q_offset == 0
+    bound = bool(problem.tables or problem.q_extents or problem.k_extents)
     for name in ("Lq", "Lk", "L") if same else ("Lq",):
-        if same and not problem.tables:
+        if same and not bound:
             sizes[name] = max(BOX, 1 << (sizes[name] - 1).bit_length())
         sizes[name] = min(sizes[name], MOST)
     return replace(problem, sizes=sizes)

@@ -16,6 +16,7 @@ from attndsl.reference import reference
 from attndsl.runtime.triton.config import Config, configured
 from benchmarks.cases import CASES, Case
 from tests.accuracy import assert_right
+from tests.runtime.triton import guard
 
 TWO_LOOPS, ONE_LOOP = Config(32, 32, 4, 2), Config(64, 32, 4, 2, specialize=True)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -63,4 +64,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard.install()
     sys.exit(main())

@@ -16,6 +16,7 @@ from attndsl.reference import reference
 from attndsl.runtime.triton.config import Config, configured
 from benchmarks.cases import CASES, PROJECTED, STAGED, Case
 from tests.accuracy import GRADIENT_FACTOR, assert_right
+from tests.runtime.triton import guard
 
 FEW = (
     "dense 96", "window offsets", "window 7, negative scale", "dead rows", "alibi far", "softcap", "compared",
@@ -107,4 +108,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard.install()
     sys.exit(main())

@@ -15,6 +15,7 @@ from attndsl.runtime.triton.config import Config, configured
 from attndsl.runtime.triton.decode import Decode
 from benchmarks.cases import FEW_ROWS, Case
 from tests.accuracy import assert_right
+from tests.runtime.triton import guard
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SPLITS = (0, 1, 2, 3, 7, 40)
@@ -77,4 +78,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard.install()
     sys.exit(main())

@@ -15,6 +15,7 @@ from attndsl.runtime.triton import scan_passes
 from attndsl.runtime.triton.scan_config import ScanConfig, scan_configured
 from tests.runtime.scan_cases import ScanCase
 from tests.runtime.test_scan import DOC, GAMMA, spec
+from tests.runtime.triton import guard
 
 
 class OnTriton:
@@ -136,4 +137,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard.install()
     sys.exit(main())

@@ -29,6 +29,7 @@ from attndsl.runtime.call import Call
 from attndsl.runtime.triton.config import Config, configured
 from attndsl.runtime.triton.locate import Located, Locator
 from attndsl.runtime.triton.tables import looked_up
+from tests.runtime.triton import guard
 
 MADE = torch.Generator().manual_seed(0)
 
@@ -281,4 +282,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard.install()
     sys.exit(main())

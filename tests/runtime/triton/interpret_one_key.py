@@ -11,6 +11,7 @@ from torch import Tensor
 import attndsl
 from attndsl.reference import reference
 from attndsl.runtime.triton.config import Config, configured
+from tests.runtime.triton import guard
 
 CASES = (
     ("attention dense {}", 5, 1),
@@ -64,4 +65,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard.install()
     sys.exit(main())

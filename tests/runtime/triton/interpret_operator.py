@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import attndsl
+from tests.runtime.triton import guard
 
 SPECS: list[tuple[str, dict[str, Tensor]]] = [
     ("attention alibi(input slope: f32[H]) { score s - slope[h] * (q - k) mask k <= q }", {"slope": torch.rand(2)}),
@@ -104,4 +105,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard.install()
     sys.exit(main())

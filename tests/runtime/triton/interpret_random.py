@@ -19,6 +19,7 @@ from attndsl.runtime.triton.config import Config, configured
 from tests.accuracy import GRADIENT_FACTOR, OUTPUT_FACTOR, assert_right
 from tests.properties.test_end_to_end import DTYPES, NEEDS, Results, _laid_out, _results, _tensors, dense
 from tests.random_specs import specs
+from tests.runtime.triton import guard
 from tests.spec import Spec
 
 
@@ -83,4 +84,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard.install()
     sys.exit(main())

@@ -10,6 +10,7 @@ from itertools import product
 from attndsl.runtime.triton import scan_passes
 from attndsl.runtime.triton.scan_config import ScanConfig
 from benchmarks.linear_cases import LinearCase, compare
+from tests.runtime.triton import guard
 
 
 def cases() -> list[tuple[LinearCase, ScanConfig]]:
@@ -55,4 +56,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard.install()
     sys.exit(main())

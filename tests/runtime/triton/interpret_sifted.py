@@ -27,6 +27,7 @@ from attndsl.runtime.triton.config import Config, configured
 from attndsl.runtime.triton.sift import Sifted, Sifter
 from attndsl.schedule.tiling import Tiling
 from tests.accuracy import GRADIENT_FACTOR, OUTPUT_FACTOR, assert_right
+from tests.runtime.triton import guard
 
 MADE = torch.Generator().manual_seed(0)
 FORWARD, BACKWARD = Config(32, 32, 4, 1), Config(32, 16, 4, 1)
@@ -272,4 +273,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard.install()
     sys.exit(main())

@@ -6,13 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import attndsl
+from attndsl.runtime.binding import bind_call
 from attndsl.runtime.triton.choices import facts_of, untuned
 from attndsl.runtime.triton.config import Config, Visits, choose
 from attndsl.runtime.triton.lowering import compile_fitting, lower, shared_memory
+from attndsl.runtime.triton.projected import kernel_for, tiles_of
 from attndsl.runtime.triton.visits import visits_of
 from attndsl.tune.machines import gpu_of
+from benchmarks.cases import ALL_CASES, Case
 
 pytest.importorskip("triton")
 
@@ -117,3 +121,17 @@ def test_new_lengths_are_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("attndsl.runtime.triton.visits.build", refuse)
     assert visits_of(f.simplified, f.problem(L=299_000, D=128)) == first
+
+
+@pytest.mark.parametrize("case", ALL_CASES, ids=lambda c: c.name.replace(" ", "-"))
+def test_every_call_has_a_configuration_on_a_gpu(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks are looked at for it: with grids that a call does not fill, too."""
+    monkeypatch.setattr("attndsl.runtime.triton.kernel.machine_of", lambda device: gpu_of("h200").machine)
+    f = attndsl.load(case.text, **case.consts)
+    call = bind_call(
+        f.attention, f.simplified, *case.tensors(torch.bfloat16), case.made() | dict(case.scalars), grid=case.grid,
+        q_offset=case.offset(),
+    )  # fmt: skip
+    kernel, call = tiles_of(kernel_for(f.simplified), call)
+    for step in ("forward", "dq", "dkdv", "decode"):
+        assert kernel.config(step, call).rows

@@ -65,6 +65,11 @@ def test_boxes_on_grids_that_the_device_finds() -> None:
     run("interpret_sifted")
 
 
+def test_what_is_interpreted_stays_in_its_own_memory() -> None:
+    """Every other test here runs under this checker."""
+    run("interpret_guard")
+
+
 def test_the_operator_on_this_backend() -> None:
     """Repeated calls, torch.compile and torch.func."""
     run("interpret_operator")

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 import attndsl
+from attndsl.ir.expr import Size
 from attndsl.reference import reference
 from attndsl.runtime.triton.config import Config
-from attndsl.runtime.triton.lowering import lower, lower_backward
 from attndsl.runtime.triton.standalone import call_name, standalone, tables_of
-from benchmarks.cases import COSINE_GATE, GNA, JOINT, Case, flags, ints, normal
+from attndsl.runtime.triton.standalone_lowering import lower_module
+from benchmarks.cases import COSINE_GATE, FORGET, GNA, JOINT, RELATIVE, TWO_MAPS, Case, decays, flags, ints, normal
 from tests.accuracy import GRADIENT_FACTOR, assert_right
 
 pytest.importorskip("triton")
@@ -43,10 +44,34 @@ BUILT = (
     Case("taken names", "attention launch(scalar inputs: float, scalar torch: int = 3, input check: f32[H, M]) "
          "{ score inputs * s + check[h, torch] + M mask k <= q }", Lq=40, D=16, scalars={"inputs": 0.5, "torch": 3},
          inputs={"check": normal(2, 6)}),
+    Case("alibi", "attention alibi(input slope: f32[H]) { score s - slope[h] * (q - k) mask k <= q }", Lq=40, D=16,
+         inputs={"slope": normal(2)}),
+    Case("row, key and pair", "attention ab(input a: f32[L, H], input c: f32[Hkv, L], input t: f32[H, M]) "
+         "{ mask k <= q score s + a[q, h] * 2 + c[hkv, k] + t[h, clamp(q - k, 0, M - 1)] output o * (1 + a[q, h]) }",
+         Lq=40, H=4, Hkv=2, D=16, inputs={"a": normal(40, 4), "c": normal(2, 40), "t": normal(4, 5)}),
+    Case("pair, deterministic", "attention bias(input t: f32[H, M]) { score s + t[h, clamp(q - k, 0, M - 1)] }",
+         Lq=33, Lk=40, D=16, inputs={"t": normal(2, 5)}),
+    Case("vector gate", "attention gain(input g: f32[H, Dv]) { output o * g[h] }", Lq=33, D=16, Dv=24,
+         inputs={"g": normal(2, 24)}),
+    Case("rotated", "attention rotated(scalar t: float) { mask k <= q "
+         "score dot(rope(rmsnorm(Q), q), rope(rmsnorm(K), k)) / (t * sqrt(D)) }", Lq=40, H=4, Hkv=2, D=24,
+         scalars={"t": 0.7}),
+    Case("content and temperature", "attention warm(input w: f32[H, D], input u: f32[H, D]) { mask k <= q "
+         "score s * sigmoid(dot(Q, w[h])) + dot(u[h], K) / norm(K) output o * norm(Q) }", Lq=33, H=4, Hkv=2, D=16,
+         inputs={"w": normal(4, 16, size=0.3), "u": normal(4, 16, size=0.3)}),
+    Case("two maps", TWO_MAPS, Lq=33, H=4, Hkv=2, D=16, inputs={"w": normal(4, 16, 8, size=0.2), "c": normal(4)}),
+    Case("relative vectors", RELATIVE, Lq=33, H=4, Hkv=2, D=16,
+         inputs={"r": normal(9, 16), "c": normal(2, 9, 16, size=0.3)}),
+    Case("forgetting", FORGET, Lq=70, B=2, D=16, inputs={"g": decays(2, 2, 70)}),
+    Case("positions and cases", "attention odd(input f: f32[L, D], const c: float[2] = (0.5, 2.0)) { score s - "
+         "dot(roll(Q, q % 3) * (if q // 4 == 1 or ispow2(q + 1) then c[q % 2] else 3 - norm(Q)), K + f[k]) / 4 }",
+         Lq=20, D=16, inputs={"f": normal(20, 16)}),
 )  # fmt: skip
-"""Small, for the interpreter is slow: every kind of argument that a kernel takes."""
+"""Small, for the interpreter is slow: every kind of argument that a kernel takes, and of what torch computes first."""
 
-BACKWARD = ("dense", "window", "no key", "documents", "by head", "sink and gate", "relu2", "gna dilated", "joint")
+FORWARD = ("prefix", "duo", "const array", "taken names")
+BACKWARD = tuple(case.name for case in BUILT if case.name not in FORWARD)
+DETERMINISTIC = ("pair, deterministic",)
 
 RUNNER = """
 import importlib.util, json, sys
@@ -61,18 +86,26 @@ sys.meta_path.insert(0, Refused())
 import torch
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     call = torch.load(folder / "call.pt")
+    torch.use_deterministic_algorithms(call["deterministic"])
     spec = importlib.util.spec_from_file_location(call["module"], folder / f"{call['module']}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     function = getattr(module, call["module"])
     if call["grad"] is None:
-        torch.save((function(*call["qkv"], **call["arguments"]), ()), folder / "found.pt")
+        torch.save((function(*call["qkv"], **call["arguments"]), {}, ()), folder / "found.pt")
         continue
-    leaves = [t.requires_grad_() for t in call["qkv"]]
-    found = function(*leaves, **call["arguments"])
-    out = found[0] if isinstance(found, tuple) else found
-    gradients = torch.autograd.grad(out, leaves, call["grad"], allow_unused=True)
-    torch.save((torch.utils._pytree.tree_map(torch.Tensor.detach, found), gradients), folder / "found.pt")
+    leaves = {**dict(zip("qkv", call["qkv"])), **{n: call["arguments"][n] for n in call["differentiated"]}}
+    for t in leaves.values():
+        t.requires_grad_()
+    found = function(leaves["q"], leaves["k"], leaves["v"], **call["arguments"])
+    outputs = found if isinstance(found, tuple) else (found,)
+    gradients = torch.autograd.grad(outputs, list(leaves.values()), call["grad"][: len(outputs)], allow_unused=True)
+    again = function(leaves["q"], leaves["k"], leaves["v"], **call["arguments"])
+    first = again[0] if isinstance(again, tuple) else again
+    # through the output alone, to q, k and v alone: other kernels
+    plain = torch.autograd.grad(first, [leaves[n] for n in "qkv"], call["grad"][0], allow_unused=True)
+    found = torch.utils._pytree.tree_map(torch.Tensor.detach, found)
+    torch.save((found, dict(zip(leaves, gradients)), plain), folder / "found.pt")
 """
 
 
@@ -82,19 +115,23 @@ def write(folder: Path, case: Case, dtype: torch.dtype, backward: bool = False) 
     q, k, v = case.tensors(dtype)
     sizes = {"B": case.B, "H": case.H, "Hkv": case.Hkv or case.H, "Lq": case.Lq, "Lk": case.Lk or case.Lq, "D": case.D}
     made = case.made()
-    fresh = {"M": 6} if case.name == "taken names" else {}
+    fresh = {
+        e.name: n for p in f.attention.inputs for e, n in zip(p.shape, made[p.name].shape, strict=True)
+        if isinstance(e, Size) and e.name not in ("B", "H", "Hkv", "L", "Lq", "Lk", "D", "Dv")
+    }  # fmt: skip
     problem = f.problem(**sizes, Dv=case.Dv or case.D, grid=case.grid, **case.scalars, **fresh)
     element: Any = {torch.float32: "fp32", torch.float16: "fp16"}[dtype]
     small = Config(32, 32, 4, 2)
-    plan, forward = lower(f.simplified, problem, element, config=small, save=backward)
-    back = lower_backward(f.simplified, problem, element, plan, dq=small, dkdv=small) if backward else ()
-    found = (*forward, *back)
+    lowering = lower_module(
+        f.simplified, f.attention, problem, element, backward=backward, forward=small, dq=small, dkdv=small,
+        deterministic=case.name in DETERMINISTIC,
+    )  # fmt: skip
     (folder / "kernels").mkdir(parents=True)
-    for it in found:
+    for it in lowering.launches:
         (folder / "kernels" / f"{it.name}.py").write_text(it.module.source)
     module = call_name(f.__name__)
-    (folder / f"{module}.py").write_text(standalone(f.simplified, f.attention, problem, forward, back))
-    (folder / "tables.json").write_text(json.dumps(tables_of(found)))
+    (folder / f"{module}.py").write_text(standalone(lowering))
+    (folder / "tables.json").write_text(json.dumps(tables_of(lowering.launches)))
     arguments = {call_name(n): x for n, x in {**made, **case.scalars}.items()}
     if case.lse:
         arguments["return_lse"] = True
@@ -102,9 +139,14 @@ def write(folder: Path, case: Case, dtype: torch.dtype, backward: bool = False) 
         arguments["scale"] = case.scale
     # strides that no descriptor takes
     strided = torch.nn.functional.pad(q, (3, 5, 1, 2))[..., 1 : 1 + q.shape[2], 3 : 3 + q.shape[3]]
-    grad = torch.randn(*q.shape[:3], v.shape[-1], generator=torch.Generator().manual_seed(9)).to(dtype)
-    kept = grad if backward else None
-    torch.save({"module": module, "qkv": (strided, k, v), "arguments": arguments, "grad": kept}, folder / "call.pt")
+    g = torch.Generator().manual_seed(9)
+    grad = torch.randn(*q.shape[:3], v.shape[-1], generator=g).to(dtype), torch.randn(q.shape[:3], generator=g)
+    named = {call_name(n): n for n in made}
+    torch.save({
+        "module": module, "qkv": (strided, k, v), "arguments": arguments, "grad": grad if backward else None,
+        "differentiated": [n for n in named if arguments[n].is_floating_point()],
+        "deterministic": case.name in DETERMINISTIC,
+    }, folder / "call.pt")  # fmt: skip
     return f
 
 
@@ -116,38 +158,56 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def dense(f: attndsl.AttentionFunction, case: Case, precision: torch.dtype, call: Any) -> Any:
+    """Output, lse, all gradients, and those of q, k and v through the output alone."""
+    made = {n: t.to(precision) if t.is_floating_point() else t for n, t in case.made().items()}
+    leaves = dict(zip("qkv", (t.to(precision) for t in case.tensors(torch.float32)), strict=True))
+    leaves |= {n: t for n, t in made.items() if t.is_floating_point()}
+    for t in leaves.values():
+        t.requires_grad_()
+    out, lse = reference(
+        f.attention, leaves["q"], leaves["k"], leaves["v"], inputs=made, scalars=case.scalars, grid=case.grid,
+        scale=case.scale, dtype=precision,
+    )  # fmt: skip
+    if call["grad"] is None:
+        return out.detach(), lse, {}, ()
+
+    def gradients(outputs: Any, wanted: list[torch.Tensor]) -> list[torch.Tensor]:
+        pairs = [(t, g.to(t.dtype)) for t, g in zip(outputs, call["grad"], strict=False) if t.requires_grad]
+        if not pairs:
+            return [torch.zeros_like(t) for t in wanted]
+        some, grads = zip(*pairs, strict=True)
+        found = torch.autograd.grad(some, wanted, grads, allow_unused=True, retain_graph=True)
+        return [torch.zeros_like(t) if g is None else g for g, t in zip(found, wanted, strict=True)]
+
+    both = [out] if lse is None or not case.lse else [out, torch.where(lse.isfinite(), lse, 0.0)]
+    whole = dict(zip(leaves, gradients(both, list(leaves.values())), strict=True))
+    return out.detach(), lse, whole, gradients([out], [leaves[n] for n in "qkv"])
+
+
 def test_modules_run_by_themselves(tmp_path: Path) -> None:
     dtype, cases = torch.float32, BUILT
     functions = [write(tmp_path / f"{i:02}", case, dtype, case.name in BACKWARD) for i, case in enumerate(cases)]
     ran = run(RUNNER, tmp_path)
     assert ran.returncode == 0, ran.stderr[-3000:]
     for i, (case, f) in enumerate(zip(cases, functions, strict=True)):
-        found, gradients = torch.load(tmp_path / f"{i:02}" / "found.pt")
+        found, gradients, plain = torch.load(tmp_path / f"{i:02}" / "found.pt")
+        call = torch.load(tmp_path / f"{i:02}" / "call.pt")
         out, lse = found if case.lse else (found, None)
-
-        def dense(precision: torch.dtype, case: Case = case, f: attndsl.AttentionFunction = f, i: int = i) -> Any:
-            leaves = [t.to(precision).requires_grad_() for t in case.tensors(dtype)]
-            out, lse = reference(
-                f.attention, *leaves, inputs=case.made(), scalars=case.scalars, grid=case.grid, scale=case.scale,
-                dtype=precision,
-            )  # fmt: skip
-            if case.name not in BACKWARD or not out.requires_grad:
-                return out.detach(), lse, [torch.zeros_like(t) for t in leaves]
-            grad = torch.load(tmp_path / f"{i:02}" / "call.pt")["grad"].to(precision)
-            found = torch.autograd.grad(out, leaves, grad, allow_unused=True)
-            return (
-                out.detach(),
-                lse,
-                [torch.zeros_like(t) if g is None else g for g, t in zip(found, leaves, strict=True)],
-            )
-
-        exact, eager = dense(torch.float64), dense(dtype)
+        exact, eager = dense(f, case, torch.float64, call), dense(f, case, dtype, call)
         assert_right(case.name, out, eager[0], exact[0], dtype)
         if lse is not None:
             assert_right(f"lse of {case.name}", lse, eager[1].detach(), exact[1].detach(), torch.float32, factor=8.0)
-        assert len(gradients) == (3 if case.name in BACKWARD else 0)
-        for n, gradient, plain, right in zip("qkv", gradients, eager[2], exact[2], strict=False):
-            assert_right(f"d{n} of {case.name}", gradient, plain, right, dtype, GRADIENT_FACTOR)
+        assert (len(gradients) >= 3, len(plain)) == ((True, 3) if case.name in BACKWARD else (False, 0)), case.name
+        for n, gradient in gradients.items():
+            right = exact[2][n]
+            assert gradient is not None or not right.any(), (case.name, n)
+            if gradient is not None:
+                assert_right(f"d{n} of {case.name}", gradient, eager[2][n], right, dtype, GRADIENT_FACTOR)
+        for n, gradient, near, right in zip("qkv", plain, eager[3], exact[3], strict=False):
+            assert gradient is not None or not right.any(), (case.name, n)
+            if gradient is not None:
+                assert_right(f"d{n} of the output of {case.name}", gradient, near, right, dtype, GRADIENT_FACTOR)
 
 
 CHECKS = """

@@ -25,7 +25,16 @@ SMALL = Config(32, 32, 4, 1)
 
 
 def run() -> None:
-    """Forward, backward and decode of a new function."""
+    """Forward, backward and decode of a new function, and boxes that a device finds on a line and on a grid."""
+    some = torch.arange(100, dtype=torch.int32) // 40
+    for text, given in (
+        ("attention near(input doc: i32[L] sorted) { mask doc[q] == doc[k] and k <= q }", {}),
+        ("attention tiles(input doc: i32[L]) { grid g(y, x) mask doc[q] == doc[k] and abs(q.y - k.y) < 3 }",
+         {"grid": (10, 10)}),
+    ):  # fmt: skip
+        q, k, v = (torch.randn(1, 2, 100, 32, dtype=torch.bfloat16) for _ in range(3))
+        with torch.no_grad(), configured(SMALL):
+            attndsl.load(text)(q, k, v, doc=some, **given)
     f = attndsl.load("attention near(input slope: f32[H]) { score s - slope[h] * (q - k) mask k <= q and q - k < 70 }")
     for rows in (100, 1):
         q = torch.randn(1, 2, rows, 32, dtype=torch.bfloat16)

@@ -1,0 +1,186 @@
+"""The function of a written module that computes what its kernels read: the vectors, numbers, tables and prefix sums of
+a projection, as statements of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from attndsl.codegen.torch_sides import SideCode, Statements, Text, constant
+from attndsl.ir.attention import Attention, Const, Input
+from attndsl.ir.evaluate import Env, UnboundError, evaluate
+from attndsl.ir.expr import Expr, Index, Load, Size, walk
+from attndsl.ir.infix import infix
+from attndsl.ir.one_product import SCALE
+from attndsl.ir.projection import GIVEN_SIZE, Number, Prefix, Projection, Table
+from attndsl.ir.types import INT, Kind, kind_of_dtype
+from attndsl.schedule.problem import Problem
+
+MOST = 90
+
+
+@dataclass(frozen=True)
+class TorchCode:
+    """Statements, the helpers that they call, and the const arrays that they read."""
+
+    lines: Sequence[str]
+    helpers: frozenset[str]
+    arrays: frozenset[str]
+
+
+def statements(attention: Attention, problem: Problem, fixed: Sequence[str]) -> Statements:
+    """No statements yet, of a module for this call whose `fixed` sizes no call changes."""
+    sizes = {n: problem.sizes[n] for n in fixed}
+    shapes: dict[str, Sequence[int | None]] = {}
+    kinds: dict[str, Kind] = {}
+    for p in attention.params:
+        if isinstance(p, Input):
+            shapes[p.name] = [extent(e, sizes) for e in p.shape]
+            kinds[p.name] = kind_of_dtype(p.dtype)
+        elif isinstance(p, Const) and isinstance(p.default, tuple):
+            shapes[p.name] = [len(p.default)]
+            kinds[p.name] = p.kind
+    return Statements(sizes, shapes, kinds)
+
+
+def extent(e: Expr, sizes: Mapping[str, int]) -> int | None:
+    """The number of a dimension; None where calls differ in it."""
+    try:
+        return int(evaluate(e, Env({Size(INT, n): v for n, v in sizes.items()})))
+    except UnboundError:
+        return None
+
+
+def arrays_of(attention: Attention, expressions: Sequence[Expr]) -> frozenset[str]:
+    """The const arrays that expressions read."""
+    read = {n.tensor for e in expressions for n in walk(e) if isinstance(n, Load)}
+    return frozenset(p.name for p in attention.consts if p.name in read)
+
+
+def sizes_of_vectors(found: Projection) -> set[str]:
+    """The sizes that the vectors' extent depends on."""
+    return set() if found.vectors is None else {n.name for n in walk(found.vectors.extent) if isinstance(n, Size)}
+
+
+def projection_code(attention: Attention, found: Projection, problem: Problem, fixed: Sequence[str]) -> TorchCode:
+    """What stands in `prepare` before it returns: from `q`, `k`, `v`, `inputs`, `scalars`, `sizes` and `scale` of a
+    call those of the kernels."""
+    assert isinstance(problem.q_offset, int)
+    body = statements(attention, problem, fixed)
+    writer = _Writer(attention, found, problem, body)
+    writer.run()
+    expressions = (
+        *(() if found.vectors is None else (found.vectors.query, found.vectors.key)),
+        *(n.value for n in found.numbers), *(t.vector for t in found.tables),
+    )  # fmt: skip
+    helpers = body.helpers | {n for n in ("number",) if any(f"{n}(" in line for line in body.lines)}
+    return TorchCode(body.lines, frozenset(helpers), arrays_of(attention, expressions))
+
+
+class _Writer:
+    def __init__(self, attention: Attention, found: Projection, problem: Problem, body: Statements) -> None:
+        self.attention, self.found, self.problem, self.body = attention, found, problem, body
+        sizes = problem.sizes
+        assert isinstance(problem.q_offset, int)
+        scale = Text("number(scale, q)")
+        self.rows = SideCode(body, "row", "H", sizes["Lq"], problem.q_offset, values={SCALE: scale})
+        self.keys = {
+            heads: SideCode(body, prefix, heads, sizes["Lk"], values={SCALE: scale})
+            for heads, prefix in (("H", "key_of_head"), ("Hkv", "key"))
+        }
+
+    def side(self, of_row: bool, by_head: bool) -> SideCode:
+        return self.rows if of_row else self.keys["H" if by_head else "Hkv"]
+
+    def run(self) -> None:
+        found, lines = self.found, self.body.lines
+        vectors = found.vectors
+        if vectors is not None:
+            self.rows.expect(vectors.query)
+            self.side(False, vectors.by_head).expect(vectors.key)
+        for n in found.numbers:
+            self.side(n.of_row, n.by_head).expect(n.value)
+        for t in found.tables:
+            self.side(t.of_row, t.by_head).expect(t.vector)
+        lines.append("read = dict(inputs)")
+        for number in found.numbers:
+            self._number(number)
+        for table in found.tables:
+            self._table(table)
+        for prefix in found.prefixes:
+            self._prefix(prefix)
+        if vectors is not None:
+            sizes = found.sizes(self.problem.sizes)
+            heads = "H" if vectors.by_head else "Hkv"
+            self._comment(vectors.query)
+            row = self.rows.narrowed(vectors.query)
+            vector = self.body.helper("vector")
+            lines.append(f"query = {vector}({row}, (B, H, {sizes['Lq']}), {sizes['D']})")
+            self._comment(vectors.key)
+            key = self.side(False, vectors.by_head).narrowed(vectors.key)
+            lines.append(f"key = {vector}({key}, (B, {heads}, {sizes['Lk']}), {sizes['D']})")
+            if vectors.by_head:
+                lines.append("v = v.repeat_interleave(H // Hkv, 1)")
+            changed = f'"{GIVEN_SIZE}": {self.problem.sizes["D"]}, "D": {sizes["D"]}, "Hkv": {heads}'
+            lines.append(f"sizes = {{**sizes, {changed}}}")
+            lines.append("return query, key, v, read, sizes, 1.0")
+        else:
+            lines.append(f'sizes = {{**sizes, "{GIVEN_SIZE}": {self.problem.sizes["D"]}}}')
+            lines.append("return q, k, v, read, sizes, scale")
+
+    def _comment(self, e: Expr) -> None:
+        self.body.lines.append(f"# {infix(e, MOST)}")
+
+    def _number(self, number: Number) -> None:
+        side = self.side(number.of_row, number.by_head)
+        self._comment(number.value)
+        code = side.value(number.value)
+        self.body.lines.append(f'read["{number.name}"] = {tensor_of(side, code)}.expand({shape(side)}).contiguous()')
+
+    def _table(self, table: Table) -> None:
+        side, body = self.side(table.of_row, table.by_head), self.body
+        self._comment(table.vector)
+        vectors = f"{side.value(table.vector).within(8)}.expand({shape(side)}, -1)"
+        chosen = f'inputs["{table.tensor}"].float()'
+        lead = [i.name for i in table.lead if isinstance(i, Index)]
+        if side.heads == "H" and "hkv" in lead:
+            chosen += f".repeat_interleave(H // Hkv, {lead.index('hkv')})"
+        places = [":" if "b" in lead else "None", ":" if {"h", "hkv"} & set(lead) else "None"]
+        if places != [":", ":"]:
+            chosen += f"[{', '.join(places)}]"
+        body.lines.append(f'read["{table.name}"] = ({vectors} @ {chosen}.transpose(-1, -2)).contiguous()')
+
+    def _prefix(self, prefix: Prefix) -> None:
+        body, lines = self.body, self.body.lines
+        lines.append(f"# sums of {prefix.tensor} up to each position, in two floats each")
+        sums = body.assign(f"sums_of_{len(lines)}", f'inputs["{prefix.tensor}"].double().cumsum(-1)')
+        assert isinstance(self.problem.q_offset, int)
+        side = _Doubles(body, f"at{len(lines)}_", "H", self.problem.sizes["Lq"], self.problem.q_offset, "double")
+        side.sums = {prefix.tensor: sums}
+        side.expect(prefix.at_row)
+        at_row = f"{side.value(prefix.at_row).within(8)}.expand({shape(side)})"
+        halves = body.helper("halves")
+        for (name, rest), code in ((prefix.rows, at_row), (prefix.keys, sums)):
+            lines.append(f'read["{name}"], read["{rest}"] = {halves}({code})')
+
+
+@dataclass
+class _Doubles(SideCode):
+    """Reads of sums in double precision."""
+
+    sums: dict[str, str] | None = None
+
+    def _read(self, name: str) -> str:
+        return (self.sums or {}).get(name) or super()._read(name)
+
+
+def tensor_of(side: SideCode, text: Text) -> str:
+    """A value as the object of an attribute."""
+    if text.known is None:
+        return text.within(8)
+    return f"{side.body.helper('number')}({constant(text.known).code}, q)"
+
+
+def shape(side: SideCode) -> str:
+    """The dimensions of a number of every place."""
+    return f"B, {side.heads}, {side.places}"

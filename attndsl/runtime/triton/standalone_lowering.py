@@ -1,0 +1,127 @@
+"""What a module that runs by itself is written from: the launches of every pass of one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TypedDict, Unpack
+
+from attndsl.codegen.triton_form import Dtype
+from attndsl.ir.attention import Attention, Input
+from attndsl.ir.projection import Projection, projection
+from attndsl.ir.statistics import Staged, staged
+from attndsl.ir.types import Kind, kind_of_dtype
+from attndsl.ir.weights import weight_form
+from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.lowering import Lowered, lower, lower_backward
+from attndsl.schedule.plan import Plan
+from attndsl.schedule.problem import Problem
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """The launches of a call of `attention` (consts bound, simplified), which means `written`. Kernels run `inner` on a
+    call of `problem`, which is `given` but for what `projection` moves before them. `gradients` are launched in place
+    of `backward` where inputs or lse have gradients; the latter is empty where inputs always have."""
+
+    attention: Attention
+    written: Attention
+    given: Problem
+    inner: Attention
+    problem: Problem
+    projection: Projection | None
+    plan: Plan
+    forward: tuple[Lowered, ...]
+    backward: tuple[Lowered, ...] = ()
+    gradients: tuple[Lowered, ...] = ()
+    deterministic: bool = False
+
+    @property
+    def differentiated(self) -> bool:
+        """Whether there is a backward pass."""
+        return bool(self.backward or self.gradients)
+
+    @property
+    def has_lse(self) -> bool:
+        """Whether the module returns lse."""
+        moved = self.projection is not None and self.projection.moved_lse
+        return weight_form(self.written).has_lse and not moved
+
+    @property
+    def launches(self) -> tuple[Lowered, ...]:
+        """All of them, each once."""
+        every = {id(it): it for it in (*self.forward, *self.backward, *self.gradients)}
+        return tuple(every.values())
+
+    def replaced(self, others: Mapping[int, Lowered]) -> Lowering:
+        """With other launches, by the identity of these."""
+        passes = (tuple(others[id(it)] for it in which) for which in (self.forward, self.backward, self.gradients))
+        forward, backward, gradients = passes
+        return replace(self, forward=forward, backward=backward, gradients=gradients)
+
+
+class Configs(TypedDict, total=False):
+    """Configurations of the passes that are not to be the usual ones."""
+
+    forward: Config
+    dq: Config
+    dkdv: Config
+
+
+def lower_module(
+    attention: Attention,
+    written: Attention,
+    problem: Problem,
+    dtype: Dtype,
+    *,
+    capability: int = 90,
+    backward: bool = True,
+    deterministic: bool = False,
+    **configs: Unpack[Configs],
+) -> Lowering:
+    """The launches of a call, with those of its backward pass if asked for; `deterministic`: sums of gradients do not
+    depend on the order of programs. ValueError names a feature that the backend does not have."""
+    found = projection(attention)
+    if not isinstance(found, Projection):
+        found, inner = None, attention
+    else:
+        inner = found.inner
+    if isinstance(staged(inner), Staged):
+        raise ValueError(
+            f"{attention.name}: its weight needs sums over the row that kernels of their own add up first, which no module "
+            "does by itself; `attndsl explain` says what they are, and calls of attndsl run them"
+        )
+    own = problem if found is None else replace(problem, sizes=found.sizes(problem.sizes))
+    plan, rows = lower(inner, own, dtype, capability=capability, config=configs.get("forward"), save=backward)
+    made = Lowering(attention, written, problem, inner, own, found, plan, rows, deterministic=deterministic)
+    if not backward:
+        return made
+    given = configs.get("dq"), configs.get("dkdv")
+
+    def passes(wanted: frozenset[str], grad_lse: bool, variant: str) -> tuple[Lowered, ...]:
+        return lower_backward(
+            inner, own, dtype, plan, capability=capability, dq=given[0], dkdv=given[1], wanted=wanted,
+            grad_lse=grad_lse, deterministic=deterministic and bool(wanted), variant=variant,
+        )  # fmt: skip
+
+    wanted = frozenset(p.name for p in inner.params if isinstance(p, Input) and kind_of_dtype(p.dtype) is Kind.FLOAT)
+    plain = passes(frozenset(), False, "")
+    if not wanted and not made.has_lse:
+        return replace(made, backward=plain)
+    full = tuple(_same(it, plain) for it in passes(wanted, made.has_lse, "inputs" if wanted else "lse"))
+    if all(any(it is other for other in plain) for it in full):
+        return replace(made, backward=plain)
+    if found is not None and (found.numbers or found.tables):
+        # what torch makes of q and k
+        plain = ()
+        full = tuple(replace(it, variant="") for it in full)
+    return replace(made, backward=plain, gradients=full)
+
+
+def _same(it: Lowered, others: tuple[Lowered, ...]) -> Lowered:
+    """The launch among others that does the same, or itself."""
+    for other in others:
+        alike = other.module.source == it.module.source and other.constants == it.constants
+        if alike and (other.config, other.form, other.step) == (it.config, it.form, it.step):
+            return other
+    return it

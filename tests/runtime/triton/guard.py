@@ -1,0 +1,99 @@
+"""A memory checker for Triton's interpreter: kernels may touch what is allocated for their own arguments alone.
+
+The interpreter loads and stores wherever a pointer points. On a GPU that is an illegal access, or somebody else's
+numbers.
+"""
+# pyright: reportUnknownMemberType=false, reportMissingImports=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportPrivateUsage=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from triton.runtime import interpreter
+
+
+class OutOfBoundsError(AssertionError):
+    """A kernel touched memory that is not of its arguments."""
+
+
+def _storages(arguments: Iterable[Any]) -> list[tuple[int, int]]:
+    """First byte and end of the memory of every tensor, those in tuples and descriptors included."""
+    found: list[tuple[int, int]] = []
+    for a in arguments:
+        if isinstance(a, tuple):
+            found += _storages(a)
+        elif isinstance(a, torch.Tensor):
+            storage = a.untyped_storage()
+            found.append((storage.data_ptr(), storage.data_ptr() + storage.nbytes()))
+        elif hasattr(a, "base"):
+            found += _storages([a.base])
+    return found
+
+
+class _Guard:
+    """Stands where the interpreter has its loads, stores and atomics."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+        self.kernel = ""
+        self.firsts = self.ends = np.zeros(0, np.int64)
+
+    def allow(self, kernel: str, arguments: Iterable[Any]) -> None:
+        places = sorted(set(_storages(arguments)))
+        self.kernel = kernel
+        self.firsts = np.array([a for a, _ in places], np.int64)
+        self.ends = np.array([b for _, b in places], np.int64)
+
+    def check(self, what: str, pointers: Any, mask: Any, size: int) -> None:
+        live = np.asarray(pointers).astype(np.int64)[np.broadcast_to(mask, np.shape(pointers)).astype(bool)]
+        if live.size == 0:
+            return
+        place = np.searchsorted(self.firsts, live, side="right") - 1
+        right = (place >= 0) & (live + size <= self.ends[np.maximum(place, 0)]) if self.firsts.size else live < 0
+        if not right.all():
+            wrong = int(live[~right][0])
+            near = int(np.abs(self.firsts - wrong).argmin()) if self.firsts.size else 0
+            after, of = wrong - int(self.firsts[near]), int(self.ends[near] - self.firsts[near])
+            raise OutOfBoundsError(
+                f"{self.kernel} {what} {(~right).sum()} of {live.size} elements of {size} bytes that are not its own, "
+                f"the first {after:,} bytes after the start of {of:,}"
+            )
+
+    def load(self, pointers: Any, mask: Any, other: Any, dtype: Any) -> Any:
+        self.check("loads", pointers, mask, np.dtype(dtype).itemsize)
+        return self.real.load(pointers, mask, other, dtype)
+
+    def store(self, pointers: Any, value: Any, mask: Any) -> Any:
+        self.check("stores", pointers, mask, np.asarray(value).itemsize)
+        return self.real.store(pointers, value, mask)
+
+    def atomic_rmw(self, op: Any, pointers: Any, value: Any, mask: Any, sem: Any) -> Any:
+        self.check("adds to", pointers, mask, np.asarray(value).itemsize)
+        return self.real.atomic_rmw(op, pointers, value, mask, sem)
+
+    def atomic_cas(self, pointers: Any, compared: Any, value: Any, sem: Any) -> Any:
+        self.check("swaps", pointers, np.ones_like(np.asarray(pointers), bool), np.asarray(value).itemsize)
+        return self.real.atomic_cas(pointers, compared, value, sem)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+def install() -> None:
+    """Check every kernel of this process from now on."""
+    if isinstance(interpreter._interpreter, _Guard):
+        return
+    guard = _Guard(interpreter._interpreter)
+    begin: Callable[..., Any] = interpreter.GridExecutor._init_args_hst
+
+    def beginning(self: Any, args: Any, kwargs: Any) -> Any:
+        hosts = begin(self, args, kwargs)
+        guard.allow(self.fn.__name__, [*hosts[0], *hosts[1].values()])
+        return hosts
+
+    interpreter._interpreter = guard
+    interpreter.GridExecutor._init_args_hst = beginning
