@@ -270,7 +270,7 @@ class _StageKernel:
     def _call(self, call: Call, attention: Attention, rows: _Rows, more: Mapping[str, Tensor], fill: Any) -> Call:
         known = {**call.inputs, **rows.detached(), **more}
         inputs = {i.name: known[i.name] for i in attention.inputs}
-        like = {"dtype": call.q.dtype, "device": call.q.device}
+        like: dict[str, Any] = {"dtype": call.q.dtype, "device": call.q.device}
         sizes = {**call.sizes, **{given: call.sizes[n] for n, given in GIVEN.items()}, "Dv": WIDTH}
         q, k = call.q, call.k
         v = fill((*k.shape[:3], WIDTH), **like)

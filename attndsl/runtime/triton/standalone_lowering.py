@@ -88,8 +88,8 @@ def lower_module(
         inner = found.inner
     if isinstance(staged(inner), Staged):
         raise ValueError(
-            f"{attention.name}: its weight needs sums over the row that kernels of their own add up first, which no module "
-            "does by itself; `attndsl explain` says what they are, and calls of attndsl run them"
+            f"{attention.name}: its weight needs sums over the row that kernels of their own add up first, which no "
+            "module does by itself; `attndsl explain` says what they are, and calls of attndsl run them"
         )
     own = problem if found is None else replace(problem, sizes=found.sizes(problem.sizes))
     plan, rows = lower(inner, own, dtype, capability=capability, config=configs.get("forward"), save=backward)
