@@ -139,6 +139,7 @@ PROJECTED = (
     Case("forgetting", FORGET, Lq=389, B=2, inputs={"g": decays(2, 2, 389)}),
     Case("forgetting, offsets", FORGET, Lq=70, Lk=197, B=2, q_offset=(3, 127), inputs={"g": decays(2, 2, 197)}),
     Case("fading", FADE, H=4, Hkv=2, inputs={"g": decays(1, 2, 197)}, lse=False),
+    Case("fading, one key", FADE, Lq=1, H=4, Hkv=2, D=24, inputs={"g": decays(1, 2, 1)}, lse=False),
     Case("gated sum", "attention gated(scalar c: float) { mask k <= q weight sigmoid(s) * exp(s - c) / sum(exp(s)) }",
          scalars={"c": 0.7}),
     Case("few, cosine similarity", "attention cosine { score 10 * dot(Q, K) / (norm(Q) * norm(K)) }", Lq=3, Lk=197,

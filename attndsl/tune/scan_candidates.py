@@ -117,7 +117,7 @@ def scan_candidates(
                 found[config] = None
     if shape.channel and step == "scan":
         found |= dict.fromkeys(
-            (*(replace(default, gate_warps=w) for w in (1, 2, 4)), replace(default, gate_whole=True))
+            (*(replace(default, gate_warps=w) for w in (1, 2, 4)), replace(default, gate_whole=False))
         )
     return tuple(found)
 

@@ -235,7 +235,9 @@ def _table(call: Call, table: Table, rows: Sides, keys: Mapping[int, Sides]) -> 
 
 def _prefix_sums(call: Call, prefix: Prefix) -> dict[str, Tensor]:
     """Sums up to each position, each in two floats: a difference has the precision of one that is as small."""
-    sums = call.inputs[prefix.tensor].double().cumsum(-1)
+    steps = call.inputs[prefix.tensor]
+    # no pair reaches over the first step: it has no gradient, not even by rounding
+    sums = torch.cat([torch.zeros_like(steps[..., :1]), steps[..., 1:]], -1).double().cumsum(-1)
     given = replace(call, inputs={**call.inputs, prefix.tensor: sums})
     sides = Sides(given, call.sizes["H"], offset=call.q_offset, dtype=torch.float64)
     at_row = sides.value(prefix.at_row).expand(call.sizes["B"], call.sizes["H"], sides.length)

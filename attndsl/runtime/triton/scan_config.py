@@ -22,7 +22,7 @@ class ScanConfig:
     of `least` chunks or more).
     `states`, which only streams, has columns, warps and stages of its own (0: the same); with a decay per channel,
     `gate_warps` are those of weights made in blocks of 16 rows; with `gate_whole`, chunks whose decays leave powers in
-    range have one product instead, which is not measured yet. A step is a chunk of one row.
+    range have one product instead. A step is a chunk of one row.
 
     No number here is about a length: how many segments there are follows from the GPU and the rows of a call."""
 
@@ -36,7 +36,7 @@ class ScanConfig:
     state_warps: int = 0
     state_stages: int = 0
     gate_warps: int = 2
-    gate_whole: bool = False
+    gate_whole: bool = True
     least: int = 4
 
     @property
