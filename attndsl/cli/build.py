@@ -72,19 +72,28 @@ def built(
 ) -> tuple[dict[str, str | bytes], dict[str, Any]]:
     """The files of a build and its manifest. CallError names what the backend cannot do; KernelError is a kernel that
     does not compile."""
+    from attndsl.cli.build_scan import built_scan
     from attndsl.cli.explain import written
+    from attndsl.cli.report import plan_data
     from attndsl.ir.simplify import simplify
     from attndsl.runtime.triton.standalone import call_name, standalone, tables_of
     from attndsl.runtime.triton.standalone_lowering import lower_module
+    from attndsl.runtime.triton.standalone_scan import ScanLowering, lower_scan_module
 
+    simplified, problem = simplify(setup.attention), setup.problem()
+    scan = lower_scan_module(
+        simplified, setup.attention, problem, dtype, capability=TARGETS[target], backward=backward
+    )  # fmt: skip
+    if isinstance(scan, ScanLowering):
+        return built_scan(setup, scan, target)
     try:
         with progress("planning"):
             lowering = lower_module(
-                simplify(setup.attention), setup.attention, setup.problem(), dtype, capability=TARGETS[target],
+                simplified, setup.attention, problem, dtype, capability=TARGETS[target],
                 backward=backward, deterministic=deterministic,
             )  # fmt: skip
     except ValueError as error:
-        raise CallError(str(error)) from error
+        raise CallError(f"{error} (as a scan: {scan})" if _scans(setup) else str(error)) from error
     launches = lowering.launches
     found, compiled = _compiled(launches)
     lowering = lowering.replaced({id(old): new for old, new in zip(launches, found, strict=True)})
@@ -100,19 +109,18 @@ def built(
     module = f"{call_name(setup.attention.name)}.py"
     files[module] = standalone(lowering, written(setup.attention))
     files["tables.json"] = _tables(tables_of(found))
-    route = _route(setup)
+    route = f"tiles of pairs, for a module does not scan {scan}" if _scans(setup) else "tiles of pairs"
     files["plan.txt"] = _plan_text(setup, lowering.plan, kernels, route)
-    facts = {"module": module, "route": route, "kernels": kernels}
-    return files, _manifest(setup, lowering.plan, dtype, target) | facts
+    facts = {"plan": plan_data(lowering.plan), "module": module, "route": route, "kernels": kernels}
+    return files, manifest_of(setup, dtype, target) | facts
 
 
-def _route(setup: Setup) -> str:
-    """How the module computes the attention, in words."""
+def _scans(setup: Setup) -> bool:
+    """Whether calls run as scans."""
     from attndsl.ir.simplify import simplify
     from attndsl.schedule.legalise import legalise
 
-    scans = legalise(simplify(setup.attention), setup.problem()).form is not None
-    return "tiles of pairs; where attndsl is installed, a scan: linear in L" if scans else "tiles of pairs"
+    return legalise(simplify(setup.attention), setup.problem()).form is not None
 
 
 def _compiled(found: tuple[Lowered, ...]) -> tuple[list[Lowered], list[Compiled]]:
@@ -144,10 +152,11 @@ def _tables(tables: dict[str, dict[str, Any]]) -> str:
     return json.dumps(tables, separators=(",", ":")) + "\n"
 
 
-def _manifest(setup: Setup, plan: Plan, dtype: str, target: str) -> dict[str, Any]:
+def manifest_of(setup: Setup, dtype: str, target: str) -> dict[str, Any]:
+    """What the manifests of all builds say."""
     from importlib.metadata import version
 
-    from attndsl.cli.report import call_data, plan_data
+    from attndsl.cli.report import call_data
 
     return {
         "attndsl": version("attndsl"),
@@ -157,7 +166,6 @@ def _manifest(setup: Setup, plan: Plan, dtype: str, target: str) -> dict[str, An
         "target": target,
         "dtype": dtype,
         "call": call_data(setup),
-        "plan": plan_data(plan),
     }
 
 

@@ -153,7 +153,7 @@ class _Writer:
     def _prefix(self, prefix: Prefix) -> None:
         body, lines = self.body, self.body.lines
         lines.append(f"# sums of {prefix.tensor} up to each position, in two floats each")
-        sums = body.assign(f"sums_of_{len(lines)}", f'inputs["{prefix.tensor}"].double().cumsum(-1)')
+        sums = body.assign(f"sums_of_{len(lines)}", f'{body.helper("prefix_sums")}(inputs["{prefix.tensor}"])')
         assert isinstance(self.problem.q_offset, int)
         side = _Doubles(body, f"at{len(lines)}_", "H", self.problem.sizes["Lq"], self.problem.q_offset, "double")
         side.sums = {prefix.tensor: sums}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from attndsl.ir.evaluate import Env, UnboundError, evaluate
 from attndsl.ir.expr import Count, Expr, Index, Literal, Load, Op, ParamRef, Size, Value, walk
+from attndsl.ir.free import depends
 from attndsl.ir.products import bare, times
 from attndsl.ir.types import INT, Kind
 
@@ -99,14 +100,21 @@ class SideCode:
     places: int
     offset: int = 0
     dtype: str = "float"
+    position: str = ""
+    """The code of where a state ends, which the first row follows; tensors along the sequence hold the rows' own."""
+    arrays: frozenset[str] = frozenset()
     values: dict[Expr, Text] = field(default_factory=dict[Expr, Text])
     uses: Counter[Expr] = field(default_factory=Counter[Expr])
+    seen: set[Expr] = field(default_factory=set[Expr])
     count: int = 0
 
     def expect(self, *roots: Expr) -> None:
         """Announce expressions, so that what they share is computed once."""
-        for root in roots:
-            self.uses.update(c for node in walk(root) for c in node.children)
+        for root in dict.fromkeys(roots):
+            for node in walk(root):
+                if node not in self.seen:
+                    self.seen.add(node)
+                    self.uses.update(node.children)
             self.uses[root] += 1
 
     def tensor(self, e: Expr) -> str:
@@ -206,7 +214,8 @@ class SideCode:
             case _:
                 name = f"at_{self.places}" if not self.offset else f"at_{self.offset}_{self.places}"
                 limits = f"{self.offset}, {self.offset + self.places}" if self.offset else str(self.places)
-                return once(name, along(limits, "1, 1, -1"))
+                end = f" + {self.position}" if self.position else ""
+                return once(name, along(limits, "1, 1, -1") + end)
 
     # Reads
 
@@ -226,6 +235,9 @@ class SideCode:
         if not node.indices:
             return Text(f"{read}[None, None, None]")
         at = [self._tensor(self.values[i]) for i in node.indices]
+        if self.position and node.tensor not in self.arrays:
+            moves = [bool(depends(i) & {"q", "k"}) for i in node.indices]
+            at = [f"{code} - {self.position}" if m else code for code, m in zip(at, moves, strict=True)]
         return Text(self._call("gathered", read, f"[{', '.join(at)}]"))
 
     def _direct(self, node: Load) -> Text | None:

@@ -85,6 +85,12 @@ def rmsnorm(x: Tensor) -> Tensor:
     return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6)
 
 
+def prefix_sums(steps: Tensor) -> Tensor:
+    """Sums up to each position, in double precision, but for the first step: no pair reaches over it, so that it has no
+    gradient, not even by rounding."""
+    return torch.cat([torch.zeros_like(steps[..., :1]), steps[..., 1:]], -1).double().cumsum(-1)
+
+
 def gathered(tensor: Tensor, at: list[Tensor]) -> Tensor:
     """Elements, or vectors, at these indices of the first dimensions; 0 outside the tensor."""
     inside = reduce(torch.logical_and, [(i >= 0) & (i < n) for i, n in zip(at, tensor.shape, strict=False)])

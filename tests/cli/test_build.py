@@ -93,6 +93,24 @@ print(out[0, 1, :, 3].tolist())
     assert json.loads(ran.stdout) == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_scan_is_built_as_one(tmp_path: Path) -> None:
+    folder = tmp_path / "step"
+    shape = ("--shape", "H=2,L=1,D=16", "--dtype", "fp32", "--target", "sm_80", "--forward")
+    assert main(["build", str(EXAMPLES / "simple_gla.attn"), "-o", str(folder), *shape]) == 0
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    assert files(folder) == {*manifest["files"], "manifest.json"}
+    assert manifest["route"] == "a scan over chunks: linear in L"
+    assert [k["pass"] for k in manifest["kernels"]] == ["step", "step"]
+    for k in manifest["kernels"]:
+        assert (k["target"], k["tile"], k["warps"], k["stages"]) == ("sm_80", [1, 16], 4, 1)
+        assert 16 <= k["registers"] <= 255
+        assert "def step(" in (folder / k["source"]).read_text()
+        assert ".target sm_80" in (folder / k["ptx"]).read_text()
+        assert (folder / k["cubin"]).read_bytes().startswith(b"\x7fELF")
+    assert "decay: per token" in (folder / "plan.txt").read_text()
+    assert "attndsl" not in [line.split()[1] for line in _imports(folder)]
+
+
 def test_a_build_replaces_a_build_and_nothing_else(built: Path, tmp_path: Path) -> None:
     old = {n: (built / n).read_bytes() for n in files(built)}
     assert main(["build", str(WINDOW), "-o", str(built), "--target", "sm_80", *SMALL]) == 0

@@ -18,13 +18,14 @@ from attndsl.codegen.triton_backward import BackwardForm, generate_sweep
 from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.codegen.triton_prepare import generate_prepare
 from attndsl.ir.attention import Attention, Const, Input
+from attndsl.runtime.failures import KernelError
 from attndsl.runtime.triton.config import Config, Pass, apart, choose, stages_that_fit
 from attndsl.runtime.triton.cross import Compiled, cross_compile, signature_of
 from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
 from attndsl.runtime.triton.launch import constants
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.runtime.triton.visits import visits_of
-from attndsl.runtime.triton.walks import pipelines, walked
+from attndsl.runtime.triton.walks import pipelines, plain, specialized, walked
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
@@ -246,15 +247,39 @@ def compile_fitting(it: Lowered, inputs: Mapping[str, str] | None = None) -> tup
         it = replace(it, stages=it.stages - 1)
 
 
+def compile_granted(it: Lowered, inputs: Mapping[str, str] | None = None) -> tuple[Lowered, Compiled]:
+    """As `compile_fitting`, with two loops where Triton does not specialise warps, as a call does it."""
+    if it.form.walk != "specialized":
+        return compile_fitting(it, inputs)
+    try:
+        built = compile_lowered(it, inputs)
+    except KernelError:
+        return compile_fitting(unspecialized(it), inputs)
+    if specialized(built) and built.shared <= shared_memory(it.capability):
+        return it, built
+    return compile_fitting(unspecialized(it), inputs)
+
+
+def unspecialized(it: Lowered) -> Lowered:
+    """The launch with two loops in place of specialised warps."""
+    form = replace(it.form, walk="two loops", bare=it.form.on_grid and it.tables.bare)
+    config = plain(it.config)
+    element = 4 if form.dtype == "fp32" else 2
+    columns = max((prod(p.box) for p in it.tables.pieces), default=16)
+    limit = shared_memory(it.capability)
+    stages = stages_that_fit(config, element, form.D, form.Dv, prod(it.tables.box), columns, limit)
+    return replace(it, form=form, config=config, stages=stages, module=generate(it.attention, form))
+
+
 def compile_all(
     found: Sequence[Lowered], done: Callable[[int], None] = lambda _: None
 ) -> list[tuple[Lowered, Compiled]]:
-    """`compile_fitting` for every launch, in processes of their own where there are several. `done` is told how many
+    """`compile_granted` for every launch, in processes of their own where there are several. `done` is told how many
     are. A kernel that two launches share is compiled once."""
     if len(found) < 2 or (os.cpu_count() or 1) < 2:
-        return [compile_fitting(it) for it in found]
+        return [compile_granted(it) for it in found]
     with ProcessPoolExecutor(min(len(found), os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(compile_fitting, it) for it in found]
+        waiting = [pool.submit(compile_granted, it) for it in found]
         for count, _ in enumerate(as_completed(waiting), 1):
             done(count)
         return [job.result() for job in waiting]

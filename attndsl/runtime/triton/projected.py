@@ -23,6 +23,7 @@ from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.scan_choices import ScanChoices
 from attndsl.runtime.triton.scan_kernel import LinearKernel, narrowed
 from attndsl.runtime.triton.staged import WIDTH, StagedKernel, tile_kernel
+from attndsl.runtime.vectors import prefix_sums
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
@@ -235,9 +236,7 @@ def _table(call: Call, table: Table, rows: Sides, keys: Mapping[int, Sides]) -> 
 
 def _prefix_sums(call: Call, prefix: Prefix) -> dict[str, Tensor]:
     """Sums up to each position, each in two floats: a difference has the precision of one that is as small."""
-    steps = call.inputs[prefix.tensor]
-    # no pair reaches over the first step: it has no gradient, not even by rounding
-    sums = torch.cat([torch.zeros_like(steps[..., :1]), steps[..., 1:]], -1).double().cumsum(-1)
+    sums = prefix_sums(call.inputs[prefix.tensor])
     given = replace(call, inputs={**call.inputs, prefix.tensor: sums})
     sides = Sides(given, call.sizes["H"], offset=call.q_offset, dtype=torch.float64)
     at_row = sides.value(prefix.at_row).expand(call.sizes["B"], call.sizes["H"], sides.length)

@@ -39,7 +39,9 @@ _TAKEN = frozenset((
     "check", "agree", "kind", "aligned", "as_read", "kernel", "tables_on", "importlib", "json", "math", "os", "Path",
     "torch", "triton", "inputs", "scalars", "sizes", "out", "lse", "q", "k", "v", "scale", "return_lse",
     "launch_gradients", "collect", "prepare", "number", "vector", "halves", "gradient_of", "reduce", "Tensor",
-    "annotations", *_FUNCTIONS,
+    "annotations", "SCANS", "STRIDED", "State", "NamedTuple", "Scan", "Sum", "Walk", "attend", "finish", "entering",
+    "both_ways", "total_of", "of_heads", "product", "forward", "backward", "segments", "ids_of", "within", "spread",
+    "initial_state", "return_state", *_FUNCTIONS,
 ))  # fmt: skip
 """Names of the module that a spec may use for something else."""
 
@@ -92,7 +94,7 @@ def standalone(lowering: Lowering, text: Sequence[str] = ()) -> str:
         dtype=dtype,
         torch_dtype=TORCH_DTYPES[dtype],
         capability=first.capability if first else 80,
-        title=[_printable(line) for line in text or title(written)],
+        title=[printable(line) for line in text or title(written)],
         built_for=", ".join(f"{n}={v}" for n, v in fixed.items() if n != "L"),
         fixed=fixed,
         free=tuple(n for n in sizes if n not in fixed and n != "L"),
@@ -101,7 +103,7 @@ def standalone(lowering: Lowering, text: Sequence[str] = ()) -> str:
         scalars=[{"name": s.name, "argument": call_name(s.name)} for s in scalars],
         usage=["q", "k", "v", *(f"{call_name(p.name)}={call_name(p.name)}" for p in inputs)],
         signature=signature(scalars, inputs, lowering.given, lowering.has_lse),
-        shapes={p.name: tuple(_dim(e, fixed) for e in p.shape) for p in inputs},
+        shapes={p.name: tuple(dimension(e, fixed) for e in p.shape) for p in inputs},
         kinds={p.name: str(kind_of_dtype(p.dtype)) for p in inputs},
         fixed_scalars={s.name: problem.scalars[s.name] for s in scalars if s.name in pinned},
         consts=_arrays(lowering, frozenset() if before is None else before.arrays),
@@ -148,7 +150,7 @@ def _launch(it: Lowered, problem: Problem) -> dict[str, Any]:
     }
 
 
-def _printable(line: str) -> str:
+def printable(line: str) -> str:
     """A line that stays one within a comment."""
     return "".join(c if c.isprintable() else " " for c in line).rstrip()
 
@@ -209,7 +211,8 @@ def conditions(written: Attention) -> list[Expr]:
     return found
 
 
-def _dim(e: Expr, fixed: Mapping[str, int]) -> str | int | None:
+def dimension(e: Expr, fixed: Mapping[str, int]) -> str | int | None:
+    """A dimension of an input as the module checks it: a name, a number, or None for any."""
     return e.name if isinstance(e, Size) else extent(e, fixed)
 
 
