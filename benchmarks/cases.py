@@ -122,6 +122,30 @@ TWO_MAPS = """attention two(input w: f32[H, D, M], input c: f32[H]) {
     score s - c[h] * dot(Q @ w[h], K @ w[h]) / sqrt(D)
     score 8 * tanh(s / 8)
 }"""
+TWO_SCORES = """attention two(input w: f32[H, D, M]) {
+    mask k <= q and q - k < 60
+    score s + 3 * tanh(dot(Q @ w[h], K @ w[h]))
+}"""
+LONE = """attention lone(input u: f32[H, D]) {
+    mask k <= q
+    score s - 0.3 * log(1 + q - k) + dot(u[h], tanh(Q))
+    weight sigmoid(s) * exp(s - 0.3) / sum(exp(s))
+}"""
+"""An amplitude without a value where nothing is seen."""
+GATE = "attention gate { mask k <= q score dot(Q, K) / sqrt(D) * sigmoid(dot(roll(Q, 1), K)) }"
+NORMED = """attention normed(input w: f32[H, D, M]) {
+    score s + tanh(dot(Q @ w[h], K @ w[h])) * norm(K) / 4
+}"""
+THREE = """attention three {
+    mask k <= q
+    score s * sigmoid(dot(roll(Q, 1), K)) - abs(0.3 * dot(rmsnorm(Q), rmsnorm(K)))
+}"""
+PAIR_FACTOR = "attention factor(input t: f32[M]) { score s + t[clamp(q - k, 0, M - 1)] * dot(roll(Q, 1), K) / sqrt(D) }"
+GRID_SCORES = """attention local {
+    grid map(y, x)
+    mask abs(q.y - k.y) <= 2 and abs(q.x - k.x) <= 3
+    score s + 0.5 * sin(dot(roll(Q, 1), K)) * (q.y - k.y)
+}"""
 PROJECTED = (
     Case("cosine similarity", "attention cosine { score 10 * dot(Q, K) / (norm(Q) * norm(K)) }", B=2, H=4, Hkv=2),
     Case("rotated", ROTATED, Lq=70, Lk=197, q_offset=127, H=4, Hkv=2, D=32),
@@ -142,6 +166,21 @@ PROJECTED = (
     Case("fading, one key", FADE, Lq=1, H=4, Hkv=2, D=24, inputs={"g": decays(1, 2, 1)}, lse=False),
     Case("gated sum", "attention gated(scalar c: float) { mask k <= q weight sigmoid(s) * exp(s - c) / sum(exp(s)) }",
          scalars={"c": 0.7}),
+    Case("two scores", TWO_SCORES, H=4, Hkv=2, D=32, Lq=97, Lk=97, inputs={"w": normal(4, 32, 8, size=0.2)}),
+    Case("two scores and a norm", NORMED, H=4, Hkv=2, D=24, Lq=33, Lk=65, inputs={"w": normal(4, 24, 8, size=0.2)}),
+    Case("gate of a second product", GATE, Lq=35, Lk=97, B=2, H=2, Hkv=1, D=24, q_offset=(3, 60)),
+    Case("three products", THREE, D=16, Dv=40, scale=-0.2, q_offset="end", Lq=35, Lk=129),
+    Case("products of differences", PAIR_FACTOR, inputs={"t": normal(9)}, D=40, Lq=65, Lk=97),
+    Case("unseen amplitude", LONE, inputs={"u": normal(2, 32, size=0.3)}, D=32, Lq=70, Lk=70),
+    Case("unseen factor", "attention far { mask k <= q weight log(1 + q - k) * exp(s) / sum(exp(s)) }", D=32, Lq=70,
+         Lk=70),
+    Case("gated weight", "attention gated { mask k <= q weight exp(s) * sigmoid(dot(softmax(Q), K)) / sum(exp(s)) }",
+         H=2, Hkv=1, Lq=97, Lk=97),
+    Case("product of scores", "attention both { mask k <= q weight sigmoid(s) * dot(rmsnorm(Q), K) / count }", D=32,
+         Lq=97, Lk=97, lse=False),
+    Case("two scores on a grid", GRID_SCORES, grid=(9, 13), D=16, Lq=117, Lk=117),
+    Case("few, two scores", TWO_SCORES, Lq=3, Lk=197, H=4, Hkv=2, D=32, q_offset="end",
+         inputs={"w": normal(4, 32, 8, size=0.2)}),
     Case("few, cosine similarity", "attention cosine { score 10 * dot(Q, K) / (norm(Q) * norm(K)) }", Lq=3, Lk=197,
          H=4, Hkv=2, q_offset="end"),
 )  # fmt: skip
@@ -167,7 +206,7 @@ STAGED = (
     Case("means of a grid", "attention g { grid m(y, x) mask abs(q.y - k.y) <= 2 and abs(q.x - k.x) <= 3 "
          "weight (s - mean(s)) / sum(1 + s^2) }", Lq=80, grid=(8, 10), lse=False),
     Case("means of rotated vectors", "attention r { mask k <= q score dot(rope(Q, q), rope(K, k)) / sqrt(D) "
-         "weight tanh(s - mean(s)) / count }", H=4, Hkv=2, D=32, lse=False),
+         "weight tanh(s - mean(s)) / count }", H=4, Hkv=2, D=24, lse=False),
     Case("lse of what decays", DECAYED, inputs={"g": decays(1, 2, 197)}),
     Case("no weight where minus infinity", HIDDEN, lse=False),
 )  # fmt: skip

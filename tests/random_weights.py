@@ -17,6 +17,8 @@ def score_clauses(w: Writer) -> list[str]:
             clauses += ["mask k <= q", f"score s - {_strength(w)} * log(1 + q - k)"]
         elif form == 14:
             clauses.append("score if q >= k then s * sqrt(1 + 0.1 * (q - k)) else s")
+        elif form == 12:
+            clauses.append(f"score {_several_products(w)}")
         elif form == 15:
             clauses += ["mask k <= q", f"score s + {w.input('f32', 'M=9', 'normal')}[q - k]"]
         else:
@@ -54,6 +56,31 @@ def _composed(w: Writer, depth: int, wild: bool) -> str:
     if form == 3:
         return f"(if {w.pick(['q > k + 3', 'k % 3 == 0', 'q % 2 == h'])} then {first} else {second})"
     return f"(if {w.input('f32', 'H', 'normal')}[h] > 0 then {first} else {second})"
+
+
+VECTORS = ("roll({}, 1)", "rmsnorm({})", "tanh({})", "0.5 * {}")
+
+
+def _product(w: Writer) -> str:
+    """A dot product of a vector of the query and one of the key, of about the size of s."""
+    if w.chance(40):
+        map_ = w.input("f32", f"H, D, N{len(w.inputs)}={w.pick([3, 8])}", "normal", 0.3)
+        return f"dot(Q @ {map_}[h], K @ {map_}[h])"
+    query, key = w.pick(VECTORS).format("Q"), w.pick([*VECTORS, "{}", "{}"]).format("K")
+    return f"dot({query}, {key}) / sqrt(D)"
+
+
+def _several_products(w: Writer) -> str:
+    """A score of dot products that are no sum."""
+    first, second = _product(w), _product(w)
+    forms = [
+        f"s + {_strength(w)} * tanh({first})", f"s * sigmoid({first})", f"tanh({first}) + {second}",
+        f"s + sin(0.1 * (q - k)) * {first}", f"softplus({first}) - sigmoid({second}) * s", f"cos(s) * {first} + s",
+        f"(if q > k + 3 then {first} else s)",
+    ]  # fmt: skip
+    if w.tables_by_position:
+        forms.append(f"s * {w.input('f32', 'B, H, Lq', 'positive', 2.0)}[b, h, q] + erf({first} + s)")
+    return w.pick(forms)
 
 
 def hidden_clauses(w: Writer) -> list[str]:
@@ -120,6 +147,7 @@ WEIGHTS = (
     "softmax", "softmax", "softmax", "explicit", "sink", "constant", "sigmoid", "relu2", "cog", "elementwise",
     "counted", "amplitude", "linear", "taylor", "retention", "simple decay", "channel decay", "hedgehog",
     "softplus sum", "statistics", "exponential statistics", "decayed",
+    "gated", "product of two",
 )  # fmt: skip
 STATISTICS = (
     "tanh(s - mean(s))", "softplus(s - 0.5 * mean(s)) / sum", "s / sqrt(0.3 + sum(s^2))", "sigmoid(s) * log(2 + count)",
@@ -168,6 +196,10 @@ def weight_clause(w: Writer) -> tuple[str, frozenset[str]]:
     if form == "decayed":
         g = w.input("f32", w.pick(["B, H, L", "B, Hkv, L"]), "log_decay", 0.2, facts="log_decay")
         return f"weight exp(s) * decay({g}) / sum", exp | {"causal"}
+    if form == "gated":
+        return f"weight sigmoid({_product(w)}) * exp(s) / sum(exp(s))", exp
+    if form == "product of two":
+        return f"weight sigmoid(s) * {_product(w)}{w.pick([' / count', ''])}", no
     if form == "softplus sum":
         return "weight softplus(s) / sum", no
     if form == "linear":

@@ -54,7 +54,17 @@ class Subject:
             return float(self.workload.flops)
         ratio, s = self.plan.bounds.dense_over_pairs, self.setup.sizes
         pairs = None if not ratio else s["B"] * s["H"] * s["Lq"] * s["Lk"] / ratio
-        return None if pairs is None else 2 * pairs * (s["D"] + s["Dv"])
+        return None if pairs is None else 2 * pairs * (self._components + s["Dv"])
+
+    @cached_property
+    def _components(self) -> int:
+        """Components of a query in the dot products of a pair."""
+        from attndsl.ir.projection import Projection, projection
+
+        found = projection(self.function.simplified)
+        if isinstance(found, Projection) and found.products:
+            return found.components(self.setup.sizes)
+        return self.setup.sizes["D"]
 
 
 def _tables(setup: Setup, inputs: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -16,15 +16,15 @@ from attndsl.codegen.expr_triton import (
     level,
 )
 from attndsl.codegen.templates import render, title
-from attndsl.codegen.triton_arguments import Argument, read_arguments, standard_arguments
+from attndsl.codegen.triton_arguments import Argument, operands, read_arguments, standard_arguments
 from attndsl.codegen.triton_bands import FURTHEST, KEY, Band, bands_of, rising_of, searches_of
-from attndsl.codegen.triton_form import Form, Part, parts, typical_forms
+from attndsl.codegen.triton_form import Form, Part, limited, parts, products_of, typical_forms
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
 from attndsl.codegen.triton_sides import PieceCode, RowCode, local_meaning, piece_code, row_code
 from attndsl.codegen.triton_slots import Slot
 from attndsl.codegen.triton_weight import rule_of, vector_free
 from attndsl.ir.attention import Attention, Const, Input
-from attndsl.ir.expr import SCORE, TRUE, Count, Expr, Index, Op, ParamRef, Reduce, Value, number, op, rewrite
+from attndsl.ir.expr import FURTHER, SCORE, TRUE, Count, Expr, Index, Op, ParamRef, Reduce, Value, number, op, rewrite
 from attndsl.ir.free import q_side
 from attndsl.ir.passes.softmax import substitute
 from attndsl.ir.types import FLOAT, INT, Kind, Type
@@ -154,8 +154,10 @@ class Generator:
             "exp": self.exp,
             "scale": "scale_log2" if form.low_precision else "scale",
             "has_output": self.attention.output is not None,
+            "products": products_of(form),
             "d_parts": limited(parts(form.D), form.D),
             "v_parts": limited(form.v_parts, form.Dv),
+            "tensors": ["q", *(("k", "v", *operands(self.attention.products)) if form.pieces else ())],
             "D": form.D,
             "Dv": form.Dv,
             "tma": form.tma,
@@ -173,7 +175,7 @@ class Generator:
     def _piece(self, index: int) -> PieceCode:
         local = local_meaning(self.attention, self.form, index)
         code = piece_code(self.form, index, self.reads)
-        leaves = {**self.rows.leaves, **code.leaves, SCORE: "s", SCALE: "scale"}
+        leaves = {**self.rows.leaves, **code.leaves, SCALE: "scale", **score_leaves(self.attention)}
         if self.form.walk == "two loops":
             code.full = self._loop(local, leaves, code, masked=False)
             code.loops = (("full", code.full, False),)
@@ -361,7 +363,9 @@ class Generator:
         saved = [
             t for t, there in (("raw", self.attention.output is not None), ("sums", self.rule.over == "row")) if there
         ]
-        found = standard_arguments(form, logit=self.rule.logit is not None, saved=saved)
+        found = standard_arguments(
+            form, self.attention.products if form.pieces else (), logit=self.rule.logit is not None, saved=saved
+        )
         found += [Argument(f"search{i}", "*i32", "table", (f"search{i}", -1)) for i in range(len(self.searched))]
         found += read_arguments(reads)
         assert len({a.name for a in found}) == len(found)
@@ -377,20 +381,10 @@ class Generator:
         return (*found, *(Argument(c, "constexpr", "constexpr", (c,)) for c in constants))
 
 
-@dataclass(frozen=True)
-class LimitedPart:
-    """A part and where its head ends."""
-
-    index: int
-    start: int
-    width: int
-    ragged: bool
-    limit: int
-
-
-def limited(found: tuple[Part, ...], limit: int) -> list[LimitedPart]:
-    """Parts as templates take them."""
-    return [LimitedPart(p.index, p.start, p.width, p.ragged, limit) for p in found]
+def score_leaves(attention: Attention) -> dict[Expr, str]:
+    """The names of a pair's dot products in a kernel."""
+    found: dict[Expr, str] = {leaf: leaf.name for leaf, _ in zip(FURTHER, attention.products, strict=False)}
+    return {SCORE: "s", **found}
 
 
 def input_ranks(attention: Attention) -> dict[str, int]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from attndsl.codegen.expr_triton import Reads, extent_name, input_name, scalar_name, size_name
 from attndsl.codegen.triton_form import Form
+from attndsl.ir.attention import Input
+from attndsl.ir.expr import FURTHER
 from attndsl.ir.types import Kind
 
 
@@ -33,11 +35,29 @@ def suffix(form: Form, index: int) -> str:
     return "" if len(form.pieces) == 1 else str(index)
 
 
-def standard_arguments(form: Form, *, logit: bool, saved: Sequence[str] = ()) -> list[Argument]:
+def operands(products: Sequence[tuple[Input, Input]]) -> dict[str, str]:
+    """The inputs that hold the vectors of further dot products, by the names of their arguments: qa, ka, qb, ..."""
+    sides = [(leaf.name[1:], pair) for leaf, pair in zip(FURTHER, products, strict=False)]
+    return {side + letter: p.name for letter, pair in sides for side, p in zip("qk", pair, strict=True)}
+
+
+def operand_arguments(found: Mapping[str, str]) -> list[Argument]:
+    """The arguments of operands, given by name."""
+    tensors = [Argument(t, "*qkv", "tensor", (name,)) for t, name in found.items()]
+    return tensors + [Argument(f"{t}_s{axis}", "i64", "stride", (found[t], n)) for t in found for n, axis in _AXES]
+
+
+_AXES = tuple(enumerate("bhl"))
+
+
+def standard_arguments(
+    form: Form, products: Sequence[tuple[Input, Input]] = (), *, logit: bool, saved: Sequence[str] = ()
+) -> list[Argument]:
     """Those that every forward kernel of a form has. `saved` are kept for backward: `raw`, the output before its
     clause, and `sums`, those of the denominator."""
     tensors = ["q", *(("k", "v") if form.pieces else ()), "out"]
     found = [Argument(t, "*qkv", "tensor", (t,)) for t in tensors]
+    found += operand_arguments(operands(products))
     if logit:
         found.append(Argument("lse", "*fp32", "tensor", ("lse",)))
     found += [Argument(t, "*qkv" if t == "raw" else "*fp32", "tensor", (t,)) for t in saved]

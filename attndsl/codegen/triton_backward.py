@@ -7,10 +7,17 @@ from typing import Any
 
 from attndsl.codegen.expr_triton import Level, Printer, Reads, Scope, level
 from attndsl.codegen.templates import render, title
-from attndsl.codegen.triton import TritonModule, input_ranks, limited, tidy
-from attndsl.codegen.triton_arguments import Argument, numbers, read_arguments, table_arguments
+from attndsl.codegen.triton import TritonModule, input_ranks, score_leaves, tidy
+from attndsl.codegen.triton_arguments import (
+    Argument,
+    numbers,
+    operand_arguments,
+    operands,
+    read_arguments,
+    table_arguments,
+)
 from attndsl.codegen.triton_bands import KEY, QUERY, Band, bands_of
-from attndsl.codegen.triton_form import Form, parts
+from attndsl.codegen.triton_form import Form, Product, limited, parts, products_of
 from attndsl.codegen.triton_gradient import Term, certain, load_slopes, score_slopes, terms, without_uniform
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
 from attndsl.codegen.triton_sides import PieceCode, local_meaning, piece_code, row_code
@@ -18,7 +25,7 @@ from attndsl.codegen.triton_slots import Slot, Slots, element_of, scope_lines
 from attndsl.codegen.triton_weight import Rule, rule_of, vector_free
 from attndsl.ir.attention import Attention
 from attndsl.ir.build import ONE
-from attndsl.ir.expr import SCORE, TRUE, Expr, Index, Load, number, op
+from attndsl.ir.expr import FURTHER, SCORE, TRUE, Expr, Index, Load, number, op
 from attndsl.ir.free import q_side
 from attndsl.ir.passes.softmax import substitute
 from attndsl.ir.types import INT
@@ -49,9 +56,21 @@ class SlotCode:
     inside: str = ""
 
 
+@dataclass(frozen=True)
+class GradientCode:
+    """The gradient of a product of a pair, and what it takes from delta (`pull`). `guarded`: it may be no number on
+    invisible pairs."""
+
+    product: Product
+    text: str
+    pull: str
+    guarded: bool
+
+
 @dataclass
 class LoopCode:
-    """The statements of one loop's body and the values it needs. `pull` is what a pair's gradient takes from delta,
+    """The statements of one loop's body and the values it needs. `uncertain`: the amplitude may be no number on
+    invisible pairs. `gradients` are those of products that have one,
     `kept` the exponent VALUE of visible pairs, -inf of others, where one comparison tells them apart."""
 
     mask_lines: list[str] = field(default_factory=list[str])
@@ -60,14 +79,17 @@ class LoopCode:
     lines: list[str] = field(default_factory=list[str])
     exponent: str = ""
     amplitude: str = ""
+    uncertain: bool = False
     numerator: str = ""
     after: list[str] = field(default_factory=list[str])
-    gradient: str = ""
-    pull: str = ""
-    guarded: bool = False
+    gradients: list[GradientCode] = field(default_factory=list[GradientCode])
     slots: list[SlotCode] = field(default_factory=list[SlotCode])
     columns: bool = False
     position: bool = False
+
+    @property
+    def guarded(self) -> bool:
+        return any(g.guarded for g in self.gradients)
 
 
 def stats_of(rule: Rule, grad_lse: bool) -> tuple[str, ...]:
@@ -93,6 +115,9 @@ class _Sweep:
         self.attention, self.backward, self.form = attention, backward, backward.form
         self.turned, self.fused = self.form.turned, backward.fused
         assert self.turned or not self.fused
+        assert not (self.fused and self.form.products)
+        self.products = products_of(self.form, self.form.narrowest)
+        self.operands = operands(attention.products)
         self.rule = rule_of(attention)
         ranks = input_ranks(attention)
         self.reads = Reads(ranks, self.form.wide, frozenset(self.form.loaded))
@@ -146,7 +171,7 @@ class _Sweep:
             shift=shift,
             stats=self.stats,
             corrected=self.corrected and (self.refined or any(s.level is not Level.PAIR for s in self.slots.listed)),
-            refined=self.refined and any(p.full.pull or p.partial.pull for p in pieces),
+            refined=self.refined and any(g.pull for p in pieces for c in (p.full, p.partial) for g in c.gradients),
             exp=self.exp,
             scale="scale_log2" if form.low_precision else "scale",
             factor_lines=factor_lines,
@@ -156,6 +181,11 @@ class _Sweep:
             deterministic=self.backward.deterministic,
             own=own,
             other=other,
+            tensors=["q", "k", "v", "do", *self.operands],
+            products=self.products,
+            further_x=[a.q if self.turned else a.k for a in self.products[1:]],
+            operands_x=[(a.q if self.turned else a.k, a.parts, a.D) for a in self.products[1:]],
+            operands_y=[(a.k if self.turned else a.q, a.parts, a.D) for a in self.products[1:]],
             d_parts=limited(parts(form.D, form.narrowest), form.D),
             v_parts=limited(form.v_parts, form.Dv),
             D=form.D,
@@ -177,7 +207,7 @@ class _Sweep:
         local = local_meaning(self.attention, self.form, index)
         code = piece_code(self.form, index, self.reads)
         found = self._terms(index)
-        leaves = {**self.rows.leaves, **code.leaves, SCORE: "s", SCALE: "scale"}
+        leaves = {**self.rows.leaves, **code.leaves, SCALE: "scale", **score_leaves(self.attention)}
         code.full = self._loop(local, leaves, code, found, masked=False)
         code.partial = self._loop(local, leaves, code, found, masked=True)
         return code
@@ -191,19 +221,16 @@ class _Sweep:
         if masked:
             self._visible(loop, local(self.attention.mask), piece, printer)
             loop.mask_lines = scope_lines(scope, "x")
-        slopes = score_slopes(found)
+        by_product = [(a, score_slopes(found, leaf)) for a, leaf in zip(self.products, (SCORE, *FURTHER), strict=False)]
         if self.factor != ONE:
-            slopes = [(part, without_uniform(e, per_head=not self.turned)[1]) for part, e in slopes]
+            first, slopes = by_product[0]
+            by_product[0] = first, [(p, without_uniform(e, per_head=not self.turned)[1]) for p, e in slopes]
         levels = (Level.COLUMN,) if self.turned else (Level.UNIFORM, Level.ROW, Level.PAIR)
         slots = self.slots.of([t.value for t in found], levels, lambda n: bool(load_slopes(found, n)))
         slot_slopes = [(s, load_slopes(found, s.load)) for s in slots]
-        self._values(loop, local, printer, [e for _, e in slopes])
+        self._values(loop, local, printer, [e for _, slopes in by_product for _, e in slopes])
         loop.lines = scope_lines(scope, "y")
-        loop.gradient = _combined([(part, "" if e == ONE else printer.print(e)) for part, e in slopes])
-        if self.refined:
-            pulls = [(part, e) for part, e in slopes if part == "dl"]
-            loop.pull = _combined([("p", "" if e == ONE else printer.print(e)) for _, e in pulls])
-        loop.guarded = not all(part in ("dl", "da") and certain(e) for part, e in slopes)
+        loop.gradients = [self._gradient(a, slopes, printer) for a, slopes in by_product if slopes]
         for slot, of_load in slot_slopes:
             text = _combined([(part, "" if e == ONE else printer.print(e)) for part, e in of_load])
             at, inside = ("", "")
@@ -219,6 +246,15 @@ class _Sweep:
         loop.columns = bool(used) or self.turned
         loop.position = bool(used & places) or self.turned
         return loop
+
+    def _gradient(self, product: Product, slopes: list[tuple[str, Expr]], printer: Printer) -> GradientCode:
+        def combined(some: list[tuple[str, Expr]]) -> str:
+            return _combined([(part, "" if e == ONE else printer.print(e)) for part, e in some])
+
+        text = combined(slopes)
+        pull = combined([("p", e) for part, e in slopes if part == "dl"]) if self.refined else ""
+        guarded = not all(part in ("dl", "da") and certain(e) for part, e in slopes)
+        return GradientCode(product, text, pull, guarded)
 
     def _visible(self, loop: LoopCode, mask: Expr, piece: PieceCode, printer: Printer) -> None:
         """The condition on pairs of a PARTIAL box: where it can be, that a position lies between bounds of the row."""
@@ -284,6 +320,7 @@ class _Sweep:
             printer.inner.lines.append(f"lse_here = lse_row - ({text})")
         if amplitude is not None:
             loop.amplitude = printer.print(amplitude)
+            loop.uncertain = not certain(amplitude)
 
     def _pair(self, printer: Printer, e: Expr) -> str:
         text = printer.print(e)
@@ -351,6 +388,9 @@ class _Sweep:
         form = self.form
         found = [Argument(t, "*qkv", "tensor", (t,)) for t in ("q", "k", "v", "do")]
         found += [Argument(t, "*qkv", "tensor", (t,)) for t in (("dk", "dv") if self.turned else ("dq",))]
+        found += operand_arguments(self.operands)
+        own = [(t, name) for t, name in self.operands.items() if t[0] == ("k" if self.turned else "q")]
+        found += [Argument("d" + t, "*qkv", "tensor", ("d " + name,)) for t, name in own]
         if self.stats:
             found.append(Argument("stats", "*fp32", "tensor", ("stats",)))
         if self.fused:

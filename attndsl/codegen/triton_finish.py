@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from attndsl.codegen.expr_triton import Reads
 from attndsl.codegen.templates import render, title
-from attndsl.codegen.triton import TritonModule, input_ranks, limited, tidy
+from attndsl.codegen.triton import TritonModule, input_ranks, tidy
 from attndsl.codegen.triton_arguments import Argument, numbers, read_arguments, table_arguments
 from attndsl.codegen.triton_backward import BackwardForm
-from attndsl.codegen.triton_form import parts
+from attndsl.codegen.triton_form import limited, parts
 from attndsl.codegen.triton_sides import row_code
 from attndsl.ir.attention import Attention
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal as Lit
 
 from attndsl.ir.attention import Attention, Segment, Space
+from attndsl.ir.expr import FURTHER
 
 Dtype = Lit["fp16", "bf16", "fp32"]
 
@@ -80,6 +81,8 @@ class Form:
     scale is below zero. `boxed_stats`: what is known of rows is loaded as boxes too, which begin at multiples of 16
     bytes. `loaded`: scalars that are given as tensors of one number, sorted.
 
+    `products`: components of the vectors of further dot products, in order.
+
     `walk`: a loop over FULL boxes without mask code and one over PARTIAL boxes; or one loop over all boxes, whose mask
     is arithmetic that FULL boxes switch off, `specialized` if some warps only load. `bare`: all boxes are FULL, so that
     there is no mask at all. `pipelined`:
@@ -106,6 +109,12 @@ class Form:
     loaded: tuple[str, ...] = ()
     boxed_stats: bool = False
     pipelined: bool = False
+    products: tuple[int, ...] = ()
+
+    @property
+    def depth(self) -> int:
+        """Components of a query or key in all dot products."""
+        return self.D + sum(self.products)
 
     @property
     def sides(self) -> tuple[Lit["q", "k"], Lit["q", "k"]]:
@@ -127,7 +136,7 @@ class Form:
         loaded ahead by descriptors and are narrower than others: it reads shared memory beyond them."""
         if self.pipelined or not self.low_precision:
             return 16
-        return min(64, max(p.width for p in (*parts(self.D), *parts(self.Dv))))
+        return min(64, max(p.width for n in (self.D, self.Dv, *self.products) for p in parts(n)))
 
     @property
     def v_parts(self) -> tuple[Part, ...]:
@@ -135,12 +144,61 @@ class Form:
         return parts(self.Dv, self.narrowest)
 
 
+@dataclass(frozen=True)
+class LimitedPart:
+    """A part and where its head ends."""
+
+    index: int
+    start: int
+    width: int
+    ragged: bool
+    limit: int
+
+
+def limited(found: tuple[Part, ...], limit: int) -> list[LimitedPart]:
+    """Parts as templates take them."""
+    return [LimitedPart(p.index, p.start, p.width, p.ragged, limit) for p in found]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A dot product of a tile as templates take it: its tensors `q` and `k`, of `D` components in `parts`, and its
+    name, `s` and the letter behind those of its tensors."""
+
+    letter: str
+    D: int
+    parts: list[LimitedPart]
+
+    @property
+    def q(self) -> str:
+        return "q" + self.letter
+
+    @property
+    def k(self) -> str:
+        return "k" + self.letter
+
+    @property
+    def s(self) -> str:
+        return "s" + self.letter
+
+
+def products_of(form: Form, narrowest: int = 16) -> list[Product]:
+    """The dot products of a form's pairs, that of q and k first."""
+    sizes = {"": form.D} | {leaf.name[1:]: n for leaf, n in zip(FURTHER, form.products, strict=False)}
+    return [Product(letter, n, limited(parts(n, narrowest), n)) for letter, n in sizes.items()]
+
+
 def typical_forms(attention: Attention) -> tuple[Form, ...]:
     """The forms that a call of this attention most likely needs: bf16, heads of 128, tensors that TMA can load."""
     columns, rows = _sides(attention.k_space), _sides(attention.q_space)
     pieces = tuple(PieceForm(s, len(s.axes) > 1, len(s.axes) == 1) for s in columns)
     on_grid = attention.gridded
-    return tuple(Form("bf16", 128, 128, r, pieces, on_grid=on_grid, tma=True, aligned=True) for r in rows)
+    further = tuple(128 for _ in attention.products)
+    if len(further) > 1:
+        further = tuple(64 for _ in further)
+    return tuple(
+        Form("bf16", 128, 128, r, pieces, on_grid=on_grid, tma=True, aligned=True, products=further) for r in rows
+    )
 
 
 def _sides(space: Space | None) -> list[SideForm]:

@@ -59,9 +59,9 @@ def slope(value: Expr, wrt: Expr) -> Expr | None:
     return None if found == ZERO else gathered(of_raw(found))
 
 
-def score_slopes(found: tuple[Term, ...]) -> list[tuple[str, Expr]]:
-    """(part, derivative with respect to s) of the terms that have one."""
-    slopes = [(t.part, slope(t.value, SCORE)) for t in found]
+def score_slopes(found: tuple[Term, ...], of: Expr = SCORE) -> list[tuple[str, Expr]]:
+    """(part, derivative with respect to s, or another dot product) of the terms that have one."""
+    slopes = [(t.part, slope(t.value, of)) for t in found]
     return [(part, e) for part, e in slopes if e is not None]
 
 

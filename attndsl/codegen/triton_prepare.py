@@ -8,10 +8,10 @@ from typing import Any
 
 from attndsl.codegen.expr_triton import Level, Printer, Reads, Scope
 from attndsl.codegen.templates import render, title
-from attndsl.codegen.triton import TritonModule, input_ranks, limited, tidy
+from attndsl.codegen.triton import TritonModule, input_ranks, tidy
 from attndsl.codegen.triton_arguments import Argument, numbers, read_arguments, table_arguments
 from attndsl.codegen.triton_backward import BackwardForm, stats_of
-from attndsl.codegen.triton_form import Part
+from attndsl.codegen.triton_form import Part, limited
 from attndsl.codegen.triton_score import LOG2E, SCALE
 from attndsl.codegen.triton_sides import local_meaning, row_code
 from attndsl.codegen.triton_slots import Slot, Slots, element_of, scope_lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attndsl.codegen.triton import supported, typical_source
+from attndsl.codegen.triton_arguments import operands
 from attndsl.codegen.triton_scan_source import typical_scan
 from attndsl.ir.attention import Attention
 from attndsl.ir.infix import infix
@@ -80,6 +81,9 @@ def _first(found: Projection) -> list[str]:
     lines: list[str] = []
     if found.vectors is not None:
         lines += [f"q = {infix(found.vectors.query)}", f"k = {infix(found.vectors.key)}"]
+    for name, pair in operands(found.inner.products).items():
+        vectors = next(p.vectors for p in found.products if pair in (p.query, p.key))
+        lines.append(f"{name} = {infix(vectors.query if name[0] == 'q' else vectors.key)}")
     lines += [f"{n.name} = {infix(n.value)}" for n in found.numbers]
     lines += [
         f"{t.name}[.., j] = dot({infix(t.vector)}, {t.tensor}[{', '.join([*map(infix, t.lead), 'j'])}])"

@@ -8,7 +8,7 @@ from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.ir import build
 from attndsl.ir.alive import guarded
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import SCORE, Count, Expr, Reduce, mentions, op, rewrite, walk
+from attndsl.ir.expr import FURTHER, SCORE, Count, Expr, Reduce, mentions, op, rewrite, walk
 from attndsl.ir.forms import Elementwise, Exponential, FeatureMap, Normalised, Softmax, above_own_sum, weight_form
 from attndsl.ir.projection import Projection, projection
 
@@ -69,7 +69,7 @@ def _normalised(numerator: Expr, denominator: Expr) -> Rule:
         _plain(r.body)
         if r.type.shape:
             raise UnsupportedError("a sum of vectors in a weight")
-    if mentions(denominator, lambda n: n == SCORE and not sums):
+    if not sums and mentions(denominator, lambda n: n == SCORE or n in FURTHER):
         raise UnsupportedError("a denominator that varies with the key")
     counts = any(isinstance(n, Count) or (isinstance(n, Reduce) and n.kind == "mean") for n in walk(denominator))
     return Rule(None, numerator, "row", None, denominator, tuple(dict.fromkeys(sums)), counts)

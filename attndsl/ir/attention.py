@@ -11,7 +11,8 @@ from attndsl.ir.expr import SCORE, TRUE, Expr
 from attndsl.ir.types import Kind
 
 ConstValue = bool | int | float | tuple[bool | int | float, ...]
-Fact = Lit["sorted", "permutation", "log_decay"]
+Fact = Lit["sorted", "permutation", "log_decay", "operand"]
+"""What is promised of an input. `operand`, of those that a projection adds: vectors of q's type for a dot product."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,13 @@ class Attention:
             if p.name == name:
                 return p
         raise KeyError(name)
+
+    @property
+    def products(self) -> tuple[tuple[Input, Input], ...]:
+        """The vectors of queries, [B, H, Lq, n], and of keys, [B, Hkv, Lk, n], whose dot products `FURTHER` are, in
+        order."""
+        found = [p for p in self.inputs if "operand" in p.facts]
+        return tuple(zip(found[::2], found[1::2], strict=True))
 
     @property
     def gridded(self) -> bool:

@@ -227,9 +227,10 @@ class Load(Expr):
 @_node
 @dataclass(frozen=True)
 class Value(Expr):
-    """The value a clause rewrites: `s` (in a score the scaled dot product, in a weight the final score) or `o`."""
+    """The value a clause rewrites: `s` (in a score the scaled dot product, in a weight the final score) or `o`; and,
+    where vectors were taken out of an attention, `sa`, `sb`, ...: further dot products, of its `Attention.products`."""
 
-    name: Lit["s", "o"]
+    name: str
 
 
 @_node
@@ -308,6 +309,8 @@ class Search(Expr):
 TRUE = Literal(BOOL, True)
 FALSE = Literal(BOOL, False)
 SCORE = Value(FLOAT, "s")
+FURTHER = tuple(Value(FLOAT, f"s{letter}") for letter in "abcdefg")
+"""The dot products of a pair beside the one of q and k."""
 
 
 def integer(value: int, span: Span = NOWHERE) -> Literal:

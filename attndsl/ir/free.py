@@ -11,8 +11,9 @@ def depends(expr: Expr) -> frozenset[str]:
     """What the value varies with.
 
     Indices by name (`q`, `k`, `row`, `h`, `b`, `hkv`); coordinates and membership as `q` or `k` together with
-    `coords`; `s` and `o`; `sum` and `count` for reductions over a row's keys (which bind `k` and `s`, and make the
-    value vary with `q`); `decay`; tensors as `@name`. Sizes, extents, scalars and consts do not count.
+    `coords`; `s` (the score, and every dot product of a pair) and `o`; `sum` and `count` for reductions over a row's
+    keys (which bind `k` and `s`, and make the value vary with `q`); `decay`; tensors as `@name`. Sizes, extents,
+    scalars and consts do not count.
     """
     known = _KNOWN.get(expr)
     if known is not None:
@@ -37,7 +38,8 @@ def _leaf(expr: Expr) -> frozenset[str]:
         case Coord(side=side) | Member(side=side):
             return frozenset((side, "coords"))
         case Value(name=name):
-            return frozenset((name,))
+            # further dot products vary as the first does
+            return frozenset(("o" if name == "o" else "s",))
         case Count():
             return frozenset(("count", "q"))
         case Decay(tensor=tensor):

@@ -33,7 +33,7 @@ def dots(e: Expr) -> list[Expr]:
     return [n for n in walk(e) if isinstance(n, Op) and n.op == "dot"]
 
 
-def _sides(atom: Expr) -> tuple[Expr, Expr, Expr]:
+def sides_of(atom: Expr) -> tuple[Expr, Expr, Expr]:
     """(row vector, key vector, factor) of a dot product."""
     if atom == SCORE:
         return _Q, _K, SCALE
@@ -54,12 +54,37 @@ def unified(roots: tuple[Expr, ...], atoms: list[Expr]) -> tuple[list[tuple[Expr
     """The terms that sum to one dot product, and the expressions with `s` in its place."""
     if len(atoms) == 1:
         only = atoms[0]
-        return [_sides(only)], tuple(rewrite(e, lambda n: SCORE if n == only else None) for e in roots)
-    known: dict[Expr, _Linear | None] = {}
+        return [sides_of(only)], tuple(rewrite(e, lambda n: SCORE if n == only else None) for e in roots)
+    tops = tops_of(roots, atoms)
+    sums = {frozenset(t.terms.items()) for t in tops.values()}
+    if len(sums) != 1:
+        raise CannotProjectError("several dot products that are not one sum")
+    terms = next(iter(tops.values())).terms
+
+    sum_: list[tuple[Expr, Expr, Expr]] = []
+    for atom, factor in terms.items():
+        query, key, own = sides_of(atom)
+        sum_.append((query, key, build.whole(build.mul(own, factor))))
+    return sum_, rebuilt(roots, {top: build.whole(build.add(SCORE, found.rest)) for top, found in tops.items()})
+
+
+def rebuilt(roots: tuple[Expr, ...], done: dict[Expr, Expr]) -> tuple[Expr, ...]:
+    """The expressions with what is `done` in place of its keys, the largest of them first."""
+    done = dict(done)
+    for e in roots:
+        for node in walk(e):
+            if node not in done:
+                done[node] = node.with_children(tuple(done[c] for c in node.children))
+    return tuple(done[e] for e in roots)
+
+
+def tops_of(roots: tuple[Expr, ...], atoms: list[Expr]) -> dict[Expr, Linear]:
+    """The largest expressions that are sums of dot products."""
+    known: dict[Expr, Linear | None] = {}
     for e in roots:
         for node in walk(e):
             known[node] = _linear(node, atoms, known)
-    tops: dict[Expr, _Linear] = {}
+    tops: dict[Expr, Linear] = {}
     stack, seen = list(roots), set[Expr]()
     while stack:
         node = stack.pop()
@@ -71,40 +96,26 @@ def unified(roots: tuple[Expr, ...], atoms: list[Expr]) -> tuple[list[tuple[Expr
             stack.extend(node.children)
         elif found.terms:
             tops[node] = found
-    sums = {frozenset(t.terms.items()) for t in tops.values()}
-    if len(sums) != 1:
-        raise CannotProjectError("several dot products that are not one sum")
-    terms = next(iter(tops.values())).terms
-
-    done = {top: build.whole(build.add(SCORE, found.rest)) for top, found in tops.items()}
-    for e in roots:
-        for node in walk(e):
-            if node not in done:
-                done[node] = node.with_children(tuple(done[c] for c in node.children))
-    sum_: list[tuple[Expr, Expr, Expr]] = []
-    for atom, factor in terms.items():
-        query, key, own = _sides(atom)
-        sum_.append((query, key, build.whole(build.mul(own, factor))))
-    return sum_, tuple(done[e] for e in roots)
+    return tops
 
 
 @dataclass(frozen=True)
-class _Linear:
+class Linear:
     """A sum of dot products times factors without any, and of a rest without any."""
 
     terms: dict[Expr, Expr]
     rest: Part
 
-    def scaled(self, by: Callable[[Part], Part]) -> _Linear:
-        return _Linear({a: build.whole(by(c)) for a, c in self.terms.items()}, by(self.rest))
+    def scaled(self, by: Callable[[Part], Part]) -> Linear:
+        return Linear({a: build.whole(by(c)) for a, c in self.terms.items()}, by(self.rest))
 
 
-def _linear(node: Expr, atoms: list[Expr], known: dict[Expr, _Linear | None]) -> _Linear | None:
+def _linear(node: Expr, atoms: list[Expr], known: dict[Expr, Linear | None]) -> Linear | None:
     if node in atoms:
-        return _Linear({node: ONE}, None)
+        return Linear({node: ONE}, None)
     parts = [known[c] for c in node.children]
     if not any(p is None or p.terms for p in parts):
-        return _Linear({}, node)
+        return Linear({}, node)
     if not isinstance(node, Op) or node.type != FLOAT or any(p is None for p in parts):
         return None
     left, right = parts[0], parts[1] if len(parts) > 1 else None
@@ -116,7 +127,7 @@ def _linear(node: Expr, atoms: list[Expr], known: dict[Expr, _Linear | None]) ->
                 a: build.whole(combine(left.terms.get(a), right.terms.get(a)))
                 for a in dict.fromkeys((*left.terms, *right.terms))
             }
-            return _Linear(terms, combine(left.rest, right.rest))
+            return Linear(terms, combine(left.rest, right.rest))
         case "neg":
             return left.scaled(build.neg)
         case "mul" if right is not None and not (left.terms and right.terms):

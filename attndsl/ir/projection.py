@@ -1,10 +1,11 @@
 """What an attention computes from vectors of one position, taken out of the pairs.
 
-A kernel of tiles has one dot product, of a vector of the query with one of the key, and numbers of the row, of the key
-and of the pair beside it. `projection` rewrites an attention until that is all it needs:
+A kernel of tiles has dot products of a vector of the query with one of the key, and numbers of the row, of the key and
+of the pair beside them. `projection` rewrites an attention until that is all it needs:
 
-- dot products of vectors, with the scaled one of q and k among them, become one: sums of `c * dot(a, b)` with `c` a
-  product of a row's and a key's number are the dot product of concatenations;
+- dot products of vectors, with the scaled one of q and k among them, become one where they can: sums of `c * dot(a, b)`
+  with `c` a product of a row's and a key's number are the dot product of concatenations; those that are no such sum are
+  products of their own, of vectors that become inputs;
 - a number of one side that reads vectors (`norm(Q)`, `dot(K, w[h])`) becomes an input with one element a position;
 - a dot product with a vector that the pair chooses, `dot(Q, r[q - k])`, becomes an input with one element for each
   position and each such vector;
@@ -15,7 +16,7 @@ Whoever runs the attention computes these vectors, numbers and prefix sums first
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
 from typing import Any
@@ -23,7 +24,6 @@ from typing import Any
 from attndsl.ir import build
 from attndsl.ir.attention import Attention, Input
 from attndsl.ir.build import ONE
-from attndsl.ir.evaluate import Env, evaluate
 from attndsl.ir.expr import (
     SCORE,
     Coord,
@@ -38,7 +38,6 @@ from attndsl.ir.expr import (
     Reduce,
     Size,
     Value,
-    integer,
     mentions,
     op,
     rewrite,
@@ -46,93 +45,16 @@ from attndsl.ir.expr import (
 )
 from attndsl.ir.features import extent_of, read_elsewhere
 from attndsl.ir.free import column_only, depends, row_only
+from attndsl.ir.many_products import divided
 from attndsl.ir.one_product import CannotProjectError, dots, unified
+from attndsl.ir.projected import GIVEN_SIZE, Number, Prefix, Product, Projection, Table, Vectors
 from attndsl.ir.separate import product
 from attndsl.ir.simplify import simplify_expr
 from attndsl.ir.types import FLOAT, INT
 from attndsl.ir.weights import Exponential, factors, weight_form
 
-GIVEN_SIZE = "D_given"
-"""The size of q's vectors, where `D` is that of the projected ones."""
-MULTIPLE = 16
-"""Projected vectors have a multiple of so many components."""
 _B, _H, _HKV, _Q, _K, _ROW = (Index(INT, n) for n in ("b", "h", "hkv", "q", "k", "row"))
 _NO_SIDE = (Coord, Member, Extent, Value, Reduce, Count, Decay)
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """The two vectors of the one dot product, of `extent` components. They may read `SCALE`. `by_head`: the key's
-    differs between the query heads of one key head."""
-
-    query: Expr
-    key: Expr
-    extent: Expr
-    by_head: bool
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number of one side, given as an input: `[B, H, Lq]` of rows, `[B, H, Lk]` of keys where it varies with the
-    query head, else `[B, Hkv, Lk]`."""
-
-    name: str
-    value: Expr
-    of_row: bool
-    by_head: bool
-
-
-@dataclass(frozen=True)
-class Table:
-    """The dot products of a vector of one side with every vector `tensor[lead..., j]`, given as an input with j behind
-    the dimensions of a `Number`."""
-
-    name: str
-    vector: Expr
-    tensor: str
-    lead: tuple[Expr, ...]
-    of_row: bool
-    by_head: bool
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """The sums of a `log_decay` input up to each position: `keys` are two inputs of its shape whose sum they are, and
-    `rows` two [B, H, Lq] with what `indices` read at the position of each query, at most the last."""
-
-    tensor: str
-    indices: tuple[Expr, ...]
-    rows: tuple[str, str]
-    keys: tuple[str, str]
-
-    @property
-    def at_row(self) -> Expr:
-        """The read of such a sum by a query."""
-        last = op("sub", Size(INT, "L"), integer(1))
-        return Load(FLOAT, self.tensor, (*self.indices, op("min", _Q, last)))
-
-
-@dataclass(frozen=True)
-class Projection:
-    """`inner` is an attention whose `s` is the unscaled dot product of `vectors`, or the scaled one of q and k where
-    there are none, and that reads what is listed as further inputs. `moved_lse`: the logarithm of its sum of
-    exponentials is not that of the attention's own."""
-
-    inner: Attention
-    vectors: Vectors | None
-    numbers: tuple[Number, ...] = ()
-    tables: tuple[Table, ...] = ()
-    prefixes: tuple[Prefix, ...] = ()
-    moved_lse: bool = False
-
-    def sizes(self, given: Mapping[str, int]) -> dict[str, int]:
-        """The sizes of a call of `inner`, from those of a call: `D` is the components of the vectors and zeros behind
-        them up to whole tiles of matrix units, which also keeps rows aligned."""
-        if self.vectors is None:
-            return {**given, GIVEN_SIZE: given["D"]}
-        extent = int(evaluate(self.vectors.extent, Env({Size(INT, n): v for n, v in given.items()})))
-        heads = given["H" if self.vectors.by_head else "Hkv"]
-        return {**given, GIVEN_SIZE: given["D"], "D": -(-extent // MULTIPLE) * MULTIPLE, "Hkv": heads}
 
 
 @lru_cache(maxsize=512)
@@ -191,17 +113,17 @@ class _Rewriting:
         weight = None if weight is None else rewrite(weight, self._decays)
         score, weight = self._one_sided(score), None if weight is None else self._one_sided(weight)
         output = None if a.output is None else self._one_sided(a.output)
-        vectors: Vectors | None = None
-        score, weight, found = self._products(score, weight)
-        if found is not None:
-            vectors = self._vectors(found)
+        score, weight, vectors, further = self._products(score, weight)
+        products = tuple(self._product(number, of) for number, of in enumerate(further))
         kept = [e for e in (score, weight) if e is not None]
         if any(mentions(e, _is_vector) for e in kept) or (output is not None and _reads_vectors(output)):
             raise CannotProjectError("a vector of the pair, which no dot product of one side each is")
         if mentions(a.mask, lambda n: isinstance(n, Decay)):
             raise CannotProjectError("a decay in a mask")
         expressions = (a.mask, score, weight, output)
-        by_head = vectors is not None and vectors.by_head
+        by_head = any(v.by_head for v in (*([vectors] if vectors else []), *further))
+        if by_head:
+            expressions = tuple(None if e is None else self._repeated(e) for e in expressions)
         if by_head and any("hkv" in depends(e) for e in expressions if e is not None):
             raise CannotProjectError("a key vector of every query head beside a number of the key head")
         mask, score, weight, output = (None if e is None else self._sized(e, vectors) for e in expressions)
@@ -216,13 +138,29 @@ class _Rewriting:
             weight=None if weight is None else simplify_expr(weight),
         )  # fmt: skip
         numbers, tables = tuple(self.numbers.values()), tuple(self.tables.values())
-        return Projection(inner, vectors, numbers, tables, tuple(self.prefixes.values()), moved)
+        return Projection(inner, vectors, numbers, tables, tuple(self.prefixes.values()), moved, products)
 
-    def _input(self, name: str, *shape: Expr) -> str:
+    def _repeated(self, e: Expr) -> Expr:
+        """With the numbers of every key, which has a copy for every query head, by query head too."""
+        for node, number in self.numbers.items():
+            if not number.of_row and not number.by_head:
+                self.numbers[node] = replace(number, by_head=True)
+                own = next(p for p in self.inputs if p.name == number.name)
+                self.inputs[self.inputs.index(own)] = replace(own, shape=_shape(False, True))
+        names = {n.name for n in self.numbers.values() if not n.of_row}
+
+        def rule(node: Expr) -> Expr | None:
+            return (
+                replace(node, indices=_place(False, True)) if isinstance(node, Load) and node.tensor in names else None
+            )
+
+        return rewrite(e, rule)
+
+    def _input(self, name: str, *shape: Expr, operand: bool = False) -> str:
         taken = {p.name for p in (*self.attention.params, *self.inputs)}
         while name in taken:
             name += "_"
-        self.inputs.append(Input(name, "f32", shape))
+        self.inputs.append(Input(name, "f32", shape, frozenset({"operand"} if operand else ())))
         return name
 
     def _sized(self, e: Expr, vectors: Vectors | None) -> Expr:
@@ -323,23 +261,45 @@ class _Rewriting:
 
     # Dot products
 
-    def _products(
-        self, score: Expr, weight: Expr | None
-    ) -> tuple[Expr, Expr | None, list[tuple[Expr, Expr, Expr]] | None]:
-        """Score and weight of the one dot product, and the terms (row vector, key vector, coefficient) it is the sum
-        of; None where there is no other than the scaled one of q and k."""
+    def _products(self, score: Expr, weight: Expr | None) -> tuple[Expr, Expr | None, Vectors | None, list[Vectors]]:
+        """Score and weight of the dot products of tiles, the vectors of the first (None: those of q and k, scaled) and
+        of further ones."""
         in_score, in_weight = dots(score), [] if weight is None else dots(weight)
         if not in_score and not in_weight:
-            return score, weight, None
-        if in_weight:
-            assert weight is not None
-            if in_score or mentions(weight, lambda n: n == SCORE):
-                raise CannotProjectError("a dot product in a weight beside the score s")
-            found, (weight,) = unified((weight,), in_weight)
-            return SCORE, weight, found
-        atoms: list[Expr] = [*in_score, *([SCORE] if mentions(score, lambda n: n == SCORE) else [])]
-        found, (score,) = unified((score,), atoms)
-        return score, weight, found
+            return score, weight, None, []
+        if weight is not None and not mentions(weight, lambda n: n == SCORE):
+            # the score plays no part
+            weight, _, first, further = self._shared(weight, None, in_weight)
+            return SCORE, weight, first, further
+        if mentions(score, lambda n: n == SCORE):
+            in_score.append(SCORE)
+        return self._shared(score, weight, list(dict.fromkeys((*in_score, *in_weight))), alone=not in_weight)
+
+    def _shared(
+        self, score: Expr, weight: Expr | None, atoms: list[Expr], alone: bool = True
+    ) -> tuple[Expr, Expr | None, Vectors | None, list[Vectors]]:
+        """The same for these dot products; `alone`: the weight has none."""
+        if alone:
+            try:
+                found, (score_,) = unified((score,), atoms)
+                return score_, weight, self._vectors(found), []
+            except CannotProjectError:
+                # no single one; if they cannot be several either, that says why
+                pass
+        several = divided(score, weight, atoms)
+        first = None if several.first is None else self._vectors(several.first)
+        return several.score, several.weight, first, [self._vectors(found) for found in several.further]
+
+    def _product(self, number: int, vectors: Vectors) -> Product:
+        size = f"D_{number}"
+        while any(isinstance(e, Size) and e.name == size for p in self.attention.inputs for e in p.shape):
+            size += "_"
+        shape = Size(INT, "B"), Size(INT, "H"), Size(INT, "Lq"), Size(INT, size)
+        names = [
+            self._input(f"{side}{number}", *own, operand=True)
+            for side, own in (("queries", shape), ("keys", (shape[0], Size(INT, "Hkv"), Size(INT, "Lk"), shape[3])))
+        ]
+        return Product(names[0], names[1], size, vectors)
 
     def _vectors(self, terms: Iterable[tuple[Expr, Expr, Expr]]) -> Vectors:
         """The vectors whose dot product a sum of dot products is."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from attndsl.ir.attention import Attention, Const, ConstValue, Input, Param, Require, Scalar, Segment, Space
 from attndsl.ir.expr import (
+    FURTHER,
     OPS,
     SCORE,
     TRUE,
@@ -158,6 +159,8 @@ def _leaf(text: str) -> Expr:
             return Index(given or INT, word)
         case "s" | "o":
             return Value(given or FLOAT, word)
+        case _ if Value(FLOAT, word) in FURTHER:
+            return Value(FLOAT, word)
         case "count":
             return Count(given or INT)
         case _:

@@ -52,7 +52,7 @@ from attndsl.ir.passes.softmax import substitute
 from attndsl.ir.types import FLOAT, INT
 from attndsl.ir.weights import factors
 
-GIVEN = {"D": "D_given", "Dv": "Dv_given"}
+GIVEN = {"D": "D_of_call", "Dv": "Dv_of_call"}
 """The sizes of q's and v's vectors in the attention of a stage, whose own may be others."""
 _ROW = tuple(Index(INT, n) for n in ("b", "h", "row"))
 _SHAPE = tuple(Size(INT, n) for n in ("B", "H", "Lq"))
@@ -261,7 +261,8 @@ class _Staging:
 
         def weighted(weight: Expr, more: Iterable[str] = ()) -> Attention:
             plain = replace(self.attention, weight=weight, output=None, requires=())
-            return _with_inputs(_resized(plain, of_score), {**given, **{n: Input(n, "f32", _SHAPE) for n in more}})
+            rows = {**given, **{n: Input(n, "f32", _SHAPE) for n in more}}
+            return _with_inputs(_resized(plain, of_score), rows, multiplied=of_score)
 
         def added(parts: Iterable[Expr]) -> Expr:
             return reduce(lambda a, b: op("add", a, b), parts)
@@ -348,8 +349,11 @@ def _resized(attention: Attention, of_score: bool) -> Attention:
     return replace(attention, mask=sized(attention.mask), score=sized(attention.score), weight=weight)
 
 
-def _with_inputs(attention: Attention, more: dict[str, Input]) -> Attention:
+def _with_inputs(attention: Attention, more: dict[str, Input], multiplied: bool = True) -> Attention:
+    """With the inputs that it reads, some more among them, and where it is `multiplied` all vectors of dot products."""
     read = {n.tensor for e in _expressions(attention) for n in walk(e) if isinstance(n, Load)}
+    if multiplied:
+        read |= {p.name for pair in attention.products for p in pair}
     own = [p for p in attention.params if p.name not in more]
     kept = [p for p in own if not isinstance(p, Input) or p.name in read]
     return replace(attention, params=(*kept, *(p for n, p in more.items() if n in read)))

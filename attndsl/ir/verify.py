@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from attndsl.ir.attention import Attention, Const, Input, Scalar, Space
 from attndsl.ir.expr import (
+    FURTHER,
     Coord,
     Count,
     Decay,
@@ -56,9 +57,10 @@ def verify(attention: Attention) -> None:
         raise VerifyError("grid", "a shared grid is the same on both sides")
     scope = _Scope(attention)
     scope.check("mask", attention.mask, (*_PAIR,), Kind.BOOL)
-    scope.check("score", attention.score, (*_PAIR, Value, Decay), Kind.FLOAT, ("s",))
+    scores = ("s", *(leaf.name for leaf, _ in zip(FURTHER, attention.products, strict=False)))
+    scope.check("score", attention.score, (*_PAIR, Value, Decay), Kind.FLOAT, scores)
     if attention.weight is not None:
-        scope.check("weight", attention.weight, (*_PAIR, Value, Decay, Reduce, Count), Kind.FLOAT, ("s",))
+        scope.check("weight", attention.weight, (*_PAIR, Value, Decay, Reduce, Count), Kind.FLOAT, scores)
     if attention.output is not None:
         scope.check("output", attention.output, (*_PAIR, Value), Kind.FLOAT, ("o",))
         for node in walk(attention.output):
@@ -99,7 +101,7 @@ def _params(attention: Attention) -> None:
             case Input(dtype=dtype, facts=facts):
                 if dtype not in DTYPES:
                     raise VerifyError("parameters", f"`{param.name}` has no element type {dtype}")
-                if facts - {"sorted", "permutation", "log_decay"}:
+                if facts - {"sorted", "permutation", "log_decay", "operand"}:
                     raise VerifyError("parameters", f"`{param.name}` promises {', '.join(sorted(facts))}")
 
 

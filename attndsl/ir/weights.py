@@ -9,7 +9,7 @@ from typing import Literal as Lit
 from attndsl.ir import build
 from attndsl.ir.attention import Attention
 from attndsl.ir.build import ONE, Part
-from attndsl.ir.expr import SCORE, Count, Decay, Expr, Op, Reduce, Value, mentions
+from attndsl.ir.expr import FURTHER, SCORE, Count, Decay, Expr, Op, Reduce, Value, mentions
 from attndsl.ir.free import column_only, k_side, row_only
 from attndsl.ir.separate import product
 
@@ -190,7 +190,7 @@ def _plus(a: Expr, b: Expr) -> Expr:
 
 def _exponent(expr: Expr) -> Part:
     """What stands in an exponential that varies with s."""
-    if isinstance(expr, Op) and expr.op == "exp" and mentions(expr, lambda n: n == SCORE):
+    if isinstance(expr, Op) and expr.op == "exp" and mentions(expr, lambda n: n == SCORE or n in FURTHER):
         return expr.args[0]
     return None
 

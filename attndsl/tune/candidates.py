@@ -41,8 +41,9 @@ def element_size(dtype: str) -> int:
     return 4 if dtype == "fp32" else 2
 
 
-def footprint(step: Pass, config: Config, D: int, Dv: int, dtype: str) -> Footprint:
-    """The registers and shared memory that a candidate's tiles need."""
+def footprint(step: Pass, config: Config, D: int, Dv: int, dtype: str, products: int = 1) -> Footprint:
+    """The registers and shared memory that a candidate's tiles need. Of several `products` D is the sum of their
+    components."""
     e, pairs = element_size(dtype), config.rows * config.columns
     head, stages = _padded(D) + _padded(Dv), max(config.stages, 1)
     if step == "dkdv":
@@ -52,7 +53,7 @@ def footprint(step: Pass, config: Config, D: int, Dv: int, dtype: str) -> Footpr
     else:
         accumulators, scores, kept = config.rows * _padded(Dv), pairs, config.rows * _padded(D) * e
     # scores become weights in the element type while the next product runs
-    numbers = accumulators + scores * (1 + e / 8)
+    numbers = accumulators + scores * (1 + e / 8) + (products - 1) * pairs
     # specialised, a tile of four warps is shared by two groups of them
     threads = 32 * config.warps * (2 if config.specialize else 1)
     if config.fused:
@@ -68,8 +69,7 @@ def _padded(size: int) -> int:
 
 def fits(step: Pass, config: Config, facts: Facts, gpu: Gpu) -> bool:
     """Whether a candidate can run at all."""
-    s = facts.sizes
-    need = footprint(step, config, s["D"], s["Dv"], facts.dtype)
+    need = footprint(step, config, facts.depth, facts.sizes["Dv"], facts.dtype, 1 + len(facts.further))
     return need.registers <= REGISTERS and need.shared <= gpu.machine.shared_memory
 
 
@@ -87,13 +87,16 @@ def candidates(step: Pass, facts: Facts, gpu: Gpu, default: Config) -> tuple[Con
         config = Config(r, c, w, n)
         if facts.dtype == "fp32" and r * c > 64 * 64:
             continue
-        wide = max(s["D"], s["Dv"]) > 128
+        wide = max(facts.depth, s["Dv"]) > 128
         if r < WARP_ROWS * min(w, 2 if wide else 4) or (w == 8 and r < 128 and r * c < (2048 if wide else 8192)):
             # warps without rows, or with too little to do between two barriers
             continue
         if fits(step, config, facts, gpu):
             found[config] = None
     found |= dict.fromkeys(_crowded(step, tuple(found), facts))
+    if facts.further:
+        # specialised warps and sweeps that compute dq along have one product
+        return tuple(found)
     if step == "forward" and gpu.machine.capability // 10 == 9 and facts.dtype != "fp32":
         found |= dict.fromkeys(_specialised(rows, columns, facts, gpu))
     if step == "dkdv" and gpu.machine.capability >= 90 and facts.dtype != "fp32":
@@ -127,7 +130,7 @@ def _crowded(step: Pass, configs: Sequence[Config], facts: Facts) -> Iterator[Co
     """Programs of eight warps that leave room for a second one: with a limit of half of the registers, where the tiles
     take little more."""
     for config in configs:
-        need = footprint(step, config, facts.sizes["D"], facts.sizes["Dv"], facts.dtype)
+        need = footprint(step, config, facts.depth, facts.sizes["Dv"], facts.dtype, 1 + len(facts.further))
         if config.warps == 8 and not config.registers and HALF * 0.75 < need.registers <= HALF * 1.25:
             yield replace(config, registers=HALF)
 

@@ -8,7 +8,9 @@ import attndsl
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import walk
 from attndsl.ir.infix import infix
+from attndsl.ir.printer import print_attention
 from attndsl.ir.projection import Projection, projection
+from attndsl.ir.reader import read_attention
 from attndsl.ir.verify import verify
 
 
@@ -91,14 +93,73 @@ def test_a_decay_beside_an_exponential_joins_its_exponent() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "score", "first", "further"),
+    [
+        ("{ score s + tanh(dot(roll(Q, 1), K)) }", "s + tanh(sa)", None, ["roll(Q[b, h, row], 1)"]),
+        ("{ score dot(Q, K) * sigmoid(dot(roll(Q, 1), K)) }", "s * sigmoid(sa)", "Q[b, h, row]",
+         ["roll(Q[b, h, row], 1)"]),
+        # a factor of the pair stays one
+        ("(input t: f32[Lq, Lk]) { score s + t[q, k] * dot(roll(Q, 1), K) }", "s + sa * t[row, k]", None,
+         ["roll(Q[b, h, row], 1)"]),
+        # what only stands together is one product, which is s
+        ("{ score tanh(s + dot(roll(Q, 1), 2 * K)) - abs(dot(softmax(Q), K)) }", "tanh(s) - abs(sa)",
+         "concat(roll(Q[b, h, row], 1), Q[b, h, row] * the scale of the call)", ["softmax(Q[b, h, row])"]),
+        # what stands alone too is not
+        ("{ score tanh(s + dot(roll(Q, 1), K)) - s^2 }", "tanh(s + sa) - s^2", None, ["roll(Q[b, h, row], 1)"]),
+    ],
+)  # fmt: skip
+def test_dot_products_that_are_no_sum_are_several(text: str, score: str, first: str | None, further: list[str]) -> None:
+    found = projected(text)
+    assert infix(found.inner.score) == score
+    assert (None if found.vectors is None else infix(found.vectors.query)) == first
+    assert [infix(p.vectors.query) for p in found.products] == further
+    assert [(q.name, k.name) for q, k in found.inner.products] == [(p.query, p.key) for p in found.products]
+    assert projection(found.inner) is None
+    assert read_attention(print_attention(found.inner)) == found.inner
+
+
+@pytest.mark.parametrize(
+    ("text", "score", "weight", "first"),
+    [
+        ("{ weight sigmoid(s) * dot(rmsnorm(Q), K) }", "s", "sa * sigmoid(s)", None),
+        (
+            "{ weight sigmoid(dot(roll(Q, 1), K)) * dot(rmsnorm(Q), K) }",
+            "s",
+            "sigmoid(s) * sa",
+            "roll(Q[b, h, row], 1)",
+        ),
+        # in a weight s is the score, whose own product has another name
+        ("{ score 2 * dot(roll(Q, 1), K) weight sigmoid(s) * dot(roll(Q, 1), K) }", "sa * 2", "sa * sigmoid(s)", None),
+    ],
+)
+def test_a_weight_may_have_products_beside_the_score(text: str, score: str, weight: str, first: str | None) -> None:
+    found = projected(text)
+    assert found.inner.weight is not None
+    assert (infix(found.inner.score), infix(found.inner.weight)) == (score, weight)
+    assert (None if found.vectors is None else infix(found.vectors.query)) == first
+    assert len(found.products) == 1
+
+
+def test_sizes_of_further_products_are_whole_tiles() -> None:
+    found = projected(
+        "(input w: f32[H, D, M], input c: f32[H, D_0]) { score s + tanh(dot(Q @ w[h], K @ w[h])) * c[h, 0] }"
+    )
+    (product,) = found.products
+    assert product.size == "D_0_"
+    sizes = found.sizes({"D": 40, "M": 17, "H": 8, "Hkv": 2, "D_0": 3})
+    assert (sizes["D"], sizes["D_0_"], sizes["Hkv"]) == (40, 32, 8)
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("(input r: f32[Lq, Lk, D]) { score s + dot(Q, r[q, k]) }", "a vector of the pair"),
         ("{ score norm(Q - K) }", "a vector of the pair"),
-        ("{ score s + tanh(dot(roll(Q, 1), K)) }", "several dot products"),
-        ("(input t: f32[Lq, Lk]) { score s + t[q, k] * dot(roll(Q, 1), K) }", "a factor that is no product"),
         ("(input g: f32[B, H, L, D] log_decay) { mask k <= q weight dot(Q, K * decay(g)) }", "per channel"),
-        ("{ weight sigmoid(s) * dot(rmsnorm(Q), K) }", "beside the score"),
+        (
+            "{ score s " + "".join(f"+ tanh(dot(roll(Q, {i}), K))" for i in range(1, 9)) + " }",
+            "more than 8 dot products",
+        ),
     ],
 )
 def test_what_is_left_says_why(text: str, reason: str) -> None:
@@ -115,5 +176,5 @@ def test_names_of_inputs_are_not_those_of_the_user() -> None:
 def test_towers_of_shared_parts_are_looked_at_once() -> None:
     lines = "\n".join(["score s * s + dot(rmsnorm(Q), K)"] + ["score s * s + s"] * 40)
     found = projection(simplified(f"{{ {lines} }}"))
-    assert isinstance(found, str)
-    assert "several dot products" in found
+    assert isinstance(found, Projection)
+    assert len(found.products) == 1

@@ -29,6 +29,7 @@ from attndsl.runtime.triton.generated import backward_module
 from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, launch, wanted_by
 from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.machine import machine_of
+from attndsl.runtime.triton.several import depth
 from attndsl.runtime.triton.sift import Sifter
 from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, dtype_of, exact, form_of
 from attndsl.runtime.triton.walks import pipelines
@@ -94,7 +95,8 @@ class Backward:
         call = exact(call)
         run = _Run(self, call, plan, saved, grad_out, grad_lse, needs)
         found = run.result()
-        kept = ("q", "k") if self.exact_gradients else ()
+        operands = [p.name for pair in self.attention.products for p in pair]
+        kept = ("q", "k", *operands) if self.exact_gradients else ()
         return {n: t if n in kept else t.to(like[n].dtype) for n, t in found.items() if n in needs}
 
     def module(self, step: str, backward: BackwardForm) -> TritonModule | None:
@@ -179,8 +181,11 @@ class _Run:
             # rows of 16 bytes, so that they can be loaded as boxes
             size = (len(stats), *call.q.shape[:2], -(-call.q.shape[2] // 4) * 4)
             self.given["stats"] = torch.empty(size, dtype=torch.float32, device=call.q.device)
+        self.operands = [(q.name, k.name) for q, k in backward.attention.products]
+        vectors = {n: call.inputs[n] for pair in self.operands for n in pair}
+        self.given |= vectors
         floats = {n for n, t in call.inputs.items() if t.is_floating_point()}
-        self.wanted = frozenset(needs & floats)
+        self.wanted = frozenset(needs & (floats - vectors.keys()))
         self.buffers: dict[int, Tensor] = {}
         self.collected = Collected(call, deterministic())
         self.dq, self.dkdv = backward.config("dq", call), backward.config("dkdv", call)
@@ -189,10 +194,13 @@ class _Run:
             gpu = machine_of(call.q.device)
             capability = 90 if gpu is None else gpu.capability
             dtype = dtype_of(backward.attention, call)
-            self.dkdv = apart(self.dkdv, dtype, call.q.shape[-1], call.v.shape[-1], capability)
+            D, products = depth(backward.attention, call.sizes), 1 + len(self.operands)
+            self.dkdv = apart(self.dkdv, dtype, D, call.v.shape[-1], capability, products)
 
     def _may_fuse(self) -> bool:
-        """Whether one sweep over keys finds all that is asked for."""
+        """Whether one sweep over keys finds all that is asked for, of one dot product."""
+        if self.operands:
+            return False
         both = "q" in self.needs and bool({"k", "v"} & self.needs)
         return both and not self.collected.deterministic and not self._summed(Level.UNIFORM, Level.ROW, Level.PAIR)
 
@@ -205,19 +213,25 @@ class _Run:
             self.given["do"] = torch.empty_like(self.given["grad"])
         steps: list[tuple[str, OnDevice]] = [("prepare", found) for found in rows]
         results: dict[str, Tensor] = {}
-        if "q" in needs or ("k" in needs and self._refined()) or self._summed(Level.UNIFORM, Level.ROW, Level.PAIR):
+        queries = needs & {"q", *(q for q, _ in self.operands)}
+        keys = needs & {"k", "v", *(k for _, k in self.operands)}
+        if queries or (keys - {"v"} and self._refined()) or self._summed(Level.UNIFORM, Level.ROW, Level.PAIR):
             results["q"] = self._output(call.q, rows, summed=True)
             self.given["dq"] = results["q"]
+            for name, _ in self.operands:
+                self.given["d " + name] = results[name] = self._output(call.inputs[name], rows, summed=True)
             if self.fused:
                 shape = call.q.shape
                 self.given["dq_sums"] = torch.zeros(shape, dtype=torch.float32, device=call.q.device)
             else:
                 steps += [("dq", found) for found in rows if found.tables.pieces]
-        if {"k", "v"} & needs or self._summed(Level.COLUMN):
+        if keys or self._summed(Level.COLUMN):
             _, columns = self.backward.launches(call, self.plan, self.dkdv, turned=True)
             results["k"] = self._output(call.k, columns, summed=True)
             results["v"] = self._output(call.v, columns)
             self.given |= {"dk": results["k"], "dv": results["v"]}
+            for _, name in self.operands:
+                self.given["d " + name] = results[name] = self._output(call.inputs[name], columns, summed=True)
             steps += [("dkdv", found) for found in columns if found.tables.pieces]
         if self.fused:
             steps += [("finish", found) for found in rows]
@@ -307,7 +321,12 @@ class _Run:
         call, turned = self.call, step == "dkdv"
         config = self.dkdv if turned else self.dq
         bare = step in ("prepare", "finish")
-        others = [] if bare else [self.given[n] for n in ("do", *(("dk", "dv") if turned else ("dq",)))]
+        own = (
+            ("dk", "dv", *(f"d {k}" for _, k in self.operands))
+            if turned
+            else ("dq", *(f"d {q}" for q, _ in self.operands))
+        )
+        others = [] if bare else [self.given[n] for n in ("do", *own)]
         form = form_of(self.backward.attention, call, found.tables, *others, turned=turned)
         form = replace(form, pipelined=pipelines(form, config))
         if bare:

@@ -13,6 +13,7 @@ from attndsl.runtime.cache.store import generation
 from attndsl.runtime.triton.config import Config, Pass, Visits, all_forced, choose, forced
 from attndsl.runtime.triton.labels import config_of, label
 from attndsl.runtime.triton.machine import triton_version
+from attndsl.runtime.triton.several import depths
 from attndsl.runtime.triton.visits import visits_of
 from attndsl.schedule.problem import Problem
 
@@ -32,21 +33,28 @@ class Facts:
     k_extents: Mapping[str, tuple[int, ...]]
     visits: Callable[[], Visits] | None = None
     """What the forward pass visits, where an untuned configuration depends on it."""
+    further: tuple[int, ...] = ()
+    """Components of the vectors of further dot products."""
+
+    @property
+    def depth(self) -> int:
+        """Components of a query in all dot products."""
+        return self.sizes["D"] + sum(self.further)
 
     @property
     def memo(self) -> tuple[object, ...]:
         """Equal for calls that are chosen for alike."""
         s = self.sizes
-        numbers = (s["B"], s["H"], s["Hkv"], s["Lq"], s["Lk"], s["D"], s["Dv"])
+        numbers = (s["B"], s["H"], s["Hkv"], s["Lq"], s["Lk"], s["D"], s["Dv"], *self.further)
         return self.machine, self.dtype, numbers, tuple(self.q_extents.items()), tuple(self.k_extents.items())
 
 
 def facts_of(attention: Attention, problem: Problem, dtype: str, machine: Machine | None) -> Facts:
     """The facts of calls of an attention (consts bound, simplified) on a GPU."""
-    visits = partial(visits_of, attention, problem)
+    visits, further = partial(visits_of, attention, problem), depths(attention, problem.sizes)
     if not attention.gridded or problem.moved:
-        return Facts(machine, dtype, problem.sizes, {}, {}, visits)
-    return Facts(machine, dtype, problem.sizes, problem.q_extents, problem.k_extents, visits)
+        return Facts(machine, dtype, problem.sizes, {}, {}, visits, further)
+    return Facts(machine, dtype, problem.sizes, problem.q_extents, problem.k_extents, visits, further)
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,10 @@ def key_for(attention: Attention, step: Pass, facts: Facts) -> Key:
 
 def untuned(step: Pass, facts: Facts) -> Config:
     """What runs where nothing is known."""
+    Dv, products = facts.sizes["Dv"], 1 + len(facts.further)
     if facts.machine is None:
-        return choose(step, facts.dtype, facts.sizes["D"], facts.sizes["Dv"])
-    return choose(step, facts.dtype, facts.sizes["D"], facts.sizes["Dv"], facts.machine.capability, facts.visits)
+        return choose(step, facts.dtype, facts.depth, Dv, products=products)
+    return choose(step, facts.dtype, facts.depth, Dv, facts.machine.capability, facts.visits, products)
 
 
 def decide(attention: Attention, step: Pass, facts: Facts) -> Choice:

@@ -98,10 +98,16 @@ SHORT = 6144
 
 
 def choose(
-    step: Pass, dtype: str, D: int, Dv: int, capability: int = 90, visits: Callable[[], Visits] | None = None
+    step: Pass,
+    dtype: str,
+    D: int,
+    Dv: int,
+    capability: int = 90,
+    visits: Callable[[], Visits] | None = None,
+    products: int = 1,
 ) -> Config:
     """The configuration of a pass for an element type (`fp16`, `bf16`, `fp32`), head sizes and compute capability
-    (times ten), where nothing was tuned.
+    (times ten), where nothing was tuned. Of several `products` D is the sum of their components.
 
     `visits` tells what a forward pass visits. On compute capability 9 and with heads of 64 or 128
     components it decides, by what was measured on H100 and H200 (`benchmarks/results`):
@@ -118,6 +124,8 @@ def choose(
     if asked is not None:
         return asked
     head = max(D, Dv)
+    if products > 1 and dtype != "fp32":
+        return _several(step, D, Dv, capability, products)
     if step in ("dq", "dkdv"):
         return _backward(step, dtype, head, capability, visits)
     if step == "decode":
@@ -146,9 +154,49 @@ def choose(
     return Config(128, 64, 8, 2)
 
 
-def apart(config: Config, dtype: str, D: int, Dv: int, capability: int = 90) -> Config:
+_HOPPER = (Config(128, 64, 8, 3), Config(64, 64, 8, 2)), (Config(64, 64, 4, 2), Config(64, 64, 8, 2))
+_OTHERS = (
+    (Config(128, 64, 8, 3), Config(128, 32, 8, 2), Config(64, 32, 8, 2), Config(64, 16, 8, 1)),
+    (Config(64, 64, 8, 2), Config(64, 32, 8, 1), Config(32, 32, 8, 1), Config(32, 16, 8, 1)),
+)
+"""Tiles of several dot products, forward and backward, the largest first. On Hopper none has fewer than 64 rows or
+columns: Triton 3.6 is known to compute wrong products of narrower ones there."""
+ROOM = 208
+"""Registers of a thread that tiles may take, beside what addresses and expressions need."""
+
+
+def _several(step: Pass, depth: int, Dv: int, capability: int, products: int) -> Config:
+    """The first tile that fits: in registers its accumulators, the products of its pairs and two more tiles of pairs
+    as large; in shared memory its rows, the columns of one stage, and two tiles of pairs on their way to a product."""
+    backward = step in ("dq", "dkdv")
+    kept = {"dq": depth, "dkdv": depth + Dv}.get(step, Dv)
+    listed = (_HOPPER if capability // 10 == 9 else _OTHERS)[backward]
+    for config in listed:
+        rows, columns = config.rows, config.columns
+        registers = rows * (kept + columns * (products + 2)) // (32 * config.warps)
+        held = (rows * (depth + Dv if backward else depth) + columns * (depth + Dv) + 2 * rows * columns) * 2
+        if registers <= ROOM and held <= shared_memory(capability):
+            return config
+    return listed[-1]
+
+
+SHARED_MEMORY = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99}
+"""KiB of shared memory that a block can have, by compute capability (times ten)."""
+
+
+def shared_memory(capability: int) -> int:
+    """Bytes of shared memory that a block can have; for a capability not known, as little as any has."""
+    return SHARED_MEMORY.get(capability, 99) << 10
+
+
+def apart(config: Config, dtype: str, D: int, Dv: int, capability: int = 90, products: int = 1) -> Config:
     """The configuration of `dkdv` where dq is not computed along: this one, or the default beside a fused one."""
-    return _backward("dkdv", dtype, max(D, Dv), capability) if config.fused else config
+    if not config.fused:
+        return config
+    several = products > 1 and dtype != "fp32"
+    return (
+        _several("dkdv", D, Dv, capability, products) if several else _backward("dkdv", dtype, max(D, Dv), capability)
+    )
 
 
 def _backward(step: Pass, dtype: str, head: int, capability: int, visits: Callable[[], Visits] | None = None) -> Config:

@@ -125,9 +125,16 @@ class Decode:
     # Choices
 
     def wanted(self, call: Call) -> bool:
-        """Whether a call is run here. It depends on shapes, the device and what `configured` asks for."""
+        """Whether a call is run here. It depends on shapes, the device and what `configured` asks for. Pairs of several
+        dot products run in tiles of many rows."""
         asked = decode_asked()
-        if asked == "off" or not call.q.numel() or not call.k.numel() or not self._on_line(call):
+        if (
+            asked == "off"
+            or self.attention.products
+            or not call.q.numel()
+            or not call.k.numel()
+            or not self._on_line(call)
+        ):
             return False
         if asked == "on":
             return True

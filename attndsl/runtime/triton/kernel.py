@@ -32,6 +32,7 @@ from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.reach import moved
 from attndsl.runtime.triton.scan_choices import ScanChoices
 from attndsl.runtime.triton.scan_kernel import LinearKernel
+from attndsl.runtime.triton.several import depths
 from attndsl.runtime.triton.sift import Sifter
 from attndsl.runtime.triton.sweeps import (
     OnDevice,
@@ -58,6 +59,7 @@ class TritonKernel(LinearKernel):
         self, attention: Attention, *, exact_gradients: bool = False, exact_output: bool = False
     ) -> None:  # fmt: skip
         self.attention, self.exact_output = attention, exact_output
+        self._operands = tuple(p.name for pair in attention.products for p in pair)
         self._modules: dict[Form, TritonModule] = {}
         self._choices = Choices(attention)
         self.scan_choices = ScanChoices(attention)
@@ -133,6 +135,7 @@ class TritonKernel(LinearKernel):
         if again is None and not save and self._decode.forward(call, plan, out, lse, need_lse):
             return out.to(dtype), lse if need_lse else None, ()
         given = {"q": call.q, "k": call.k, "v": call.v, "out": out, "lse": lse}
+        given |= {n: call.inputs[n] for n in self._operands}
         if isinstance(call.q_offset, Tensor):
             given["offsets"] = call.q_offset.to(torch.int32)
         if save:
@@ -317,7 +320,8 @@ class TritonKernel(LinearKernel):
         q_extents, k_extents = ({}, {}) if on_line else (call.q_extents, call.k_extents)
         visits = partial(self._visits_of, call)
         gpu, dtype = machine_of(call.q.device), dtype_of(self.attention, call)
-        return Facts(gpu, dtype, call.sizes, q_extents, k_extents, visits)
+        further = depths(self.attention, call.sizes) if self._operands else ()
+        return Facts(gpu, dtype, call.sizes, q_extents, k_extents, visits, further)
 
     def _visits_of(self, call: Call) -> Visits:
         """What a forward pass visits; where tensors decide it, what the first call of such sizes did: reading them

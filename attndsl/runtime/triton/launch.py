@@ -150,7 +150,7 @@ class Launch:
         length = call.sizes["Lq"] * group if self.form.turned else call.sizes["Lk"]
         if self.tables.skewed:
             return max(1, B * (Hkv if self.form.turned else H))
-        each = length * (call.sizes["D"] + call.sizes["Dv"]) * call.k.element_size()
+        each = length * (self.form.depth + call.sizes["Dv"]) * call.k.element_size()
         if self.form.turned and self.config.fused:
             each += length * call.sizes["D"] * 4
         groups = max(1, SHARED_SECTION // max(each, 1))
@@ -213,7 +213,7 @@ class Prepared:
         if machine.on_gpu(q.device):
             limit = SHARED_MEMORY.get(torch.cuda.get_device_capability(q.device)[0], 99 << 10)
             self.stages = stages_that_fit(
-                it.config, q.element_size(), q.shape[-1], it.call.v.shape[-1], *self.tile, limit,
+                it.config, q.element_size(), it.form.depth, it.call.v.shape[-1], *self.tile, limit,
                 backward=it.module.name != "forward",
             )  # fmt: skip
         self.streams: set[int] = set()

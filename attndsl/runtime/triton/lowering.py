@@ -19,10 +19,11 @@ from attndsl.codegen.triton_form import Dtype, Form
 from attndsl.codegen.triton_prepare import generate_prepare
 from attndsl.ir.attention import Attention, Const, Input
 from attndsl.runtime.failures import KernelError
-from attndsl.runtime.triton.config import Config, Pass, apart, choose, stages_that_fit
+from attndsl.runtime.triton.config import Config, Pass, apart, choose, shared_memory, stages_that_fit
 from attndsl.runtime.triton.cross import Compiled, cross_compile, signature_of
 from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
 from attndsl.runtime.triton.launch import constants
+from attndsl.runtime.triton.several import LARGEST_HEAD, check_depth, depth, depths
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.runtime.triton.visits import visits_of
 from attndsl.runtime.triton.walks import pipelines, plain, specialized, walked
@@ -36,17 +37,6 @@ ELEMENTS = {
     "i8": "i8", "i16": "i16", "i32": "i32", "i64": "i64",
 }  # fmt: skip
 """Declared element types as Triton spells them; fp64 inputs are read as fp32."""
-
-
-LARGEST_HEAD = 256
-
-SHARED_MEMORY = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99}
-"""KiB of shared memory that a block can have, by compute capability (times ten)."""
-
-
-def shared_memory(capability: int) -> int:
-    """Bytes of shared memory that a block can have; for a capability not known, as little as any has."""
-    return SHARED_MEMORY.get(capability, 99) << 10
 
 
 @dataclass(frozen=True)
@@ -105,9 +95,12 @@ def lower(
             f"{attention.name}: backend 'triton' has heads of at most {LARGEST_HEAD} components; "
             "backend 'cpu' has no limit"
         )
+    check_depth(attention, problem.sizes)
+    whole, further = depth(attention, problem.sizes), depths(attention, problem.sizes)
     on_grid = attention.gridded and not problem.moved
     if config is None:
-        config = choose("forward", dtype, D, Dv, capability, partial(visits_of, attention, problem))
+        visits = partial(visits_of, attention, problem)
+        config = choose("forward", dtype, whole, Dv, capability, visits, 1 + len(further))
     plan = build(
         attention, problem, Tiling(config.rows, config.columns, config.q_box, config.k_box).tile(attention, problem)
     )
@@ -119,11 +112,11 @@ def lower(
             boxes = tma and capability >= 90 and bool(pieces) and not any(p.side.any_split for p in pieces)
             form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=boxes and Dv * element % 16 == 0,
                         aligned=D * element % 16 == 0 and Dv * element % 16 == 0,
-                        batch_offset=not isinstance(problem.q_offset, int))  # fmt: skip
+                        batch_offset=not isinstance(problem.q_offset, int), products=further)  # fmt: skip
             rows, columns = prod(tables.box), max((prod(p.box) for p in tables.pieces), default=16)
             granted = walked(attention, form, tables, config, capability)
             form, config_here = granted.form, granted.config
-            stages = stages_that_fit(config_here, element, D, Dv, rows, columns, shared_memory(capability))
+            stages = stages_that_fit(config_here, element, whole, Dv, rows, columns, shared_memory(capability))
             module = generate(attention, form)
             values = constants(form, tables) | {"LSE": lse, "SAVE": save}
             found.append(Lowered(attention, "forward", form, module, tables, values, config_here, stages, capability))
@@ -154,13 +147,17 @@ def lower_backward(
     on_grid = attention.gridded and not problem.moved
     element = 4 if dtype == "fp32" else 2
     aligned = D * element % 16 == 0 and Dv * element % 16 == 0
+    check_depth(attention, problem.sizes)
+    whole, further = depth(attention, problem.sizes), depths(attention, problem.sizes)
     prepared: list[Lowered] = []
     swept: list[Lowered] = []
     steps: tuple[tuple[Pass, Config | None], ...] = (("dq", dq), ("dkdv", dkdv))
     try:
         for step, given in steps:
             turned = step == "dkdv"
-            config = given or apart(choose(step, dtype, D, Dv, capability), dtype, D, Dv, capability)
+            count = 1 + len(further)
+            chosen = given or choose(step, dtype, whole, Dv, capability, products=count)
+            config = chosen if given else apart(chosen, dtype, whole, Dv, capability, count)
             sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
             own = plan.tiled(Tiling(*sizes, config.q_box, config.k_box))
             for tables in launches(
@@ -169,12 +166,12 @@ def lower_backward(
                 pieces = tuple(p.form for p in tables.pieces)
                 tma = aligned and capability >= 90 and bool(pieces) and not any(p.side.any_split for p in pieces)
                 form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=tma, aligned=aligned, turned=turned,
-                            batch_offset=not isinstance(problem.q_offset, int),
+                            batch_offset=not isinstance(problem.q_offset, int), products=further,
                             boxed_stats=turned and tma and tables.begin_even(problem.q_extents))  # fmt: skip
                 form = replace(form, pipelined=pipelines(form, config))
                 columns = max((prod(p.box) for p in tables.pieces), default=16)
                 limit = shared_memory(capability)
-                stages = stages_that_fit(config, element, D, Dv, prod(tables.box), columns, limit, backward=True)
+                stages = stages_that_fit(config, element, whole, Dv, prod(tables.box), columns, limit, backward=True)
                 values = constants(form, tables)
                 if not turned:
                     bare = replace(form, pieces=(), tma=False, aligned=False, pipelined=False)
@@ -267,7 +264,7 @@ def unspecialized(it: Lowered) -> Lowered:
     element = 4 if form.dtype == "fp32" else 2
     columns = max((prod(p.box) for p in it.tables.pieces), default=16)
     limit = shared_memory(it.capability)
-    stages = stages_that_fit(config, element, form.D, form.Dv, prod(it.tables.box), columns, limit)
+    stages = stages_that_fit(config, element, form.depth, form.Dv, prod(it.tables.box), columns, limit)
     return replace(it, form=form, config=config, stages=stages, module=generate(it.attention, form))
 
 

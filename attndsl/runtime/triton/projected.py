@@ -175,13 +175,18 @@ class ProjectedKernel(LinearKernel):
             inputs[table.name] = _table(call, table, rows, keys)
         for prefix in found.prefixes:
             inputs |= _prefix_sums(call, prefix)
+        sizes = found.sizes(call.sizes)
+        own = keys[H if found.by_head else call.sizes["Hkv"]]
+        for product in found.products:
+            inputs[product.query] = _vector(call, product.vectors.query, rows, sizes[product.size])
+            inputs[product.key] = _vector(call, product.vectors.key, own, sizes[product.size])
         q, k, v, scale_ = call.q, call.k, call.v, call.scale
         if (vectors := found.vectors) is not None:
-            own = keys[H if vectors.by_head else call.sizes["Hkv"]]
-            size = found.sizes(call.sizes)["D"]
+            size = sizes["D"]
             q, k = _vector(call, vectors.query, rows, size), _vector(call, vectors.key, own, size)
-            v = v.repeat_interleave(H // max(v.shape[1], 1), 1) if vectors.by_head and v.shape[1] != H else v
             scale_ = 1.0
+        if found.by_head:
+            k, v = (t if t.shape[1] == H else t.repeat_interleave(H // max(t.shape[1], 1), 1) for t in (k, v))
         return self._call(call, q, k, v, inputs, scale_)
 
     def _call(self, call: Call, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor], scale: float) -> Call:
@@ -193,18 +198,18 @@ class ProjectedKernel(LinearKernel):
 
     def _shaped(self, call: Call) -> Call:
         """The call of `inner` with tensors of the right shapes, whatever their elements."""
-        vectors = self.projection.vectors
-        if vectors is None:
+        if self.projection.vectors is None and not self.projection.by_head:
             return self._call(call, call.q, call.k, call.v, call.inputs, call.scale)
         sizes = self.projection.sizes(call.sizes)
         B, H, heads, Lq, Lk, F = (sizes[n] for n in ("B", "H", "Hkv", "Lq", "Lk", "D"))
         q, k = call.q.new_empty((B, H, Lq, F)), call.k.new_empty((B, heads, Lk, F))
         v = call.v if call.v.shape[1] == heads else call.v.new_empty((B, heads, Lk, call.v.shape[-1]))
-        return self._call(call, q, k, v, call.inputs, 1.0)
+        return self._call(call, q, k, v, call.inputs, 1.0 if self.projection.vectors else call.scale)
 
 
 def _expressions(found: Projection) -> tuple[Expr, ...]:
-    vectors = () if found.vectors is None else (found.vectors.query, found.vectors.key)
+    several = [*([found.vectors] if found.vectors else []), *(p.vectors for p in found.products)]
+    vectors = [e for v in several for e in (v.query, v.key)]
     return (*vectors, *(n.value for n in found.numbers), *(t.vector for t in found.tables))
 
 

@@ -86,6 +86,11 @@ def lower_module(
         found, inner = None, attention
     else:
         inner = found.inner
+        if found.products:
+            raise ValueError(
+                f"{attention.name}: a module that runs by itself has pairs of one dot product, this has "
+                f"{1 + len(found.products)}; attndsl.load runs it"
+            )
     if isinstance(staged(inner), Staged):
         raise ValueError(
             f"{attention.name}: its weight needs sums over the row that kernels of their own add up first, which no "

@@ -25,6 +25,7 @@ from attndsl.runtime.triton.launch import Views, interpreting
 from attndsl.runtime.triton.lines import line_tables
 from attndsl.runtime.triton.locate import Located
 from attndsl.runtime.triton.reach import far_tiles, moved, wide
+from attndsl.runtime.triton.several import check_depth
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, joined, launches, looked_up
 from attndsl.schedule.plan import Plan
 
@@ -117,14 +118,21 @@ def exact(call: Call) -> Call:
     """The call, with tensors that kernels compute right on: the interpreter's bf16 arithmetic is wrong, and every bf16
     number is an fp32 one."""
     if call.q.dtype is torch.bfloat16 and call.q.device.type == "cpu" and interpreting():
-        return call.with_tensors(call.q.float(), call.k.float(), call.v.float(), call.inputs)
+        inputs = {**call.inputs, **{n: t.float() for n, t in operands_of(call).items()}}
+        return call.with_tensors(call.q.float(), call.k.float(), call.v.float(), inputs)
     return call
+
+
+def operands_of(call: Call) -> dict[str, Tensor]:
+    """The vectors of further dot products, by the names of their inputs."""
+    return {p.name: call.inputs[p.name] for pair in call.attention.products for p in pair}
 
 
 def form_of(attention: Attention, call: Call, tables: LaunchTables, *others: Tensor, turned: bool = False) -> Form:
     """The form of a launch. `others` are tensors like q, k and v that its kernel loads or stores."""
     pieces = tuple(p.form for p in tables.pieces)
-    aligned = is_aligned(call, *others)
+    vectors = operands_of(call)
+    aligned = is_aligned(call, *others, *vectors.values())
     tma = aligned and bool(pieces) and not any(p.side.any_split for p in pieces) and _has_tma(call)
     return Form(
         dtype_of(attention, call), call.q.shape[-1], call.v.shape[-1], tables.q, pieces,
@@ -133,6 +141,7 @@ def form_of(attention: Attention, call: Call, tables: LaunchTables, *others: Ten
         far=far_tiles(tables, call, turned=turned), turned=turned,
         searched=bool(tables.searches and pieces), loaded=loaded(call),
         boxed_stats=turned and tma and tables.begin_even(call.q_extents),
+        products=tuple(call.inputs[q.name].shape[-1] for q, _ in attention.products),
     )  # fmt: skip
 
 
@@ -147,6 +156,7 @@ def dtype_of(attention: Attention, call: Call) -> Dtype:
         raise ValueError(
             f"{attention.name}: backend 'triton' has heads of at most 256 components; backend 'cpu' has no limit"
         )
+    check_depth(attention, call.sizes)
     return _DTYPES[call.q.dtype]
 
 

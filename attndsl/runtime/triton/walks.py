@@ -35,7 +35,7 @@ def walked(attention: Attention, form: Form, tables: LaunchTables, config: Confi
 
 def pipelines(form: Form, config: Config) -> bool:
     """Whether descriptors load boxes ahead: shared memory holds two stages of heads that are not larger."""
-    return form.tma and config.stages > 1 and max(form.D, form.Dv) <= 128
+    return form.tma and config.stages > 1 and max(form.depth, form.Dv) <= 128
 
 
 def plain(config: Config) -> Config:
@@ -60,6 +60,8 @@ def refusal(attention: Attention, form: Form, tables: LaunchTables, config: Conf
         return "specialised warps are groups of 4, over tiles of at least 64 rows"
     if config.stages != 2:
         return "Triton 3.6 computes wrong numbers with specialised warps and other than 2 stages"
+    if form.products:
+        return "tiles have several dot products"
     if not form.low_precision:
         return "fp32 products have no matrix instructions"
     if not form.tma:
