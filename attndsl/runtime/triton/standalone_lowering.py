@@ -10,6 +10,7 @@ from attndsl.codegen.triton_form import Dtype
 from attndsl.ir.attention import Attention, Input
 from attndsl.ir.projected import Projection
 from attndsl.ir.projection import projection
+from attndsl.ir.statistics import Staged, staged
 from attndsl.ir.types import Kind, kind_of_dtype
 from attndsl.ir.weights import weight_form
 from attndsl.runtime.triton.config import Config
@@ -93,6 +94,11 @@ def lower_module(
                 f"{attention.name}: a module that runs by itself has pairs of one dot product, this has "
                 f"{1 + len(found.products)}; attndsl.load runs it"
             )
+    if isinstance(staged(inner), Staged):
+        raise ValueError(
+            f"{attention.name}: its weight needs sums over the row that kernels of their own add up first, which no "
+            "module does by itself; `attndsl explain` says what they are, and calls of attndsl run them"
+        )
     own = problem if found is None else replace(problem, sizes=found.sizes(problem.sizes))
     locate = locating(inner, own, dtype)
     plan, rows = lower(
