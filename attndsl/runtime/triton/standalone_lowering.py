@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypedDict, Unpack
 
 from attndsl.codegen.triton_form import Dtype
-from attndsl.ir.attention import Attention, Input
+from attndsl.ir.attention import Attention
 from attndsl.ir.projected import Projection
 from attndsl.ir.projection import projection
 from attndsl.ir.statistics import Staged, staged
@@ -89,11 +89,6 @@ def lower_module(
         found, inner = None, attention
     else:
         inner = found.inner
-        if found.products:
-            raise ValueError(
-                f"{attention.name}: a module that runs by itself has pairs of one dot product, this has "
-                f"{1 + len(found.products)}; attndsl.load runs it"
-            )
     if isinstance(staged(inner), Staged):
         raise ValueError(
             f"{attention.name}: its weight needs sums over the row that kernels of their own add up first, which no "
@@ -115,14 +110,17 @@ def lower_module(
             grad_lse=grad_lse, deterministic=deterministic and bool(wanted), variant=variant, locate=locate,
         )  # fmt: skip
 
-    wanted = frozenset(p.name for p in inner.params if isinstance(p, Input) and kind_of_dtype(p.dtype) is Kind.FLOAT)
+    wanted = frozenset(
+        p.name for p in inner.inputs if kind_of_dtype(p.dtype) is Kind.FLOAT and "operand" not in p.facts
+    )
     plain = passes(frozenset(), False, "")
     if not wanted and not made.has_lse:
-        return replace(made, backward=plain)
+        # vectors of further dot products are inputs, whose gradients kernels write as those of q and k
+        return replace(made, gradients=plain) if inner.products else replace(made, backward=plain)
     full = tuple(_same(it, plain) for it in passes(wanted, made.has_lse, "inputs" if wanted else "lse"))
-    if all(any(it is other for other in plain) for it in full):
+    if all(any(it is other for other in plain) for it in full) and not inner.products:
         return replace(made, backward=plain)
-    if found is not None and (found.numbers or found.tables):
+    if found is not None and (found.numbers or found.tables or found.products):
         # what torch makes of q and k
         plain = ()
         full = tuple(replace(it, variant="") for it in full)

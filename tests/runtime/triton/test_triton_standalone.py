@@ -67,6 +67,9 @@ BUILT = (
          "score s * sigmoid(dot(Q, w[h])) + dot(u[h], K) / norm(K) output o * norm(Q) }", Lq=33, H=4, Hkv=2, D=16,
          inputs={"w": normal(4, 16, size=0.3), "u": normal(4, 16, size=0.3)}),
     Case("two maps", TWO_MAPS, Lq=33, H=4, Hkv=2, D=16, inputs={"w": normal(4, 16, 8, size=0.2), "c": normal(4)}),
+    Case("two products", "attention gated(input a: f32[H, D, M], input t: f32[H]) { mask k <= q "
+         "score s + t[h] * tanh(dot(Q @ a[h], K @ a[h])) }", Lq=33, H=4, Hkv=2, D=16,
+         inputs={"a": normal(4, 16, 8, size=0.2), "t": normal(4)}),
     Case("relative vectors", RELATIVE, Lq=33, H=4, Hkv=2, D=16,
          inputs={"r": normal(9, 16), "c": normal(2, 9, 16, size=0.3)}),
     Case("forgetting", FORGET, Lq=70, B=2, D=16, inputs={"g": decays(2, 2, 70)}),
