@@ -24,6 +24,7 @@ from attndsl.runtime.triton.projected import ProjectedKernel, tiles_of
 from attndsl.runtime.triton.scan_choices import scan_key
 from attndsl.runtime.triton.scan_config import ScanPass
 from attndsl.runtime.triton.scan_kernel import LinearKernel
+from attndsl.runtime.triton.staged import StagedKernel
 from attndsl.runtime.tuning import Tuning
 from attndsl.runtime.tuning import asked as asked_here
 from attndsl.schedule.legalise import ScanForm
@@ -84,7 +85,7 @@ def tune_call(
     if not call.q.numel() or not call.k.numel() or not call.v.numel():
         return []
     kernel = runner.kernel(name)
-    assert isinstance(kernel, TritonKernel | ProjectedKernel)
+    assert isinstance(kernel, TritonKernel | StagedKernel | ProjectedKernel)
     report = _told if asked.verbose else None
     form = scan_of(runner.simplified, call.problem)
     if form is not None and kernel.scan_gap(call, form) is None:
@@ -116,7 +117,7 @@ def _tune_scan(
     return found
 
 
-def passes_of(kernel: TritonKernel | ProjectedKernel, call: Call) -> tuple[Pass, ...]:
+def passes_of(kernel: TritonKernel | StagedKernel | ProjectedKernel, call: Call) -> tuple[Pass, ...]:
     """The passes that a call runs."""
     tensors = (call.q, call.k, call.v, *call.inputs.values())
     backward = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)

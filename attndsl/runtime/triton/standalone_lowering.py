@@ -9,6 +9,7 @@ from typing import TypedDict, Unpack
 from attndsl.codegen.triton_form import Dtype
 from attndsl.ir.attention import Attention, Input
 from attndsl.ir.projection import Projection, projection
+from attndsl.ir.statistics import Staged, staged
 from attndsl.ir.types import Kind, kind_of_dtype
 from attndsl.ir.weights import weight_form
 from attndsl.runtime.triton.config import Config
@@ -90,6 +91,11 @@ def lower_module(
                 f"{attention.name}: a module that runs by itself has pairs of one dot product, this has "
                 f"{1 + len(found.products)}; attndsl.load runs it"
             )
+    if isinstance(staged(inner), Staged):
+        raise ValueError(
+            f"{attention.name}: its weight needs sums over the row that kernels of their own add up first, which no "
+            "module does by itself; `attndsl explain` says what they are, and calls of attndsl run them"
+        )
     own = problem if found is None else replace(problem, sizes=found.sizes(problem.sizes))
     plan, rows = lower(inner, own, dtype, capability=capability, config=configs.get("forward"), save=backward)
     made = Lowering(attention, written, problem, inner, own, found, plan, rows, deterministic=deterministic)
