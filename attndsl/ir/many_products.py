@@ -53,12 +53,15 @@ def spelled(attention: Attention) -> Attention:
     """An attention with its `products` as dot products of inputs, for whoever computes with vectors."""
     if not attention.products:
         return attention
-    places = tuple(tuple(Index(INT, n) for n in names) for names in (("b", "h", "row"), ("b", "hkv", "k")))
+    b, h, hkv, row, k = Index(INT, "b"), Index(INT, "h"), Index(INT, "hkv"), Index(INT, "row"), Index(INT, "k")
     written: dict[Expr, Expr] = {}
     for leaf, pair in zip(FURTHER, attention.products, strict=False):
         extent = pair[0].shape[-1]
         assert isinstance(extent, Size)
-        sides = (Load(Type(Kind.FLOAT, (extent.name,)), p.name, at) for p, at in zip(pair, places, strict=True))
+        sides = (
+            Load(Type(Kind.FLOAT, (extent.name,)), p.name, at)
+            for p, at in zip(pair, ((b, h, row), (b, hkv, k)), strict=True)
+        )
         written[leaf] = op("dot", *sides)
     params = tuple(replace(p, facts=frozenset[Fact]()) if isinstance(p, Input) else p for p in attention.params)
     return replace(attention.map(lambda e: rewrite(e, written.get)), params=params)
