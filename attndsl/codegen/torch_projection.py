@@ -12,7 +12,7 @@ from attndsl.ir.evaluate import Env, UnboundError, evaluate
 from attndsl.ir.expr import Expr, Index, Load, Size, walk
 from attndsl.ir.infix import infix
 from attndsl.ir.one_product import SCALE
-from attndsl.ir.projection import GIVEN_SIZE, Number, Prefix, Projection, Table
+from attndsl.ir.projected import GIVEN_SIZE, Number, Prefix, Projection, Table
 from attndsl.ir.types import INT, Kind, kind_of_dtype
 from attndsl.schedule.problem import Problem
 

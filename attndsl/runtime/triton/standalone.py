@@ -24,6 +24,7 @@ from attndsl.ir.types import kind_of_dtype
 from attndsl.runtime import vectors
 from attndsl.runtime.triton.launch import SHARED_SECTION
 from attndsl.runtime.triton.lowering import Lowered, q_segments
+from attndsl.runtime.triton.standalone_boxes import boxes_name, finds
 from attndsl.runtime.triton.standalone_lowering import Lowering
 from attndsl.runtime.triton.tables import joined
 from attndsl.schedule.problem import Problem
@@ -41,7 +42,7 @@ _TAKEN = frozenset((
     "launch_gradients", "collect", "prepare", "number", "vector", "halves", "gradient_of", "reduce", "Tensor",
     "annotations", "SCANS", "STRIDED", "State", "NamedTuple", "Scan", "Sum", "Walk", "attend", "finish", "entering",
     "both_ways", "total_of", "of_heads", "product", "forward", "backward", "segments", "ids_of", "within", "spread",
-    "initial_state", "return_state", *_FUNCTIONS,
+    "initial_state", "return_state", "find_forward", "find_dq", "find_dkdv", *_FUNCTIONS,
 ))  # fmt: skip
 """Names of the module that a spec may use for something else."""
 
@@ -122,6 +123,7 @@ def standalone(lowering: Lowering, text: Sequence[str] = ()) -> str:
         whole_rows=whole["dq"],
         whole_keys=whole["dkdv"],
         aligned=any(it.form.stride_unit > 1 for it in found),
+        finds=finds(found),
         launches=[_launch(it, problem) for it in lowering.forward],
         backward_launches=[_launch(it, problem) for it in lowering.backward],
         gradient_launches=[_launch(it, problem) for it in lowering.gradients],
@@ -139,6 +141,7 @@ def before_kernels(lowering: Lowering, fixed: Mapping[str, int]) -> TorchCode | 
 def _launch(it: Lowered, problem: Problem) -> dict[str, Any]:
     return {
         "name": it.name,
+        "boxes": boxes_name(it),
         "function": it.module.name,
         "tiles": it.tables.tiles,
         "turned": it.form.turned,
@@ -159,7 +162,7 @@ def tables_of(found: Sequence[Lowered]) -> dict[str, dict[str, Any]]:
     """The tables of every launch: `data`, all in one array, as `joined` lays them out, and `places` in it by the names
     that `value_code` reads."""
     made: dict[str, dict[str, Any]] = {}
-    for it in found:
+    for it in (it for it in found if it.located is None):
         whole, places = joined(it.tables)
         made[it.name] = {"data": whole.tolist(), "places": {table_name(*key): at for key, at in places.items()}}
     return made
