@@ -197,18 +197,19 @@ LONGER = "attention longer { mask k <= q and q != 5 weight exp(s * log(1 + count
 DECAYED = "attention fade(input g: f32[B, H, L] log_decay) { mask k <= q weight exp(s) * decay(g) / sum }"
 HIDDEN = "attention hidden { score if k % 3 == 1 then -inf else s weight silu(s) / count }"
 STAGED = (
-    Case("standard scores", ZSCORE, Lq=101, H=4, Hkv=2, D=32, scalars={"floor": 0.1},
+    Case("standard scores", ZSCORE, Lq=67, H=4, Hkv=2, D=32, scalars={"floor": 0.1},
          inputs={"z": lambda g: torch.rand(4, generator=g) + 0.5}),
-    Case("normalised by a norm", "attention l2 { mask k <= q weight exp(s) / sqrt(sum(exp(2 * s))) }", D=40, Dv=24),
-    Case("above the mean, offsets", GATED_MEAN, Lq=70, B=2, Lk=197, q_offset=(3, 127), lse=False,
-         inputs={"c": normal(2, 197)}),
-    Case("longer rows are sharper", LONGER, scale=0.05),
+    Case("normalised by a norm", "attention l2 { mask k <= q weight exp(s) / sqrt(sum(exp(2 * s))) }", Lq=67,
+         D=40, Dv=24),
+    Case("above the mean, offsets", GATED_MEAN, Lq=33, B=2, Lk=101, q_offset=(3, 67), D=32, lse=False,
+         inputs={"c": normal(2, 101)}),
+    Case("longer rows are sharper", LONGER, Lq=101, D=32, scale=0.07),
     Case("means of a grid", "attention g { grid m(y, x) mask abs(q.y - k.y) <= 2 and abs(q.x - k.x) <= 3 "
-         "weight (s - mean(s)) / sum(1 + s^2) }", Lq=80, grid=(8, 10), lse=False),
+         "weight (s - mean(s)) / sum(1 + s^2) }", Lq=80, grid=(8, 10), D=32, lse=False),
     Case("means of rotated vectors", "attention r { mask k <= q score dot(rope(Q, q), rope(K, k)) / sqrt(D) "
-         "weight tanh(s - mean(s)) / count }", H=4, Hkv=2, D=24, lse=False),
-    Case("lse of what decays", DECAYED, inputs={"g": decays(1, 2, 197)}),
-    Case("no weight where minus infinity", HIDDEN, lse=False),
+         "weight tanh(s - mean(s)) / count }", Lq=67, H=4, Hkv=2, D=24, lse=False),
+    Case("lse of what decays", DECAYED, Lq=67, inputs={"g": decays(1, 2, 67)}),
+    Case("no weight where minus infinity", HIDDEN, Lq=67, D=32, lse=False),
 )  # fmt: skip
 """Kernels that add up rows run before those that weigh pairs, or beside them."""
 

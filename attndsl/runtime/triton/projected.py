@@ -34,12 +34,16 @@ def kernel_for(attention: Attention) -> TritonKernel | StagedKernel | ProjectedK
     return ProjectedKernel(attention, found) if isinstance(found, Projection) else tile_kernel(attention)
 
 
-def tiles_of(kernel: TritonKernel | StagedKernel | ProjectedKernel, call: Call) -> tuple[TritonKernel, Call]:
-    """The kernel that runs tiles at last, and its call."""
+def tiles_of(
+    kernel: TritonKernel | StagedKernel | ProjectedKernel, call: Call, *, shaped: bool = False
+) -> tuple[TritonKernel, Call]:
+    """The kernel that runs tiles at last, and its call; `shaped`: of the right shapes, with nothing computed for it."""
     with torch.no_grad():
         if isinstance(kernel, ProjectedKernel):
-            kernel, call = kernel.inner, kernel.projected(call)
-        return (kernel.inner, kernel.final(call)) if isinstance(kernel, StagedKernel) else (kernel, call)
+            kernel, call = kernel.inner, kernel.shaped(call) if shaped else kernel.projected(call)
+        if isinstance(kernel, StagedKernel):
+            kernel, call = kernel.inner, kernel.shaped(call) if shaped else kernel.final(call)
+        return kernel, call
 
 
 class ProjectedKernel(LinearKernel):
@@ -66,15 +70,15 @@ class ProjectedKernel(LinearKernel):
 
     def tiling(self, call: Call) -> Tiling | None:
         """As `Kernel.tiling`."""
-        return self.inner.tiling(self._shaped(call))
+        return self.inner.tiling(self.shaped(call))
 
     def locates(self, call: Call) -> bool:
         """As `LocatingKernel.locates`; whether a mask admits a decay is seen by planning."""
-        return not self.projection.prefixes and self.inner.locates(self._shaped(call))
+        return not self.projection.prefixes and self.inner.locates(self.shaped(call))
 
     def few(self, call: Call) -> bool:
         """As `TritonKernel.few`."""
-        return self.inner.few(self._shaped(call))
+        return self.inner.few(self.shaped(call))
 
     def loads(self, scalar: str) -> bool:
         """As `LocatingKernel.loads`; torch computes with what the host knows."""
@@ -196,7 +200,7 @@ class ProjectedKernel(LinearKernel):
             call, attention=self.projection.inner, q=q, k=k, v=v, inputs=inputs, sizes=sizes, scale=scale, memo=memo
         )
 
-    def _shaped(self, call: Call) -> Call:
+    def shaped(self, call: Call) -> Call:
         """The call of `inner` with tensors of the right shapes, whatever their elements."""
         if self.projection.vectors is None and not self.projection.by_head:
             return self._call(call, call.q, call.k, call.v, call.inputs, call.scale)

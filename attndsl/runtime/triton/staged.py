@@ -60,15 +60,15 @@ class StagedKernel(LinearKernel):
 
     def tiling(self, call: Call) -> Tiling | None:
         """As `Kernel.tiling`."""
-        return self.inner.tiling(self._call(call, call.inputs))
+        return self.inner.tiling(self.shaped(call))
 
     def locates(self, call: Call) -> bool:
         """As `LocatingKernel.locates`."""
-        return self.inner.locates(self._call(call, call.inputs))
+        return self.inner.locates(self.shaped(call))
 
     def few(self, call: Call) -> bool:
         """As `TritonKernel.few`."""
-        return self.inner.few(self._call(call, call.inputs))
+        return self.inner.few(self.shaped(call))
 
     def loads(self, scalar: str) -> bool:
         """As `LocatingKernel.loads`; torch computes with what the host knows."""
@@ -86,6 +86,10 @@ class StagedKernel(LinearKernel):
     def final(self, call: Call) -> Call:
         """The call of `inner`, with numbers of rows computed for it."""
         return self.given_rows(call, self._summed(call, None))
+
+    def shaped(self, call: Call) -> Call:
+        """The same without them: what does not depend on elements of tensors is right."""
+        return self._call(call, call.inputs)
 
     def backward(
         self,
