@@ -30,7 +30,7 @@ from attndsl.runtime.tuning import asked as asked_here
 from attndsl.schedule.legalise import ScanForm
 from attndsl.tune.machines import like
 from attndsl.tune.offline import space
-from attndsl.tune.oracle import Subject
+from attndsl.tune.oracle import Subject, subject_of
 from attndsl.tune.scans import scan_of, scan_passes, tune_scan_passes
 from attndsl.tune.search import AHEAD, CAREFUL, Progress, Report
 from attndsl.tune.session import Task, tune
@@ -94,8 +94,9 @@ def tune_call(
     facts = tiles.facts(inner)
     steps: list[Pass] = [s for s in passes_of(kernel, call) if key_for(tiles.attention, s, facts) not in _done]
     grad = torch.randn_like(call.q[..., :1].expand(*call.q.shape[:3], call.v.shape[-1])) if len(steps) > 1 else None
-    attention = runner.attention if inner is call else tiles.attention
-    return tune_passes(tiles, Subject(attention, inner, grid, grad), facts, steps, asked.budget, report)
+    alone = inner is call
+    subject = Subject(runner.attention, call, grid, grad) if alone else subject_of(tiles.attention, inner, grid, grad)
+    return tune_passes(tiles, subject, facts, steps, asked.budget, report)
 
 
 def _tune_scan(
