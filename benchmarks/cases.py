@@ -186,6 +186,33 @@ PROJECTED = (
 )  # fmt: skip
 """What torch computes for each position before the kernels run."""
 
+ZSCORE = """
+attention zscore(input z: f32[H], scalar floor: float) {
+    mask k <= q and q - k < 50
+    let c = s - mean(s)
+    weight exp(c / sqrt(mean(c^2) + floor * z[h])) / sum
+}"""
+GATED_MEAN = "attention gated(input c: f32[B, L]) { mask k <= q score s + c[b, k] weight softplus(s - mean(s)) / sum }"
+LONGER = "attention longer { mask k <= q and q != 5 weight exp(s * log(1 + count)) / sum }"
+DECAYED = "attention fade(input g: f32[B, H, L] log_decay) { mask k <= q weight exp(s) * decay(g) / sum }"
+HIDDEN = "attention hidden { score if k % 3 == 1 then -inf else s weight silu(s) / count }"
+STAGED = (
+    Case("standard scores", ZSCORE, Lq=67, H=4, Hkv=2, D=32, scalars={"floor": 0.1},
+         inputs={"z": lambda g: torch.rand(4, generator=g) + 0.5}),
+    Case("normalised by a norm", "attention l2 { mask k <= q weight exp(s) / sqrt(sum(exp(2 * s))) }", Lq=67,
+         D=40, Dv=24),
+    Case("above the mean, offsets", GATED_MEAN, Lq=33, B=2, Lk=101, q_offset=(3, 67), D=32, lse=False,
+         inputs={"c": normal(2, 101)}),
+    Case("longer rows are sharper", LONGER, Lq=101, D=32, scale=0.07),
+    Case("means of a grid", "attention g { grid m(y, x) mask abs(q.y - k.y) <= 2 and abs(q.x - k.x) <= 3 "
+         "weight (s - mean(s)) / sum(1 + s^2) }", Lq=80, grid=(8, 10), D=32, lse=False),
+    Case("means of rotated vectors", "attention r { mask k <= q score dot(rope(Q, q), rope(K, k)) / sqrt(D) "
+         "weight tanh(s - mean(s)) / count }", Lq=67, H=4, Hkv=2, D=24, lse=False),
+    Case("lse of what decays", DECAYED, Lq=67, inputs={"g": decays(1, 2, 67)}),
+    Case("no weight where minus infinity", HIDDEN, Lq=67, D=32, lse=False),
+)  # fmt: skip
+"""Kernels that add up rows run before those that weigh pairs, or beside them."""
+
 CASES = (
     Case("dense", "attention dense {}", Lq=131, Lk=197, B=2, H=4, Hkv=2),
     Case("dense 40", "attention dense {}", D=40, Dv=24),
@@ -260,6 +287,7 @@ CASES = (
          grid=(4, 5)),
     Case("one row", WINDOW, Lq=1, Lk=197, q_offset="end"),
     *PROJECTED,
+    *STAGED,
 )  # fmt: skip
 
 DUO = "attention duo(input full: bool[H]) { mask k <= q and (full[h] or k < 8 or q - k < 40) }"
@@ -299,6 +327,11 @@ FEW_ROWS = (
     Case("few, no key", "attention none { mask k > q + 1000 output o + 1 }", Lq=5, Lk=150),
     Case("few, grid with offset", "attention moved { grid m(y, x) mask abs(q.y - k.y) <= 1 }", Lq=5, Lk=80,
          grid=(8, 10), q_offset=25),
+    Case("few, standard scores", ZSCORE, Lq=2, Lk=331, B=2, H=4, Hkv=2, q_offset="end", scalars={"floor": 0.1},
+         inputs={"z": lambda g: torch.rand(4, generator=g) + 0.5}),
+    Case("few, above the mean, offsets", GATED_MEAN, Lq=4, Lk=197, B=3, q_offset=(3, 100, 193), lse=False,
+         inputs={"c": normal(3, 197)}),
+    Case("few, counted", LONGER, Lq=3, Lk=131, H=8, Hkv=2, q_offset="end"),
     Case("few, one key", "attention dense {}", Lq=1, Lk=1, H=4, Hkv=4),
     Case("few, lengths in the mask", "attention tail { mask k >= Lk - 70 and k <= q }", Lq=2, Lk=197, q_offset="end"),
 )  # fmt: skip

@@ -146,7 +146,18 @@ def _score(w: Writer) -> str:
 WEIGHTS = (
     "softmax", "softmax", "softmax", "explicit", "sink", "constant", "sigmoid", "relu2", "cog", "elementwise",
     "counted", "amplitude", "linear", "taylor", "retention", "simple decay", "channel decay", "hedgehog",
-    "softplus sum", "gated", "product of two",
+    "softplus sum", "statistics", "exponential statistics", "decayed",
+    "gated", "product of two",
+)  # fmt: skip
+STATISTICS = (
+    "tanh(s - mean(s))", "softplus(s - 0.5 * mean(s)) / sum", "s / sqrt(0.3 + sum(s^2))", "sigmoid(s) * log(2 + count)",
+    "silu(s) / (1 + softplus(s) + sum(softplus(s)))", "(s - mean(sigmoid(s))) / (1 + sum(s^2))",
+    "gelu((s - mean(s)) / sqrt(0.2 + mean((s - mean(s))^2))) / count", "s * mean(tanh(s) * cos(0.1 * (q - k)))",
+)  # fmt: skip
+"""Weights that need sums of their row before its pairs."""
+EXPONENTIAL_STATISTICS = (
+    "exp((s - mean(s)) / sqrt(0.2 + mean((s - mean(s))^2))) / sum", "exp(s) / sqrt(sum(exp(2 * s)))",
+    "exp(0.5 * s * log(2 + count)) / sum", "exp(s) * sigmoid(mean(s)) / sum(exp(s))", "exp(s) / (1 + exp(s) + sum)",
 )  # fmt: skip
 
 
@@ -156,7 +167,7 @@ def weight_clause(w: Writer) -> tuple[str, frozenset[str]]:
     form = w.pick(WEIGHTS)
     no: frozenset[str] = frozenset()
     exp, dot = frozenset({"exp"}), frozenset({"no score"})
-    if form in ("retention", "simple decay", "channel decay") and not w.tables_by_position:
+    if form in ("retention", "simple decay", "channel decay", "decayed") and not w.tables_by_position:
         form = "linear"
     if form == "softmax":
         return w.pick(["", "weight softmax"]), exp
@@ -178,6 +189,13 @@ def weight_clause(w: Writer) -> tuple[str, frozenset[str]]:
         return f"weight {w.pick(['silu(s)', '(elu(s) + 1)', 's', '(s - mean(s))'])} / count", no
     if form == "amplitude":
         return f"weight sigmoid(s) * exp(s - {_strength(w)}) / sum(exp(s))", no
+    if form == "statistics":
+        return f"weight {w.pick(STATISTICS)}", no
+    if form == "exponential statistics":
+        return f"weight {w.pick(EXPONENTIAL_STATISTICS)}", exp
+    if form == "decayed":
+        g = w.input("f32", w.pick(["B, H, L", "B, Hkv, L"]), "log_decay", 0.2, facts="log_decay")
+        return f"weight exp(s) * decay({g}) / sum", exp | {"causal"}
     if form == "gated":
         return f"weight sigmoid({_product(w)}) * exp(s) / sum(exp(s))", exp
     if form == "product of two":

@@ -72,13 +72,14 @@ def built(
 ) -> tuple[dict[str, str | bytes], dict[str, Any]]:
     """The files of a build and its manifest. CallError names what the backend cannot do; KernelError is a kernel that
     does not compile."""
-    from attndsl.cli.build_scan import built_scan
+    from attndsl.cli.build_scan import built_scan, entries
     from attndsl.cli.explain import written
     from attndsl.cli.report import plan_data
     from attndsl.ir.simplify import simplify
     from attndsl.runtime.triton.standalone import call_name, standalone, tables_of
+    from attndsl.runtime.triton.standalone_boxes import box_launches
     from attndsl.runtime.triton.standalone_lowering import lower_module
-    from attndsl.runtime.triton.standalone_scan import ScanLowering, lower_scan_module
+    from attndsl.runtime.triton.standalone_scan import ScanLowering, compile_scans, lower_scan_module
 
     simplified, problem = simplify(setup.attention), setup.problem()
     scan = lower_scan_module(
@@ -106,10 +107,16 @@ def built(
         }  # fmt: skip
         files |= {paths["source"]: it.module.source, paths["ptx"]: code.ptx, paths["cubin"]: code.cubin}
         kernels.append(_kernel(it, code, target) | paths)
+    boxes = box_launches(found)
+    made, more = entries(compile_scans(boxes), target)
+    files |= made | {f"kernels/{it.home}.py": it.module.source for it in boxes}
+    kernels += more
     module = f"{call_name(setup.attention.name)}.py"
     files[module] = standalone(lowering, written(setup.attention))
     files["tables.json"] = _tables(tables_of(found))
     route = f"tiles of pairs, for a module does not scan {scan}" if _scans(setup) else "tiles of pairs"
+    if boxes:
+        route += ", in boxes that the device finds"
     files["plan.txt"] = _plan_text(setup, lowering.plan, kernels, route)
     facts = {"plan": plan_data(lowering.plan), "module": module, "route": route, "kernels": kernels}
     return files, manifest_of(setup, dtype, target) | facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from attndsl.cli.output import plural, progress
@@ -9,6 +10,7 @@ from attndsl.cli.output import plural, progress
 if TYPE_CHECKING:
     from attndsl.cli.setup import Setup
     from attndsl.runtime.triton.cross import Compiled
+    from attndsl.runtime.triton.standalone_boxes import BoxLaunch
     from attndsl.runtime.triton.standalone_scan import ScanLaunch, ScanLowering
 
 
@@ -28,12 +30,8 @@ def built_scan(setup: Setup, lowering: ScanLowering, target: str) -> tuple[dict[
     for old, (new, _) in zip(launches, compiled, strict=True):
         if old.stages != new.stages:
             lowering = lowering.fitted(old, new.stages)
-    files: dict[str, str | bytes] = {f"kernels/{f.name}.py": f.module.source for f in lowering.files}
-    kernels: list[dict[str, Any]] = []
-    for it, code in compiled:
-        paths = {"ptx": f"ptx/{it.name}.{target}.ptx", "cubin": f"cubin/{it.name}.{target}.cubin"}
-        files |= {paths["ptx"]: code.ptx, paths["cubin"]: code.cubin}
-        kernels.append(_kernel(it, code, target) | {"source": f"kernels/{it.file.name}.py"} | paths)
+    files, kernels = entries(compiled, target)
+    files |= {f"kernels/{f.name}.py": f.module.source for f in lowering.files}
     module = f"{call_name(setup.attention.name)}.py"
     files[module] = scan_standalone(lowering, written(setup.attention))
     route = str(legalise(lowering.attention, lowering.problem))
@@ -44,10 +42,23 @@ def built_scan(setup: Setup, lowering: ScanLowering, target: str) -> tuple[dict[
     return files, manifest_of(setup, lowering.dtype, target) | facts
 
 
-def _kernel(it: ScanLaunch, code: Compiled, target: str) -> dict[str, Any]:
+def entries(
+    compiled: Sequence[tuple[ScanLaunch | BoxLaunch, Compiled]], target: str
+) -> tuple[dict[str, str | bytes], list[dict[str, Any]]]:
+    """What was compiled, as files, and as a manifest lists it."""
+    files: dict[str, str | bytes] = {}
+    kernels: list[dict[str, Any]] = []
+    for it, code in compiled:
+        paths = {"ptx": f"ptx/{it.name}.{target}.ptx", "cubin": f"cubin/{it.name}.{target}.cubin"}
+        files |= {paths["ptx"]: code.ptx, paths["cubin"]: code.cubin}
+        kernels.append(_kernel(it, code, target) | {"source": f"kernels/{it.home}.py"} | paths)
+    return files, kernels
+
+
+def _kernel(it: ScanLaunch | BoxLaunch, code: Compiled, target: str) -> dict[str, Any]:
     return {
         "name": it.name,
-        "pass": it.file.name,
+        "pass": it.home,
         "target": target,
         "tile": list(it.tile),
         "warps": it.warps,

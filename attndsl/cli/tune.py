@@ -124,7 +124,7 @@ def _measured(setup: Setup, dtype: str, steps: Sequence[Pass], budget: float, se
     from attndsl.runtime.binding import bind_call
     from attndsl.runtime.triton.projected import kernel_for, tiles_of
     from attndsl.tune.online import tune_passes
-    from attndsl.tune.oracle import Subject
+    from attndsl.tune.oracle import Subject, subject_of
     from attndsl.tune.scans import asked_passes, scan_of, tune_scan_passes
 
     f = AttentionFunction(setup.attention)
@@ -144,7 +144,7 @@ def _measured(setup: Setup, dtype: str, steps: Sequence[Pass], budget: float, se
             return tune_scan_passes(kernel, subject, form, facts, chosen, budget, shown)
         tiles, inner = tiles_of(kernel, call)
         if inner is not call:
-            subject = Subject(tiles.attention, inner, setup.grid, grad)
+            subject = subject_of(tiles.attention, inner, setup.grid, grad)
         return tune_passes(tiles, subject, tiles.facts(inner), steps, budget, shown)
     except (TypeError, ValueError) as error:
         raise CallError(str(error)) from error

@@ -12,7 +12,7 @@ from attndsl.ir.evaluate import Env, UnboundError, evaluate
 from attndsl.ir.expr import Expr, Index, Load, Size, walk
 from attndsl.ir.infix import infix
 from attndsl.ir.one_product import SCALE
-from attndsl.ir.projection import GIVEN_SIZE, Number, Prefix, Projection, Table
+from attndsl.ir.projected import GIVEN_SIZE, Number, Prefix, Projection, Table, Vectors
 from attndsl.ir.types import INT, Kind, kind_of_dtype
 from attndsl.schedule.problem import Problem
 
@@ -59,7 +59,9 @@ def arrays_of(attention: Attention, expressions: Sequence[Expr]) -> frozenset[st
 
 def sizes_of_vectors(found: Projection) -> set[str]:
     """The sizes that the vectors' extent depends on."""
-    return set() if found.vectors is None else {n.name for n in walk(found.vectors.extent) if isinstance(n, Size)}
+    extents = [p.vectors.extent for p in found.products]
+    extents += [] if found.vectors is None else [found.vectors.extent]
+    return {n.name for e in extents for n in walk(e) if isinstance(n, Size)}
 
 
 def projection_code(attention: Attention, found: Projection, problem: Problem, fixed: Sequence[str]) -> TorchCode:
@@ -71,6 +73,7 @@ def projection_code(attention: Attention, found: Projection, problem: Problem, f
     writer.run()
     expressions = (
         *(() if found.vectors is None else (found.vectors.query, found.vectors.key)),
+        *(e for p in found.products for e in (p.vectors.query, p.vectors.key)),
         *(n.value for n in found.numbers), *(t.vector for t in found.tables),
     )  # fmt: skip
     helpers = body.helpers | {n for n in ("number",) if any(f"{n}(" in line for line in body.lines)}
@@ -95,9 +98,10 @@ class _Writer:
     def run(self) -> None:
         found, lines = self.found, self.body.lines
         vectors = found.vectors
-        if vectors is not None:
-            self.rows.expect(vectors.query)
-            self.side(False, vectors.by_head).expect(vectors.key)
+        every = [*([] if vectors is None else [vectors]), *(p.vectors for p in found.products)]
+        for v in every:
+            self.rows.expect(v.query)
+            self.side(False, found.by_head).expect(v.key)
         for n in found.numbers:
             self.side(n.of_row, n.by_head).expect(n.value)
         for t in found.tables:
@@ -109,24 +113,34 @@ class _Writer:
             self._table(table)
         for prefix in found.prefixes:
             self._prefix(prefix)
+        sizes = found.sizes(self.problem.sizes)
+        heads = "H" if found.by_head else "Hkv"
+        changed = {GIVEN_SIZE: str(self.problem.sizes["D"])}
+        changed |= {"Hkv": heads} if every else {}
+        for product in found.products:
+            self._vectors(product.vectors, f'read["{product.query}"]', f'read["{product.key}"]', sizes[product.size])
+            changed[product.size] = str(sizes[product.size])
+        given = "q", "k"
         if vectors is not None:
-            sizes = found.sizes(self.problem.sizes)
-            heads = "H" if vectors.by_head else "Hkv"
-            self._comment(vectors.query)
-            row = self.rows.narrowed(vectors.query)
-            vector = self.body.helper("vector")
-            lines.append(f"query = {vector}({row}, (B, H, {sizes['Lq']}), {sizes['D']})")
-            self._comment(vectors.key)
-            key = self.side(False, vectors.by_head).narrowed(vectors.key)
-            lines.append(f"key = {vector}({key}, (B, {heads}, {sizes['Lk']}), {sizes['D']})")
-            if vectors.by_head:
-                lines.append("v = v.repeat_interleave(H // Hkv, 1)")
-            changed = f'"{GIVEN_SIZE}": {self.problem.sizes["D"]}, "D": {sizes["D"]}, "Hkv": {heads}'
-            lines.append(f"sizes = {{**sizes, {changed}}}")
-            lines.append("return query, key, v, read, sizes, 1.0")
-        else:
-            lines.append(f'sizes = {{**sizes, "{GIVEN_SIZE}": {self.problem.sizes["D"]}}}')
-            lines.append("return q, k, v, read, sizes, scale")
+            self._vectors(vectors, "query", "key", sizes["D"])
+            given = "query", "key"
+            changed["D"] = str(sizes["D"])
+        elif found.by_head:
+            lines.append("k = k.repeat_interleave(H // Hkv, 1)")
+        if found.by_head:
+            lines.append("v = v.repeat_interleave(H // Hkv, 1)")
+        pairs = ", ".join(f'"{n}": {code}' for n, code in changed.items())
+        lines.append(f"sizes = {{**sizes, {pairs}}}")
+        lines.append(f"return {', '.join(given)}, v, read, sizes, {'1.0' if vectors is not None else 'scale'}")
+
+    def _vectors(self, vectors: Vectors, query: str, key: str, size: int) -> None:
+        """The two vectors of a dot product, under these names."""
+        lines, vector = self.body.lines, self.body.helper("vector")
+        keys = self.side(False, self.found.by_head)
+        for name, side, e in ((query, self.rows, vectors.query), (key, keys, vectors.key)):
+            self._comment(e)
+            code = side.narrowed(e)
+            lines.append(f"{name} = {vector}({code}, (B, {side.heads}, {side.places}), {size})")
 
     def _comment(self, e: Expr) -> None:
         self.body.lines.append(f"# {infix(e, MOST)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.codegen.templates import render
 from attndsl.codegen.triton import Generator, TritonModule, tidy
 from attndsl.codegen.triton_arguments import Argument, read_arguments
@@ -32,6 +33,8 @@ class DecodeModule(TritonModule):
 def generate_decode(attention: Attention, form: Form) -> DecodeModule:
     """The module of an attention (consts bound, simplified) for a form on a line, with keys of one segment that are
     loaded by pointers. UnsupportedError names a missing feature."""
+    if attention.products:
+        raise UnsupportedError("kernels of few rows for several dot products of a pair")
     assert len(form.pieces) == 1
     assert len(form.q.axes) == 1
     assert not (form.tma or form.on_grid)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attndsl.codegen.triton import supported, typical_source
 from attndsl.codegen.triton_arguments import operands
 from attndsl.codegen.triton_scan_source import typical_scan
 from attndsl.ir.attention import Attention
 from attndsl.ir.infix import infix
 from attndsl.ir.projection import Projection, projection
+from attndsl.ir.statistics import Stage, Staged, staged
 from attndsl.schedule.legalise import scan_form
 
 
@@ -19,9 +22,23 @@ def source_of(attention: Attention) -> str:
         return scan
     found = projection(attention)
     if not isinstance(found, Projection):
+        return _staged_source(attention)
+    return f"{_note('Computed first, once a position:', _first(found))}\n\n{_staged_source(found.inner)}"
+
+
+def _staged_source(attention: Attention) -> str:
+    """The kernels of stages, each below a note of what follows from it, and of what runs after them."""
+    found = staged(attention)
+    if not isinstance(found, Staged):
         return typical_source(attention)
-    note = "\n".join(f"# {line}" for line in ("Computed first, once a position:", *_first(found)))
-    return f"{note}\n\n{typical_source(found.inner)}"
+    parts: list[str] = []
+    for stage in found.stages:
+        parts += [_note("Added up first, over the row:", _stage(stage)), typical_source(stage.forward)]
+    return "\n\n".join((*parts, typical_source(found.inner)))
+
+
+def _note(title: str, lines: Sequence[str]) -> str:
+    return "\n".join(f"# {line}" for line in (title, *lines))
 
 
 def gpu_way(attention: Attention) -> str:
@@ -30,12 +47,33 @@ def gpu_way(attention: Attention) -> str:
         return "kernels linear in the length; tiles of pairs where lengths or offsets do not allow them"
     found = projection(attention)
     inner = found.inner if isinstance(found, Projection) else attention
+    stages = staged(inner)
     try:
-        supported(inner)
+        for each in attentions_of(inner):
+            supported(each)
     except ValueError as error:
         return str(error).removeprefix(f"{attention.name}: ")
-    first = f", after {'; '.join(_first(found))}" if isinstance(found, Projection) else ""
-    return f"Triton kernels of tiles{first}"
+    first = _first(found) if isinstance(found, Projection) else []
+    if isinstance(stages, Staged):
+        first += [line for stage in stages.stages for line in _stage(stage)]
+    after = f", after {'; '.join(first)}" if first else ""
+    return f"Triton kernels of tiles{after}"
+
+
+def attentions_of(attention: Attention) -> tuple[Attention, ...]:
+    """The attentions whose kernels run for one without vectors of one position: stages, and what reads their sums."""
+    found = staged(attention)
+    if not isinstance(found, Staged):
+        return (attention,)
+    swept = [a for s in found.stages for a in (s.forward, s.backward) if a is not None]
+    return *swept, found.inner
+
+
+def _stage(stage: Stage) -> list[str]:
+    """What a stage adds up and what is known then, an assignment each."""
+    lines = [f"{name} = sum({infix(body)})" for name, body in stage.sums]
+    lines += [f"{stage.count} = count"] if stage.count else []
+    return [*lines, *(f"{n.name} = {infix(n.value)}" for n in stage.numbers)]
 
 
 def _first(found: Projection) -> list[str]:

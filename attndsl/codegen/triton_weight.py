@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attndsl.codegen.expr_triton import UnsupportedError
 from attndsl.ir import build
+from attndsl.ir.alive import guarded
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import FURTHER, SCORE, Count, Expr, Op, Reduce, mentions, op, walk
-from attndsl.ir.forms import Elementwise, Exponential, FeatureMap, Normalised, Softmax, affine, weight_form
-from attndsl.ir.free import row_only
+from attndsl.ir.expr import FURTHER, SCORE, Count, Expr, Reduce, mentions, op, rewrite, walk
+from attndsl.ir.forms import Elementwise, Exponential, FeatureMap, Normalised, Softmax, above_own_sum, weight_form
 from attndsl.ir.projection import Projection, projection
-from attndsl.ir.simplify import simplify_expr
 
 
 @dataclass(frozen=True)
@@ -31,44 +30,37 @@ class Rule:
 
 def rule_of(attention: Attention) -> Rule:
     """The rule of an attention's weight. UnsupportedError names what is missing."""
+    score = attention.score
     match weight_form(attention):
         case Softmax(logit=logit):
             return Rule(logit, None, "sum")
         case Exponential(amplitude=amplitude, logit=logit, kind=kind, extra=extra) if kind != "other":
             _plain(amplitude)
             return Rule(logit, amplitude, kind, extra)
-        case Exponential(amplitude=amplitude, logit=logit, denominator=denominator) if (
-            found := _above_own_sum(amplitude, logit, denominator)
-        ) is not None:
+        case Exponential(amplitude=amplitude, logit=logit) as form if (found := above_own_sum(form)) is not None:
+            _plain(amplitude)
             return Rule(logit, found, "sum")
+        case Exponential(amplitude=amplitude, logit=logit, denominator=denominator) if (
+            denominator is not None and not mentions(denominator, lambda n: isinstance(n, Reduce | Count))
+        ):
+            share = op("div", build.ONE if amplitude is None else amplitude, denominator)
+            return Rule(logit, share, "none")
         case Exponential():
             raise UnsupportedError("an exponential weight over a reduction other than its own sum")
         case Elementwise(value=value):
-            return Rule(None, value, "none")
+            return Rule(None, guarded(value, score), "none")
         case Normalised(numerator=numerator, denominator=denominator):
-            return _normalised(numerator, denominator)
+            alive = rewrite(denominator, lambda n: _alive(n, score))
+            return _normalised(guarded(numerator, score), alive)
         case FeatureMap():
             raise UnsupportedError("a weight that is a dot product of features (linear attention)")
         case _:
             raise UnsupportedError("a weight with reductions in its numerator")
 
 
-def _above_own_sum(amplitude: Expr | None, logit: Expr, denominator: Expr | None) -> Expr | None:
-    """The amplitude over the sum of exp(logit) where a weight divides by a sum of other exponentials, whose exponents
-    differ by what all keys of a row share; None if it does not."""
-    match denominator:
-        case Reduce(kind="sum", body=Op(op="exp", args=(other,))):
-            parts = affine(logit), affine(other)
-            if parts[0] is None or parts[1] is None or parts[0][0] != parts[1][0]:
-                return None
-            apart = simplify_expr(build.whole(build.sub(parts[0][1], parts[1][1])))
-            if not row_only(apart) or mentions(apart, lambda n: isinstance(n, Reduce | Count)):
-                return None
-            _plain(amplitude)
-            factor = op("exp", apart)
-            return factor if amplitude is None else op("mul", amplitude, factor)
-        case _:
-            return None
+def _alive(node: Expr, score: Expr) -> Expr | None:
+    """A sum over pairs that have a weight."""
+    return replace(node, body=guarded(node.body, score)) if isinstance(node, Reduce) and not node.type.shape else None
 
 
 def _normalised(numerator: Expr, denominator: Expr) -> Rule:

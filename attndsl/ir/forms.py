@@ -13,7 +13,7 @@ from attndsl.ir.algebra import separate
 from attndsl.ir.attention import Attention
 from attndsl.ir.build import ONE, Part
 from attndsl.ir.derivative import derivative
-from attndsl.ir.expr import SCORE, Expr, Op, Value, walk
+from attndsl.ir.expr import SCORE, Count, Expr, Op, Reduce, Value, mentions, op, walk
 from attndsl.ir.free import depends, q_side, row_only, tensors, uniform
 from attndsl.ir.infix import infix
 from attndsl.ir.separate import Terms
@@ -31,7 +31,7 @@ from attndsl.ir.weights import (
 
 __all__ = [
     "Elementwise", "Exponential", "FeatureMap", "General", "Normalised", "ScoreForm", "Softmax", "WeightForm",
-    "affine", "score_form", "weight_form",
+    "above_own_sum", "affine", "score_form", "weight_form",
 ]  # fmt: skip
 
 
@@ -111,6 +111,23 @@ def affine(expr: Expr, of: Value = SCORE) -> tuple[Part, Part] | None:
             linear = isinstance(node, Op) and len(known) == len(parts)
             found[node] = _affine_op(node, known) if linear and isinstance(node, Op) else None
     return found[expr]
+
+
+def above_own_sum(weight: Exponential) -> Expr | None:
+    """The amplitude over the sum of exp(logit) where a weight divides by a sum of other exponentials, whose exponents
+    differ by what all keys of a row share; None if it does not."""
+    match weight.denominator:
+        case Reduce(kind="sum", body=Op(op="exp", args=(other,))):
+            parts = affine(weight.logit), affine(other)
+            if parts[0] is None or parts[1] is None or parts[0][0] != parts[1][0]:
+                return None
+            apart = simplify_expr(build.whole(build.sub(parts[0][1], parts[1][1])))
+            if not row_only(apart) or mentions(apart, lambda n: isinstance(n, Reduce | Count)):
+                return None
+            factor = op("exp", apart)
+            return factor if weight.amplitude is None else op("mul", weight.amplitude, factor)
+        case _:
+            return None
 
 
 def _affine_op(node: Op, parts: list[tuple[Part, Part]]) -> tuple[Part, Part] | None:

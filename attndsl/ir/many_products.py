@@ -6,14 +6,15 @@ together, with factors that separate into one of the row and one of the key, sta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attndsl.ir import build
+from attndsl.ir.attention import Attention, Fact, Input
 from attndsl.ir.build import ONE
-from attndsl.ir.expr import FURTHER, SCORE, Expr, Value, rewrite, walk
+from attndsl.ir.expr import FURTHER, SCORE, Expr, Index, Load, Size, Value, op, rewrite, walk
 from attndsl.ir.one_product import CannotProjectError, Linear, rebuilt, sides_of, tops_of
 from attndsl.ir.separate import product
-from attndsl.ir.types import FLOAT
+from attndsl.ir.types import FLOAT, INT, Kind, Type
 
 FINAL = Value(FLOAT, "the final score")
 """The score in a weight, which is no dot product there."""
@@ -46,6 +47,24 @@ def divided(score: Expr, weight: Expr | None, atoms: list[Expr]) -> Divided:
     whole = None if first == [SCORE] else by_leaf.get(SCORE)
     final = None if weight is None else rewrite(renamed[1], lambda n: SCORE if n == FINAL else None)
     return Divided(renamed[0], final, whole, [by_leaf[leaf] for leaf in FURTHER if leaf in by_leaf])
+
+
+def spelled(attention: Attention) -> Attention:
+    """An attention with its `products` as dot products of inputs, for whoever computes with vectors."""
+    if not attention.products:
+        return attention
+    b, h, hkv, row, k = Index(INT, "b"), Index(INT, "h"), Index(INT, "hkv"), Index(INT, "row"), Index(INT, "k")
+    written: dict[Expr, Expr] = {}
+    for leaf, pair in zip(FURTHER, attention.products, strict=False):
+        extent = pair[0].shape[-1]
+        assert isinstance(extent, Size)
+        sides = (
+            Load(Type(Kind.FLOAT, (extent.name,)), p.name, at)
+            for p, at in zip(pair, ((b, h, row), (b, hkv, k)), strict=True)
+        )
+        written[leaf] = op("dot", *sides)
+    params = tuple(replace(p, facts=frozenset[Fact]()) if isinstance(p, Input) else p for p in attention.params)
+    return replace(attention.map(lambda e: rewrite(e, written.get)), params=params)
 
 
 def _groups(tops: dict[Expr, Linear], atoms: list[Expr]) -> list[list[Expr]]:

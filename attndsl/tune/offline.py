@@ -9,6 +9,7 @@ from typing import Protocol
 
 from attndsl.ir.attention import Attention
 from attndsl.ir.projection import Projection, projection
+from attndsl.ir.statistics import Staged, staged
 from attndsl.runtime.cache.entry import Entry, Timing
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton.choices import Facts, facts_of, key_for, untuned
@@ -53,6 +54,9 @@ def predict_passes(
     if isinstance(inner, Projection):
         # kernels of tiles run on what is computed before them
         attention, problem = inner.inner, replace(problem, sizes=inner.sizes(problem.sizes))
+    stages = staged(attention)
+    if isinstance(stages, Staged):
+        attention = stages.inner
     supported(attention)
     if "decode" in steps and attention.gridded and not problem.moved:
         raise ValueError(f"{name}: pass 'decode' is of calls whose rows are not a whole grid")

@@ -24,12 +24,13 @@ from attndsl.runtime.triton.projected import ProjectedKernel, tiles_of
 from attndsl.runtime.triton.scan_choices import scan_key
 from attndsl.runtime.triton.scan_config import ScanPass
 from attndsl.runtime.triton.scan_kernel import LinearKernel
+from attndsl.runtime.triton.staged import StagedKernel
 from attndsl.runtime.tuning import Tuning
 from attndsl.runtime.tuning import asked as asked_here
 from attndsl.schedule.legalise import ScanForm
 from attndsl.tune.machines import like
 from attndsl.tune.offline import space
-from attndsl.tune.oracle import Subject
+from attndsl.tune.oracle import Subject, subject_of
 from attndsl.tune.scans import scan_of, scan_passes, tune_scan_passes
 from attndsl.tune.search import AHEAD, CAREFUL, Progress, Report
 from attndsl.tune.session import Task, tune
@@ -84,7 +85,7 @@ def tune_call(
     if not call.q.numel() or not call.k.numel() or not call.v.numel():
         return []
     kernel = runner.kernel(name)
-    assert isinstance(kernel, TritonKernel | ProjectedKernel)
+    assert isinstance(kernel, TritonKernel | StagedKernel | ProjectedKernel)
     report = _told if asked.verbose else None
     form = scan_of(runner.simplified, call.problem)
     if form is not None and kernel.scan_gap(call, form) is None:
@@ -93,8 +94,9 @@ def tune_call(
     facts = tiles.facts(inner)
     steps: list[Pass] = [s for s in passes_of(kernel, call) if key_for(tiles.attention, s, facts) not in _done]
     grad = torch.randn_like(call.q[..., :1].expand(*call.q.shape[:3], call.v.shape[-1])) if len(steps) > 1 else None
-    attention = runner.attention if inner is call else tiles.attention
-    return tune_passes(tiles, Subject(attention, inner, grid, grad), facts, steps, asked.budget, report)
+    alone = inner is call
+    subject = Subject(runner.attention, call, grid, grad) if alone else subject_of(tiles.attention, inner, grid, grad)
+    return tune_passes(tiles, subject, facts, steps, asked.budget, report)
 
 
 def _tune_scan(
@@ -115,7 +117,7 @@ def _tune_scan(
     return found
 
 
-def passes_of(kernel: TritonKernel | ProjectedKernel, call: Call) -> tuple[Pass, ...]:
+def passes_of(kernel: TritonKernel | StagedKernel | ProjectedKernel, call: Call) -> tuple[Pass, ...]:
     """The passes that a call runs."""
     tensors = (call.q, call.k, call.v, *call.inputs.values())
     backward = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)

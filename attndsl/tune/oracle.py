@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import Size, walk
+from attndsl.ir.many_products import spelled
 from attndsl.reference import reference
 from attndsl.reference.accuracy import GRADIENT_FACTOR, OUTPUT_FACTOR, judge
 from attndsl.runtime.call import Call
@@ -38,6 +39,12 @@ class Subject:
     grid: Any
     grad: Tensor | None = None
     width: int = 1
+
+
+def subject_of(inner: Attention, call: Call, grid: Any, grad: Tensor | None) -> Subject:
+    """The subject of a call of what a projection leaves for kernels of tiles."""
+    width = max((call.inputs[q.name].shape[-1] for q, _ in inner.products), default=1)
+    return Subject(spelled(inner), call, grid, grad, width)
 
 
 def sampled_rows(subject: Subject) -> tuple[tuple[int, int], ...]:

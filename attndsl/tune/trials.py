@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from attndsl.ir.attention import Attention
 from attndsl.runtime.triton.config import Config, Pass, configured
+from attndsl.runtime.triton.several import depth
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
@@ -50,8 +52,11 @@ class CostModel:
 
     def predict(self, config: Config) -> float:
         """Milliseconds."""
+        problem = self.problem
+        if self.attention.products:
+            problem = replace(problem, sizes={**problem.sizes, "D": depth(self.attention, problem.sizes)})
         operations = operations_of(self.attention.mask)
-        return predict(self.step, config, self.plan(config), self.problem, self.dtype, self.gpu, operations)
+        return predict(self.step, config, self.plan(config), problem, self.dtype, self.gpu, operations)
 
 
 class Predictions(CostModel):

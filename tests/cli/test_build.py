@@ -202,3 +202,11 @@ def test_a_kernel_that_does_not_compile(
 def test_wrong_calls(arguments: list[object], says: str, tmp_path: Path) -> None:
     assert says in one_line(attndsl(*arguments, cwd=tmp_path, stdin="attention arc { score acos(s) }"))
     assert not (tmp_path / "x").exists()
+
+
+def test_sums_before_the_pairs_have_no_module(tmp_path: Path) -> None:
+    """The command names what is missing and writes nothing."""
+    stdin = "attention centred { weight tanh(s - mean(s)) }"
+    said = one_line(attndsl("build", "-", "-o", "x", *SMALL[:4], cwd=tmp_path, stdin=stdin))
+    assert "centred: its weight needs sums over the row" in said
+    assert not (tmp_path / "x").exists()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 
 import attndsl
+from attndsl.ir.projection import Projection, projection
+from attndsl.ir.simplify import simplify
 from attndsl.reference import reference
 from attndsl.runtime.binding import bind_call
 from attndsl.tune import oracle
-from attndsl.tune.oracle import Oracle, Subject, apart, sampled_rows
+from attndsl.tune.oracle import Oracle, Subject, apart, sampled_rows, subject_of
 
 WINDOW = "attention window(input g: f32[B, H, Lq]) { mask k <= q and q - k < 40 output o * g[b, h, q] }"
 
@@ -80,6 +83,23 @@ def test_gradients(monkeypatch: pytest.MonkeyPatch, pairs: int, step: Any) -> No
             spoiled = {n: t.clone() for n, t in found.items()}
             spoil(spoiled[name])
             assert judge.wrong(spoiled).startswith(f"{name}: error")
+
+
+@pytest.mark.parametrize("pairs", [1 << 24, 2 * 70 * 30 * 16], ids=["all rows", "some rows"])
+def test_several_dot_products(monkeypatch: pytest.MonkeyPatch, pairs: int) -> None:
+    """Kernels are judged on the vectors that they are given."""
+    monkeypatch.setattr(oracle, "PAIRS", pairs)
+    written = subject(text="attention two { mask k <= q score s + tanh(dot(roll(Q, 1), K)) }", Lq=70)
+    found = projection(simplify(written.attention))
+    assert isinstance(found, Projection)
+    call = written.call
+    inputs = {"queries0": call.q.roll(1, -1), "keys0": call.k}
+    inner = replace(call, attention=found.inner, inputs=inputs, sizes=found.sizes(call.sizes))
+    judge = Oracle(subject_of(found.inner, inner, None, written.grad), "forward")
+    assert len(judge.rows) == (1 if pairs > 1 << 20 else 3)
+    assert judge.wrong(right(written)) == ""
+    spoiled = right(subject(text="attention one { mask k <= q }", Lq=70))
+    assert judge.wrong(spoiled).startswith("out: error")
 
 
 def test_rows_that_cannot_be_looked_at_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,12 @@ class Backward:
         config: Callable[[Pass, Call], Config],
         locator: Locator | None = None,
         sifter: Sifter | None = None,
+        *,
+        exact_gradients: bool = False,
     ) -> None:
         self.attention, self.config = attention, config
+        self.exact_gradients = exact_gradients
+        """Whether gradients of q and k are fp32: others are added to them."""
         self._locator, self._sifter = locator or Locator(attention), sifter or Sifter(attention)
         self._modules: dict[tuple[str, BackwardForm], TritonModule | None] = {}
         self._sweeps = Sweeps(attention)
@@ -91,7 +95,9 @@ class Backward:
         call = exact(call)
         run = _Run(self, call, plan, saved, grad_out, grad_lse, needs)
         found = run.result()
-        return {n: t.to(like[n].dtype) for n, t in found.items() if n in needs}
+        operands = [p.name for pair in self.attention.products for p in pair]
+        kept = ("q", "k", *operands) if self.exact_gradients else ()
+        return {n: t if n in kept else t.to(like[n].dtype) for n, t in found.items() if n in needs}
 
     def module(self, step: str, backward: BackwardForm) -> TritonModule | None:
         """The generated code of a kernel, made once; None where there is nothing to do."""
@@ -210,10 +216,10 @@ class _Run:
         queries = needs & {"q", *(q for q, _ in self.operands)}
         keys = needs & {"k", "v", *(k for _, k in self.operands)}
         if queries or (keys - {"v"} and self._refined()) or self._summed(Level.UNIFORM, Level.ROW, Level.PAIR):
-            results["q"] = self._output(call.q, rows)
+            results["q"] = self._output(call.q, rows, summed=True)
             self.given["dq"] = results["q"]
             for name, _ in self.operands:
-                self.given["d " + name] = results[name] = self._output(call.inputs[name], rows)
+                self.given["d " + name] = results[name] = self._output(call.inputs[name], rows, summed=True)
             if self.fused:
                 shape = call.q.shape
                 self.given["dq_sums"] = torch.zeros(shape, dtype=torch.float32, device=call.q.device)
@@ -221,10 +227,11 @@ class _Run:
                 steps += [("dq", found) for found in rows if found.tables.pieces]
         if keys or self._summed(Level.COLUMN):
             _, columns = self.backward.launches(call, self.plan, self.dkdv, turned=True)
-            results["k"], results["v"] = self._output(call.k, columns), self._output(call.v, columns)
+            results["k"] = self._output(call.k, columns, summed=True)
+            results["v"] = self._output(call.v, columns)
             self.given |= {"dk": results["k"], "dv": results["v"]}
             for _, name in self.operands:
-                self.given["d " + name] = results[name] = self._output(call.inputs[name], columns)
+                self.given["d " + name] = results[name] = self._output(call.inputs[name], columns, summed=True)
             steps += [("dkdv", found) for found in columns if found.tables.pieces]
         if self.fused:
             steps += [("finish", found) for found in rows]
@@ -275,10 +282,11 @@ class _Run:
     def _summed(self, *levels: Level) -> bool:
         return bool(self.wanted) and self.backward.summed(self.wanted, levels)
 
-    def _output(self, like: Tensor, found: tuple[OnDevice, ...]) -> Tensor:
-        """Where a gradient goes: zeros where a segment has no launch."""
+    def _output(self, like: Tensor, found: tuple[OnDevice, ...], summed: bool = False) -> Tensor:
+        """Where a gradient goes: zeros where a segment has no launch. `summed`: others may be added to it."""
         whole = bool(found) and all(f.tables.pieces for f in found)
-        return (torch.empty if whole else torch.zeros)(like.shape, dtype=like.dtype, device=like.device)
+        dtype = torch.float32 if summed and self.backward.exact_gradients else like.dtype
+        return (torch.empty if whole else torch.zeros)(like.shape, dtype=dtype, device=like.device)
 
     def _key(self, step: str, found: OnDevice) -> Hashable:
         config = self.dkdv if step == "dkdv" else self.dq

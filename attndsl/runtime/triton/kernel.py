@@ -50,17 +50,24 @@ from attndsl.schedule.tiling import Tiling
 
 
 class TritonKernel(LinearKernel):
-    """Forward and backward on CUDA tensors (under `TRITON_INTERPRET=1` on CPU tensors)."""
+    """Forward and backward on CUDA tensors (under `TRITON_INTERPRET=1` on CPU tensors).
 
-    def __init__(self, attention: Attention) -> None:
-        self.attention = attention
+    With `exact_gradients` those of q and k are fp32, for whoever adds others to them; with `exact_output` the output
+    is, of calls whose gradients are not asked for."""
+
+    def __init__(
+        self, attention: Attention, *, exact_gradients: bool = False, exact_output: bool = False
+    ) -> None:  # fmt: skip
+        self.attention, self.exact_output = attention, exact_output
         self._operands = tuple(p.name for pair in attention.products for p in pair)
         self._modules: dict[Form, TritonModule] = {}
         self._choices = Choices(attention)
         self.scan_choices = ScanChoices(attention)
         self._locator = Locator(attention)
         self._sifter = Sifter(attention)
-        self._backward = Backward(attention, self.config, self._locator, self._sifter)
+        self._backward = Backward(
+            attention, self.config, self._locator, self._sifter, exact_gradients=exact_gradients
+        )  # fmt: skip
         self._sweeps = Sweeps(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
         self._visits: dict[Bucket, Visits] = {}
@@ -113,14 +120,15 @@ class TritonKernel(LinearKernel):
 
         What is saved: the output before its clause, lse where the weight has an exponential, the sums in the
         denominator where there are any."""
-        dtype = call.q.dtype
+        dtype = torch.float32 if self.exact_output else call.q.dtype
         call = exact(call)
         # a trial of tuning runs one call with many plans and settings
         place = "forward", need_lse, save, id(plan), settings()
         again: tuple[tuple[Prepared, Filling | None], ...] | None
         _, again = call.memo.get(place, (plan, None))
         B, H, Lq, _ = call.q.shape
-        out = call.q.new_empty((B, H, Lq, call.v.shape[-1]))
+        own = dtype if self.exact_output else call.q.dtype
+        out = call.q.new_empty((B, H, Lq, call.v.shape[-1]), dtype=own)
         with_lse = need_lse or save
         lse = call.q.new_empty((B, H, Lq), dtype=torch.float32) if with_lse else no_numbers(call.q.device)
         # few rows that are differentiated have a plan for the kernels of many

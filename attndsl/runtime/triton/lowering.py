@@ -23,6 +23,7 @@ from attndsl.runtime.triton.config import Config, Pass, apart, choose, shared_me
 from attndsl.runtime.triton.cross import Compiled, cross_compile, signature_of
 from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
 from attndsl.runtime.triton.launch import constants
+from attndsl.runtime.triton.locate import Located
 from attndsl.runtime.triton.several import LARGEST_HEAD, check_depth, depth, depths
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.runtime.triton.visits import visits_of
@@ -37,6 +38,10 @@ ELEMENTS = {
     "i8": "i8", "i16": "i16", "i32": "i32", "i64": "i64",
 }  # fmt: skip
 """Declared element types as Triton spells them; fp64 inputs are read as fp32."""
+
+
+Locate = Callable[[Config, bool], Located]
+"""The sweep of a configuration, with keys as rows if so."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Lowered:
     capability: int
     variant: str = ""
     """What its name has beside the pass."""
+    located: Located | None = None
+    """How its tables are made on the device, where they are."""
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -82,12 +89,13 @@ def lower(
     tma: bool = True,
     lse: bool = True,
     save: bool = False,
+    locate: Locate | None = None,
 ) -> tuple[Plan, tuple[Lowered, ...]]:
     """The plan of a call of `attention` (consts bound, simplified) and its launches, in order.
 
     Tensors are taken to be aligned to 16 bytes where their rows are; `tma` allows tensor descriptors where the
-    capability has them; `save` keeps what a backward pass needs. ValueError names a feature that the backend does not
-    have.
+    capability has them; `save` keeps what a backward pass needs; `locate` gives sweeps whose tables the device makes.
+    ValueError names a feature that the backend does not have.
     """
     D, Dv = problem.sizes["D"], problem.sizes["Dv"]
     if max(D, Dv) > LARGEST_HEAD:
@@ -107,19 +115,26 @@ def lower(
     found: list[Lowered] = []
     element = 4 if dtype == "fp32" else 2
     try:
-        for tables in launches(plan, q_segments(problem, on_grid), config.rows, on_grid, spans=True):
+        located = None if locate is None else locate(config, False)
+        every = launches(plan, q_segments(problem, on_grid), config.rows, on_grid, spans=True)
+        for tables in every if located is None else [located.tables]:
             pieces = tuple(p.form for p in tables.pieces)
             boxes = tma and capability >= 90 and bool(pieces) and not any(p.side.any_split for p in pieces)
             form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=boxes and Dv * element % 16 == 0,
                         aligned=D * element % 16 == 0 and Dv * element % 16 == 0,
-                        batch_offset=not isinstance(problem.q_offset, int), products=further)  # fmt: skip
+                        batch_offset=not isinstance(problem.q_offset, int), products=further,
+                        searched=bool(tables.searches and pieces))  # fmt: skip
             rows, columns = prod(tables.box), max((prod(p.box) for p in tables.pieces), default=16)
             granted = walked(attention, form, tables, config, capability)
             form, config_here = granted.form, granted.config
             stages = stages_that_fit(config_here, element, whole, Dv, rows, columns, shared_memory(capability))
             module = generate(attention, form)
             values = constants(form, tables) | {"LSE": lse, "SAVE": save}
-            found.append(Lowered(attention, "forward", form, module, tables, values, config_here, stages, capability))
+            found.append(
+                Lowered(
+                    attention, "forward", form, module, tables, values, config_here, stages, capability, located=located
+                )
+            )
     except UnsupportedError as error:
         raise unsupported(attention, error) from error
     return plan, tuple(found)
@@ -138,6 +153,7 @@ def lower_backward(
     grad_lse: bool = False,
     deterministic: bool = False,
     variant: str = "",
+    locate: Locate | None = None,
 ) -> tuple[Lowered, ...]:
     """The launches of the backward pass to q, k and v, in order: `prepare` and `dq` over rows, `dkdv` over keys, which
     computes dq along only where the given configuration says so. With the gradients of the inputs that are `wanted`,
@@ -160,9 +176,11 @@ def lower_backward(
             config = chosen if given else apart(chosen, dtype, whole, Dv, capability, count)
             sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
             own = plan.tiled(Tiling(*sizes, config.q_box, config.k_box))
-            for tables in launches(
+            located = None if locate is None else locate(config, turned)
+            every = launches(
                 own, q_segments(problem, on_grid, turned), config.rows, on_grid, turned=turned, spans=True
-            ):
+            )  # fmt: skip
+            for tables in every if located is None else [located.tables]:
                 pieces = tuple(p.form for p in tables.pieces)
                 tma = aligned and capability >= 90 and bool(pieces) and not any(p.side.any_split for p in pieces)
                 form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=tma, aligned=aligned, turned=turned,
@@ -179,7 +197,17 @@ def lower_backward(
                     if module is not None:
                         prepared.append(
                             Lowered(
-                                attention, "prepare", bare, module, tables, values, config, stages, capability, variant
+                                attention,
+                                "prepare",
+                                bare,
+                                module,
+                                tables,
+                                values,
+                                config,
+                                stages,
+                                capability,
+                                variant,
+                                located,
                             )
                         )
                 if pieces:
@@ -189,7 +217,9 @@ def lower_backward(
                     )  # fmt: skip
                     module = generate_sweep(attention, backward)
                     swept.append(
-                        Lowered(attention, step, form, module, tables, values, config, stages, capability, variant)
+                        Lowered(
+                            attention, step, form, module, tables, values, config, stages, capability, variant, located
+                        )
                     )
     except UnsupportedError as error:
         raise unsupported(attention, error) from error

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,28 +16,34 @@ from attndsl.ir.attention import Attention
 from attndsl.ir.expr import Expr, Index, ParamRef, walk
 from attndsl.ir.one_product import SCALE
 from attndsl.ir.projection import Number, Prefix, Projection, Table, projection
+from attndsl.ir.statistics import GIVEN, lse_alone
 from attndsl.runtime.call import Call, Saved
 from attndsl.runtime.sides import Sides
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.scan_choices import ScanChoices
 from attndsl.runtime.triton.scan_kernel import LinearKernel, narrowed
+from attndsl.runtime.triton.staged import WIDTH, StagedKernel, tile_kernel
 from attndsl.runtime.vectors import prefix_sums
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
 
-def kernel_for(attention: Attention) -> TritonKernel | ProjectedKernel:
+def kernel_for(attention: Attention) -> TritonKernel | StagedKernel | ProjectedKernel:
     """The kernel of an attention on this backend."""
     found = projection(attention)
-    return ProjectedKernel(attention, found) if isinstance(found, Projection) else TritonKernel(attention)
+    return ProjectedKernel(attention, found) if isinstance(found, Projection) else tile_kernel(attention)
 
 
-def tiles_of(kernel: TritonKernel | ProjectedKernel, call: Call) -> tuple[TritonKernel, Call]:
-    """The kernel that runs tiles, and its call."""
-    if isinstance(kernel, TritonKernel):
-        return kernel, call
+def tiles_of(
+    kernel: TritonKernel | StagedKernel | ProjectedKernel, call: Call, *, shaped: bool = False
+) -> tuple[TritonKernel, Call]:
+    """The kernel that runs tiles at last, and its call; `shaped`: of the right shapes, with nothing computed for it."""
     with torch.no_grad():
-        return kernel.inner, kernel.projected(call)
+        if isinstance(kernel, ProjectedKernel):
+            kernel, call = kernel.inner, kernel.shaped(call) if shaped else kernel.projected(call)
+        if isinstance(kernel, StagedKernel):
+            kernel, call = kernel.inner, kernel.shaped(call) if shaped else kernel.final(call)
+        return kernel, call
 
 
 class ProjectedKernel(LinearKernel):
@@ -46,7 +53,7 @@ class ProjectedKernel(LinearKernel):
 
     def __init__(self, attention: Attention, found: Projection) -> None:
         self.attention, self.projection = attention, found
-        self.inner = TritonKernel(found.inner)
+        self.inner = tile_kernel(found.inner)
         self.scan_choices = ScanChoices(attention)
         self._read = _expressions(found)
         self._kept = frozenset(i.name for i in found.inner.inputs)
@@ -57,20 +64,21 @@ class ProjectedKernel(LinearKernel):
 
     def saves(self, q: Tensor, k: Tensor, v: Tensor, need_lse: bool) -> tuple[Saved, ...]:
         """As `Kernel.saves`."""
-        self._check_lse(need_lse)
+        if need_lse and self.projection.moved_lse:
+            return (*self.inner.saves(q, k, v, False), "lse")
         return self.inner.saves(q, k, v, need_lse)
 
     def tiling(self, call: Call) -> Tiling | None:
         """As `Kernel.tiling`."""
-        return self.inner.tiling(self._shaped(call))
+        return self.inner.tiling(self.shaped(call))
 
     def locates(self, call: Call) -> bool:
         """As `LocatingKernel.locates`; whether a mask admits a decay is seen by planning."""
-        return not self.projection.prefixes and self.inner.locates(self._shaped(call))
+        return not self.projection.prefixes and self.inner.locates(self.shaped(call))
 
     def few(self, call: Call) -> bool:
         """As `TritonKernel.few`."""
-        return self.inner.few(self._shaped(call))
+        return self.inner.few(self.shaped(call))
 
     def loads(self, scalar: str) -> bool:
         """As `LocatingKernel.loads`; torch computes with what the host knows."""
@@ -81,8 +89,12 @@ class ProjectedKernel(LinearKernel):
         self, call: Call, plan: Plan | None, need_lse: bool, save: bool
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
         """As `TritonKernel.forward`."""
-        self._check_lse(need_lse)
-        return self.inner.forward(self.projected(call), plan, need_lse, save)
+        if not need_lse or not self.projection.moved_lse:
+            return self.inner.forward(self.projected(call), plan, need_lse, save)
+        out, _, saved = self.inner.forward(self.projected(call), plan, False, save)
+        lse = self._lse.forward(self._lse_call(call), None, True, False)[1]
+        assert lse is not None
+        return out, lse, (*saved, lse) if save else ()
 
     def backward(
         self,
@@ -94,6 +106,28 @@ class ProjectedKernel(LinearKernel):
         needs: frozenset[str],
     ) -> Mapping[str, Tensor]:
         """As `Kernel.backward`."""
+        if not self.projection.moved_lse or len(saved) == len(self.inner.saves(call.q, call.k, call.v, False)):
+            return self._backward(call, plan, saved, grad_out, grad_lse, needs)
+        found: dict[str, Tensor] = {}
+        if grad_out is not None:
+            found |= self._backward(call, plan, saved[:-1], grad_out, None, needs)
+        if grad_lse is not None:
+            own = self._lse_call(call)
+            none = own.q.new_zeros((*own.q.shape[:3], own.v.shape[-1]))
+            wanted = needs & {"q", "k", *own.inputs}
+            for name, g in self._lse.backward(own, None, (none, saved[-1]), None, grad_lse, wanted).items():
+                found[name] = found[name] + g if name in found else g
+        return found
+
+    def _backward(
+        self,
+        call: Call,
+        plan: Plan | None,
+        saved: tuple[Tensor, ...],
+        grad_out: Tensor | None,
+        grad_lse: Tensor | None,
+        needs: frozenset[str],
+    ) -> Mapping[str, Tensor]:
         given: dict[str, Tensor] = {"q": call.q, "k": call.k, "v": call.v, **call.inputs}
         leaves = {n: t.detach().requires_grad_(n in needs) for n, t in given.items()}
         own = call.with_tensors(leaves["q"], leaves["k"], leaves["v"], {n: leaves[n] for n in call.inputs})
@@ -114,12 +148,19 @@ class ProjectedKernel(LinearKernel):
         )
         return {n: g for n, g in zip(names, grads, strict=True) if g is not None}
 
-    def _check_lse(self, need_lse: bool) -> None:
-        if need_lse and self.projection.moved_lse:
-            raise ValueError(
-                f"{self.attention.name}: backend 'triton' does not have the lse of an exponential that a decay "
-                "multiplies; backend 'cpu' does"
-            )
+    # The lse of an exponential that a decay multiplies, which is not that of the exponent they are joined to
+
+    @cached_property
+    def _lse(self) -> TritonKernel | StagedKernel | ProjectedKernel:
+        return kernel_for(lse_alone(self.attention))
+
+    def _lse_call(self, call: Call) -> Call:
+        attention = self._lse.attention
+        inputs = {i.name: call.inputs[i.name] for i in attention.inputs}
+        sizes = {**call.sizes, **{given: call.sizes[n] for n, given in GIVEN.items()}, "Dv": WIDTH}
+        v = call.k.new_zeros((*call.k.shape[:3], WIDTH))
+        memo = call.memo.setdefault("lse", {})
+        return replace(call, attention=attention, v=v, inputs=inputs, sizes=sizes, memo=memo)
 
     # What the kernels are given
 
@@ -159,7 +200,7 @@ class ProjectedKernel(LinearKernel):
             call, attention=self.projection.inner, q=q, k=k, v=v, inputs=inputs, sizes=sizes, scale=scale, memo=memo
         )
 
-    def _shaped(self, call: Call) -> Call:
+    def shaped(self, call: Call) -> Call:
         """The call of `inner` with tensors of the right shapes, whatever their elements."""
         if self.projection.vectors is None and not self.projection.by_head:
             return self._call(call, call.q, call.k, call.v, call.inputs, call.scale)

@@ -24,6 +24,8 @@ from attndsl.ir.types import kind_of_dtype
 from attndsl.runtime import vectors
 from attndsl.runtime.triton.launch import SHARED_SECTION
 from attndsl.runtime.triton.lowering import Lowered, q_segments
+from attndsl.runtime.triton.several import depth
+from attndsl.runtime.triton.standalone_boxes import boxes_name, finds
 from attndsl.runtime.triton.standalone_lowering import Lowering
 from attndsl.runtime.triton.tables import joined
 from attndsl.schedule.problem import Problem
@@ -41,7 +43,7 @@ _TAKEN = frozenset((
     "launch_gradients", "collect", "prepare", "number", "vector", "halves", "gradient_of", "reduce", "Tensor",
     "annotations", "SCANS", "STRIDED", "State", "NamedTuple", "Scan", "Sum", "Walk", "attend", "finish", "entering",
     "both_ways", "total_of", "of_heads", "product", "forward", "backward", "segments", "ids_of", "within", "spread",
-    "initial_state", "return_state", *_FUNCTIONS,
+    "initial_state", "return_state", "find_forward", "find_dq", "find_dkdv", *_FUNCTIONS,
 ))  # fmt: skip
 """Names of the module that a spec may use for something else."""
 
@@ -108,7 +110,7 @@ def standalone(lowering: Lowering, text: Sequence[str] = ()) -> str:
         fixed_scalars={s.name: problem.scalars[s.name] for s in scalars if s.name in pinned},
         consts=_arrays(lowering, frozenset() if before is None else before.arrays),
         has_lse=lowering.has_lse,
-        bytes_of_a_key=(problem.sizes["D"] + problem.sizes["Dv"]) * element,
+        bytes_of_a_key=(depth(attention, problem.sizes) + problem.sizes["Dv"]) * element,
         section=SHARED_SECTION,
         before=[] if before is None else before.lines,
         helpers=[] if before is None else sources(before.helpers),
@@ -122,10 +124,16 @@ def standalone(lowering: Lowering, text: Sequence[str] = ()) -> str:
         whole_rows=whole["dq"],
         whole_keys=whole["dkdv"],
         aligned=any(it.form.stride_unit > 1 for it in found),
+        finds=finds(found),
         launches=[_launch(it, problem) for it in lowering.forward],
         backward_launches=[_launch(it, problem) for it in lowering.backward],
         gradient_launches=[_launch(it, problem) for it in lowering.gradients],
         atomics=atomics(lowering) if sums else [],
+        operands=[
+            {"name": p.name, "whole": whole[step]}
+            for pair in attention.products
+            for p, step in zip(pair, ("dq", "dkdv"), strict=True)
+        ],
     )
 
 
@@ -139,6 +147,7 @@ def before_kernels(lowering: Lowering, fixed: Mapping[str, int]) -> TorchCode | 
 def _launch(it: Lowered, problem: Problem) -> dict[str, Any]:
     return {
         "name": it.name,
+        "boxes": boxes_name(it),
         "function": it.module.name,
         "tiles": it.tables.tiles,
         "turned": it.form.turned,
@@ -159,7 +168,7 @@ def tables_of(found: Sequence[Lowered]) -> dict[str, dict[str, Any]]:
     """The tables of every launch: `data`, all in one array, as `joined` lays them out, and `places` in it by the names
     that `value_code` reads."""
     made: dict[str, dict[str, Any]] = {}
-    for it in found:
+    for it in (it for it in found if it.located is None):
         whole, places = joined(it.tables)
         made[it.name] = {"data": whole.tolist(), "places": {table_name(*key): at for key, at in places.items()}}
     return made
@@ -227,6 +236,11 @@ def _arrays(lowering: Lowering, more: frozenset[str]) -> dict[str, tuple[Any, ..
     return arrays
 
 
+def operand_names(attention: Attention) -> frozenset[str]:
+    """The inputs that hold vectors of further dot products."""
+    return frozenset(p.name for pair in attention.products for p in pair)
+
+
 TENSORS = frozenset((
     "q", "k", "v", "out", "lse", "raw", "sums", "grad", "grad_lse", "do", "stats", "dq", "dk", "dv",
 ))  # fmt: skip
@@ -242,11 +256,16 @@ def value_code(it: Lowered, problem: Problem, a: Argument) -> str:
             return "out"
         case "tensor" if name in TENSORS:
             return name
+        case "tensor" if name.startswith("d "):
+            return f"d_{name.removeprefix('d ')}"
+        case "tensor" if name in operand_names(it.attention):
+            return f'inputs["{name}"]'
         case "table":
             return f't["{table_name(name, int(a.key[1]))}"]'
         case "stride":
             unit = it.form.stride_unit
-            return f"{name}.stride({a.key[1]})" + (f" // {unit}" if unit > 1 else "")
+            tensor = f'inputs["{name}"]' if name in operand_names(it.attention) else name
+            return f"{tensor}.stride({a.key[1]})" + (f" // {unit}" if unit > 1 else "")
         case "number":
             return _number(it, problem, name, int(a.key[1]))
         case "size":

@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 from typing import TypedDict, Unpack
 
 from attndsl.codegen.triton_form import Dtype
-from attndsl.ir.attention import Attention, Input
-from attndsl.ir.projection import Projection, projection
+from attndsl.ir.attention import Attention
+from attndsl.ir.projected import Projection
+from attndsl.ir.projection import projection
+from attndsl.ir.statistics import Staged, staged
 from attndsl.ir.types import Kind, kind_of_dtype
 from attndsl.ir.weights import weight_form
 from attndsl.runtime.triton.config import Config
-from attndsl.runtime.triton.lowering import Lowered, lower, lower_backward
+from attndsl.runtime.triton.locate import Located, Locator
+from attndsl.runtime.triton.lowering import Locate, Lowered, lower, lower_backward
+from attndsl.runtime.triton.scan_lowering import DTYPES, bare_call
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
 
@@ -85,13 +89,16 @@ def lower_module(
         found, inner = None, attention
     else:
         inner = found.inner
-        if found.products:
-            raise ValueError(
-                f"{attention.name}: a module that runs by itself has pairs of one dot product, this has "
-                f"{1 + len(found.products)}; attndsl.load runs it"
-            )
+    if isinstance(staged(inner), Staged):
+        raise ValueError(
+            f"{attention.name}: its weight needs sums over the row that kernels of their own add up first, which no "
+            "module does by itself; `attndsl explain` says what they are, and calls of attndsl run them"
+        )
     own = problem if found is None else replace(problem, sizes=found.sizes(problem.sizes))
-    plan, rows = lower(inner, own, dtype, capability=capability, config=configs.get("forward"), save=backward)
+    locate = locating(inner, own, dtype)
+    plan, rows = lower(
+        inner, own, dtype, capability=capability, config=configs.get("forward"), save=backward, locate=locate
+    )  # fmt: skip
     made = Lowering(attention, written, problem, inner, own, found, plan, rows, deterministic=deterministic)
     if not backward:
         return made
@@ -100,21 +107,39 @@ def lower_module(
     def passes(wanted: frozenset[str], grad_lse: bool, variant: str) -> tuple[Lowered, ...]:
         return lower_backward(
             inner, own, dtype, plan, capability=capability, dq=given[0], dkdv=given[1], wanted=wanted,
-            grad_lse=grad_lse, deterministic=deterministic and bool(wanted), variant=variant,
+            grad_lse=grad_lse, deterministic=deterministic and bool(wanted), variant=variant, locate=locate,
         )  # fmt: skip
 
-    wanted = frozenset(p.name for p in inner.params if isinstance(p, Input) and kind_of_dtype(p.dtype) is Kind.FLOAT)
+    wanted = frozenset(
+        p.name for p in inner.inputs if kind_of_dtype(p.dtype) is Kind.FLOAT and "operand" not in p.facts
+    )
     plain = passes(frozenset(), False, "")
     if not wanted and not made.has_lse:
-        return replace(made, backward=plain)
+        # vectors of further dot products are inputs, whose gradients kernels write as those of q and k
+        return replace(made, gradients=plain) if inner.products else replace(made, backward=plain)
     full = tuple(_same(it, plain) for it in passes(wanted, made.has_lse, "inputs" if wanted else "lse"))
-    if all(any(it is other for other in plain) for it in full):
+    if all(any(it is other for other in plain) for it in full) and not inner.products:
         return replace(made, backward=plain)
-    if found is not None and (found.numbers or found.tables):
+    if found is not None and (found.numbers or found.tables or found.products):
         # what torch makes of q and k
         plain = ()
         full = tuple(replace(it, variant="") for it in full)
     return replace(made, backward=plain, gradients=full)
+
+
+def locating(attention: Attention, problem: Problem, dtype: Dtype) -> Locate | None:
+    """How the tables of sweeps are made on the device, where the mask reads tensors on a line; None elsewhere."""
+    locator = Locator(attention)
+    if not locator.on_line or problem.q_offset != 0:
+        return None
+    call = bare_call(attention, problem.sizes, problem.scalars, DTYPES[dtype])
+    if not locator.wanted(call):
+        return None
+
+    def sweep(config: Config, turned: bool) -> Located:
+        return locator.sweep(call, config.rows, config.columns, turned=turned, searched=not turned)
+
+    return sweep
 
 
 def _same(it: Lowered, others: tuple[Lowered, ...]) -> Lowered:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
 
 import attndsl
 from attndsl.codegen.templates import render, title
@@ -29,15 +29,16 @@ from attndsl.codegen.triton_scan_step import Step, generate_step
 from attndsl.ir.attention import Attention, Const, Input, Scalar
 from attndsl.ir.expr import ParamRef, Size, walk
 from attndsl.ir.types import kind_of_dtype
+from attndsl.runtime.triton.config import shared_memory
 from attndsl.runtime.triton.cross import Compiled, compile_for
 from attndsl.runtime.triton.failures import Attempt, failure, reported
-from attndsl.runtime.triton.lowering import shared_memory
 from attndsl.runtime.triton.modules import load_module
 from attndsl.runtime.triton.scan import CHUNK_WARPS, PREFIX_BLOCK, PREFIX_WIDTH
 from attndsl.runtime.triton.scan_channel import WARPS as CHANNEL_WARPS
 from attndsl.runtime.triton.scan_config import GATE_LENGTH, ScanConfig, choose_scan, choose_step
 from attndsl.runtime.triton.scan_kernel import gap_of
 from attndsl.runtime.triton.standalone import TORCH_DTYPES, call_name, conditions, dimension, printable, sources
+from attndsl.runtime.triton.standalone_boxes import BoxLaunch
 from attndsl.schedule.legalise import ScanForm, legalise
 from attndsl.schedule.problem import Problem
 
@@ -68,6 +69,11 @@ class ScanLaunch:
     capability: int
     tile: tuple[int, int]
     dtype: Dtype
+
+    @property
+    def home(self) -> str:
+        """Its file."""
+        return self.file.name
 
     @property
     def name(self) -> str:
@@ -443,7 +449,10 @@ def _signature(scalars: Sequence[Scalar], inputs: Sequence[Input], problem: Prob
     return ["q", "k", "v", *(["*", *more] if more else [])]
 
 
-def compile_scan(it: ScanLaunch) -> tuple[ScanLaunch, Compiled]:
+T = TypeVar("T", ScanLaunch, BoxLaunch)
+
+
+def compile_scan(it: T) -> tuple[T, Compiled]:
     """The machine code of a launch, with fewer stages where it takes more shared memory than there is. KernelError
     where Triton's compiler fails, and where one stage does not fit."""
     limit = shared_memory(it.capability)
@@ -463,9 +472,7 @@ def compile_scan(it: ScanLaunch) -> tuple[ScanLaunch, Compiled]:
         it = replace(it, stages=it.stages - 1)
 
 
-def compile_scans(
-    found: Sequence[ScanLaunch], done: Callable[[int], None] = lambda _: None
-) -> list[tuple[ScanLaunch, Compiled]]:
+def compile_scans(found: Sequence[T], done: Callable[[int], None] = lambda _: None) -> list[tuple[T, Compiled]]:
     """`compile_scan` for every launch, in processes of their own. `done` is told how many are."""
     workers = min(len(found), os.cpu_count() or 1)
     if workers < 2:

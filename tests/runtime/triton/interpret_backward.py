@@ -14,7 +14,7 @@ import torch
 import attndsl
 from attndsl.reference import reference
 from attndsl.runtime.triton.config import Config, configured
-from benchmarks.cases import CASES, PROJECTED, Case
+from benchmarks.cases import CASES, PROJECTED, STAGED, Case
 from tests.accuracy import GRADIENT_FACTOR, assert_right
 from tests.runtime.triton import guard
 
@@ -23,7 +23,7 @@ FEW = (
     "unseen", "bias",
     "row and key bias", "duo", "sink and gate", "vector gate", "sigmoid", "cog", "exponential", "normalised",
     "polynomial", "dilated", "blocks", "gna dilated", "grid terms", "joint", "blind segment", "one row",
-    *(c.name for c in PROJECTED),
+    *(c.name for c in (*PROJECTED, *STAGED)),
     "a grid of keys",
 )  # fmt: skip
 """Those that every run of the tests checks; `all` after the groups names every case."""

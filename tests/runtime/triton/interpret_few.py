@@ -43,7 +43,7 @@ def check(case: Case, dtype: torch.dtype, splits: int) -> None:
         found = f(
             q, k, v, backend="triton", return_lse=case.lse, grid=case.grid, q_offset=offset, scale=case.scale, **given
         )
-    assert ran == [case.name != "few, no key"]
+    assert set(ran) == {case.name != "few, no key"}
     out, lse = found if case.lse else (found, None)
 
     def dense(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:

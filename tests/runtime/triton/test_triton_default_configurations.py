@@ -139,6 +139,6 @@ def test_every_call_has_a_configuration_on_a_gpu(case: Case, monkeypatch: pytest
         f.attention, f.simplified, *case.tensors(torch.bfloat16), case.made() | dict(case.scalars), grid=case.grid,
         q_offset=case.offset(),
     )  # fmt: skip
-    kernel, call = tiles_of(kernel_for(f.simplified), call)
+    kernel, call = tiles_of(kernel_for(f.simplified), call, shaped=True)
     for step in ("forward", "dq", "dkdv", "decode"):
         assert kernel.config(step, call).rows

@@ -20,6 +20,7 @@ from attndsl.reference import reference
 from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.lowering import compile_granted, compile_lowered, lower
 from attndsl.runtime.triton.standalone import call_name, standalone, tables_of
+from attndsl.runtime.triton.standalone_boxes import box_launches
 from attndsl.runtime.triton.standalone_lowering import lower_module
 from benchmarks.cases import COSINE_GATE, FORGET, GNA, JOINT, RELATIVE, TWO_MAPS, Case, decays, flags, ints, normal
 from tests.accuracy import GRADIENT_FACTOR, assert_right
@@ -35,6 +36,11 @@ BUILT = (
          B=2, Lq=70, D=16, inputs={"doc": ints(5, 2, 70, ordered=True)}),
     Case("duo", "attention duo(input full: bool[H]) { mask k <= q and (full[h] or k < 8 or q - k < 20) }", H=4, Lq=70,
          D=16, inputs={"full": flags(4)}),
+    Case("documents of all", "attention docs(input doc: i32[L] sorted) { mask doc[q] == doc[k] and k <= q }", Lq=70,
+         D=16, inputs={"doc": lambda g: torch.randint(0, 5, (70,), generator=g).sort().values.int()}),
+    Case("lengths and an order", "attention odd(input n: i32[B], input order: i32[L] permutation) "
+         "{ mask (k <= q or k < n[b]) and abs(order[q] - order[k]) < 30 }", B=2, Lq=70,
+         D=16, inputs={"n": ints(40, 2), "order": lambda g: torch.randperm(70, generator=g).int()}),
     Case("by head", "attention heads { mask k <= q and q - k < 10 * (h + 1) + 20 * b }", B=2, Lq=70, D=16),
     Case("sink and gate", COSINE_GATE, Lq=70, D=16, inputs={"z": normal(2), "g": normal(1, 2, 70)}),
     Case("relu2", "attention relu2 { mask k <= q weight relu(s)^2 / count }", Lq=70, D=16, lse=False),
@@ -61,6 +67,9 @@ BUILT = (
          "score s * sigmoid(dot(Q, w[h])) + dot(u[h], K) / norm(K) output o * norm(Q) }", Lq=33, H=4, Hkv=2, D=16,
          inputs={"w": normal(4, 16, size=0.3), "u": normal(4, 16, size=0.3)}),
     Case("two maps", TWO_MAPS, Lq=33, H=4, Hkv=2, D=16, inputs={"w": normal(4, 16, 8, size=0.2), "c": normal(4)}),
+    Case("two products", "attention gated(input a: f32[H, D, M], input t: f32[H]) { mask k <= q "
+         "score s + t[h] * tanh(dot(Q @ a[h], K @ a[h])) }", Lq=33, H=4, Hkv=2, D=16,
+         inputs={"a": normal(4, 16, 8, size=0.2), "t": normal(4)}),
     Case("relative vectors", RELATIVE, Lq=33, H=4, Hkv=2, D=16,
          inputs={"r": normal(9, 16), "c": normal(2, 9, 16, size=0.3)}),
     Case("forgetting", FORGET, Lq=70, B=2, D=16, inputs={"g": decays(2, 2, 70)}),
@@ -133,6 +142,8 @@ def write(folder: Path, case: Case, dtype: torch.dtype, backward: bool = False) 
     (folder / "kernels").mkdir(parents=True)
     for it in lowering.launches:
         (folder / "kernels" / f"{it.name}.py").write_text(it.module.source)
+    for boxes in box_launches(lowering.launches):
+        (folder / "kernels" / f"{boxes.home}.py").write_text(boxes.module.source)
     module = call_name(f.__name__)
     (folder / f"{module}.py").write_text(standalone(lowering))
     (folder / "tables.json").write_text(json.dumps(tables_of(lowering.launches)))
