@@ -1,6 +1,6 @@
 """The operator on a GPU: graphs, streams, threads, compilations, first calls and the cost of a plan. One run.
 
-    python benchmarks/gpu_operator.py [--out FILE] [--commit HASH]
+    python benchmarks/gpu_operator.py [--out FILE] [--only checks|figures] [--commit HASH]
 
 Every check is a row with `case` and `wrong` (empty where it is right); every figure a row with peerbench's keys, in
 milliseconds. Rows go to benchmarks/results/<gpu>/<date>-operator.json.
@@ -388,8 +388,8 @@ def figures(keep: Callable[[dict[str, Any]], None]) -> None:
 
     new_lengths(row)
     repeated_calls(row)
-    decoding(row)
     first_calls(row)
+    decoding(row)
 
 
 def first_calls(row: Row) -> None:
@@ -519,6 +519,7 @@ CHECKS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", choices=("checks", "figures"))
     parser.add_argument("--commit", default="")
     given = parser.parse_args()
     gpu = torch.cuda.get_device_name()
@@ -529,7 +530,7 @@ def main() -> int:
         "gpu": gpu, "driver": ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "versions": versions(), "commit": given.commit or ask("git", "rev-parse", "HEAD"), "checks": [], "rows": [],
     }  # fmt: skip
-    for check in CHECKS:
+    for check in CHECKS if given.only != "figures" else ():
         try:
             wrong = check()
         except Exception as error:
@@ -543,7 +544,8 @@ def main() -> int:
         print(f"{row['wl']:44s} {row['pas']:32s} {row['ms']:9.3f} ms {row['note']}", flush=True)
         out.write_text(json.dumps(record, indent=1))
 
-    figures(keep)
+    if given.only != "checks":
+        figures(keep)
     return 1 if any(r["wrong"] for r in record["checks"]) else 0
 
 
