@@ -35,6 +35,8 @@ _DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf1
 
 SHARED = 16
 """Tables on devices that an attention's calls of many lengths share."""
+STAGED = 1 << 16
+"""Bytes up to which CUDA copies from any memory on its own before it returns, without waiting for the device."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ def _copied(numbers: Ints, device: torch.device) -> Tensor:
     """A copy on a device."""
     on_host: Any = torch.from_numpy(numbers)
     quiet = machine.on_gpu(device) and not torch.cuda.is_current_stream_capturing()
-    if quiet:
+    if quiet and numbers.nbytes > STAGED:
         # from memory that the device reads on its own: nothing waits
         on_host = on_host.pin_memory()
     found: Tensor = on_host.to(device, non_blocking=quiet)
