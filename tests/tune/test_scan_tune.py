@@ -15,6 +15,7 @@ pytest.importorskip("triton")
 import attndsl
 from attndsl.cli.main import main
 from attndsl.runtime.binding import bind_call
+from attndsl.runtime.cache import lookup
 from attndsl.runtime.cache.entry import Entry, Timing
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton import scan_kernel
@@ -161,6 +162,14 @@ def run(*arguments: str) -> int:
     return main(list(arguments))
 
 
+@pytest.fixture
+def nothing_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU that the package knows nothing of."""
+    monkeypatch.setattr(lookup, "shipped_entries", lambda gpu: ())  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(lookup, "every_shipped_entry", lambda: ())
+
+
+@pytest.mark.usefixtures("nothing_shipped")
 def test_the_commands(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(scans, "Workers", Quick)
@@ -189,6 +198,7 @@ def measured(step: ScanPass, facts: ScanFacts, f: attndsl.AttentionFunction, con
     return Entry(scan_key(f.simplified, step, facts), "retention", {"L": 32768}, timings, label(usual))
 
 
+@pytest.mark.usefixtures("nothing_shipped")
 def test_calls_take_what_was_measured_whatever_their_length(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path / "cache"))
     f, facts, form = setup(RETENTION)
@@ -255,6 +265,7 @@ class Made:
         return Sample(self.predict(config) + 0.01 * (config.resident + config.least), 0.01)
 
 
+@pytest.mark.usefixtures("nothing_shipped")
 @pytest.mark.parametrize(
     ("rows", "differentiated", "states"), [(64, False, False), (64, True, False), (1, False, True)]
 )

@@ -10,7 +10,7 @@ import pytest
 
 import attndsl
 from attndsl.runtime.cache.lookup import data_file, shipped_entries
-from attndsl.runtime.triton.choices import Facts, decide
+from attndsl.runtime.triton.choices import Facts, decide, facts_of
 from attndsl.runtime.triton.labels import config_of, label, scan_config_of
 from attndsl.runtime.triton.scan_config import SCAN_PASSES
 from attndsl.tune.machines import gpu_of
@@ -47,8 +47,7 @@ def test_every_measured_workload_has_one() -> None:
     assert len(compared) >= 20
     for name in compared:
         f, problem = problem_of(name)
-        facts = Facts(H200, "bf16", problem.sizes, problem.q_extents, problem.k_extents)
-        found = decide(f.simplified, "forward", facts)
+        found = decide(f.simplified, "forward", facts_of(f.simplified, problem, "bf16", H200))
         assert found.origin in ("shipped", "default"), name
         assert any(e.name == f.attention.name for e in shipped)
 

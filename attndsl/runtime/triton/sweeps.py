@@ -35,6 +35,8 @@ _DTYPES: dict[torch.dtype, Dtype] = {torch.float16: "fp16", torch.bfloat16: "bf1
 
 SHARED = 16
 """Tables on devices that an attention's calls of many lengths share."""
+ALIGNED = 4
+"""Numbers of 16 bytes."""
 STAGED = 1 << 16
 """Bytes up to which CUDA copies from any memory on its own before it returns, without waiting for the device."""
 
@@ -108,7 +110,7 @@ class Sweeps:
         with self._lock:
             found = self._shared.get(key)
             if found is None:
-                found = self._shared[key] = uploaded(tables, device)
+                found = self._shared[key] = _shifted(uploaded(tables, device))
                 while len(self._shared) > SHARED:
                     self._shared.popitem(last=False)
             else:
@@ -209,10 +211,22 @@ def uploaded(tables: LaunchTables, device: torch.device) -> OnDevice:
     return OnDevice(tables, _ready({key: on_device[a:b] for key, (a, b) in places.items()}, device))
 
 
+def _shifted(whole: OnDevice) -> OnDevice:
+    """With the order of its tiles at every offset from an aligned address, so that all ends of it begin at one: Triton
+    compiles a kernel anew for addresses of other alignment."""
+    order, views = whole.views["order", -1], whole.views
+    shifted = order.new_zeros((ALIGNED, -(-(whole.tables.tiles + ALIGNED) // ALIGNED) * ALIGNED))
+    for i in range(ALIGNED):
+        shifted[i, i : i + whole.tables.tiles] = order[: whole.tables.tiles]
+    return replace(whole, views=_ready({**views, ("shifted", -1): shifted}, order.device))
+
+
 def first_of(whole: OnDevice, tables: LaunchTables) -> OnDevice:
     """A launch that begins like another, with the tables of that one: only its last tiles are copied to the device."""
     views, (piece,) = dict(whole.views), tables.pieces
-    views["order", -1] = views["order", -1][whole.tables.tiles - tables.tiles :]
+    begin = whole.tables.tiles - tables.tiles
+    shift = -begin % ALIGNED
+    views["order", -1] = views.pop(("shifted", -1))[shift, begin + shift :]
     if not tables.cut:
         made = Views(views)
         made.uploaded = whole.views.uploaded if isinstance(whole.views, Views) else None
