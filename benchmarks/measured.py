@@ -83,7 +83,8 @@ def _rows(record: dict[str, Any]) -> Iterator[tuple[tuple[str, Pass, Config], fl
     entries = [current(entry_of(data)) for data in record.get("entries", [])]
     queries = {e.made.get("workload", ""): e.timings[e.default].ms for e in entries if _has_queries(e)}
     for entry in entries:
-        name, step = entry.made.get("workload", ""), entry.key.step
+        name = entry.made.get("workload", "")
+        step: Any = entry.key.step
         if name not in workloads() or step in SCAN_PASSES or (step == "dkdv" and name not in queries):
             continue
         # the gradients of keys are tuned by the time of the whole backward pass
