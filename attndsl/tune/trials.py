@@ -18,7 +18,7 @@ from attndsl.schedule.tiling import Tiling
 from attndsl.tune.machines import Gpu
 from attndsl.tune.model import operations_of, predict, tiling_of
 from attndsl.tune.search import Sample
-from attndsl.tune.workers import Compiled, Job, Workers, job_of
+from attndsl.tune.workers import UNSPECIALISED, Compiled, Job, Workers, job_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,6 +110,12 @@ class CallTrials(Predictions):
         self._tiled: dict[Tiling, Plan] = {}
         self._saved: tuple[Plan, tuple[Tensor, ...]] | None = None
 
+    def _unfit(self, config: Config, built: Compiled) -> str:
+        # what runs untuned runs in two loops where it cannot have such warps, and is measured so
+        if config == self._safe and built.error.startswith(UNSPECIALISED):
+            return ""
+        return super()._unfit(config, built)
+
     def plan(self, config: Config) -> Plan:
         """The plan that a candidate runs."""
         if self.step in ("dq", "dkdv"):
@@ -130,8 +136,9 @@ class CallTrials(Predictions):
 
         grad = self._oracle.grad() if self.step in ("dq", "dkdv") and self._oracle.rows else self.subject.grad
         found = self._run(config, grad)
-        if config.specialize and self.step == "forward" and self.kernel.refused(config):
-            return f"warps are not specialised: {self.kernel.refused(config)}"
+        refused = config.specialize and self.step == "forward" and config != self._safe
+        if refused and self.kernel.refused(config):
+            return f"{UNSPECIALISED}{self.kernel.refused(config)}"
         wrong = self._oracle.wrong(found)
         if wrong:
             return wrong

@@ -35,6 +35,8 @@ LIMIT = 120.0
 CRASHED = "the compiler crashed"
 _BESIDE = frozenset(("prepare", "finish", "merge"))
 """Kernels that have no loop over boxes to keep stages of."""
+UNSPECIALISED = "warps are not specialised: "
+"""How the error of such a candidate begins: a call would run it in two loops."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def compile_job(job: Job) -> Compiled:
         if job.config.specialize:
             reason = _not_specialized(job, launches, built)
             if reason:
-                return Compiled(error=f"warps are not specialised: {reason}")
+                return Compiled(error=f"{UNSPECIALISED}{reason}")
     except Exception as error:
         return Compiled(error=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
     return Compiled(

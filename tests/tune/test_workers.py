@@ -10,16 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import attndsl
+from attndsl.runtime.binding import bind_call
 from attndsl.runtime.cache import folder, tidy
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton.config import Config
+from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.tune import offline
 from attndsl.tune import workers as workers_module
 from attndsl.tune.machines import gpu_of
 from attndsl.tune.offline import predict_passes
-from attndsl.tune.trials import Predictions
+from attndsl.tune.oracle import Subject
+from attndsl.tune.trials import CallTrials, Predictions
 from attndsl.tune.workers import Job, Ranking, Workers, job_of
 
 pytest.importorskip("triton")
@@ -134,6 +138,13 @@ def test_warps_that_are_not_specialised_are_no_candidate(pool: Workers) -> None:
     )
     said = made.compile([wished])[wished]
     assert said == "warps are not specialised: vectors of inputs are loaded by pointers"
+    # what calls run untuned is compared with, in the loops that it runs in
+    q, k, v = (torch.randn(1, 2, 512, 64, dtype=torch.bfloat16) for _ in range(3))
+    call = bind_call(f.attention, f.simplified, q, k, v, {"t": torch.randn(512)})
+    kernel = TritonKernel(f.simplified)
+    trials = CallTrials(kernel, Subject(f.attention, call, None), "forward", wished, gpu_of("h200"), pool)
+    other = replace(wished, columns=128)
+    assert trials.compile([wished, other]) == {wished: "", other: said}
 
 
 def test_a_prediction_for_a_gpu_that_is_not_here(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
