@@ -25,6 +25,8 @@ def parse_shape(text: str | None) -> dict[str, int]:
         name, value = _pair(item, "--shape", "B=1,H=8,L=4096,D=64")
         if name in sizes:
             raise CallError(f"--shape gives {name} twice")
+        if name == "grid":
+            raise CallError(f"--shape: the extents of a grid are given by an option of their own, --grid {value}")
         least = 0 if name in ("B", "L", "Lq", "Lk") else 1
         sizes[name] = _integer(value, f"--shape {name}", least)
     return sizes

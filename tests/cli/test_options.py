@@ -21,6 +21,8 @@ from attndsl.cli.output import CallError
 def test_shape() -> None:
     assert parse_shape("B=1, H=8,L=1_048_576") == {"B": 1, "H": 8, "L": 1048576}
     assert parse_shape(None) == {}
+    with pytest.raises(CallError, match="--grid 12x10"):
+        parse_shape("H=2,grid=12x10")
     assert parse_shape("L=0") == {"L": 0}
 
 
