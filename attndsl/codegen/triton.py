@@ -81,7 +81,8 @@ def supported(attention: Attention) -> None:
     """ValueError that names what this backend does not have, and the one that does."""
     try:
         for form in typical_forms(attention):
-            generate(attention, form)
+            # what is not there is found before a template is filled
+            Generator(attention, form).code()
     except UnsupportedError as error:
         raise unsupported(attention, error) from error
 
@@ -130,10 +131,13 @@ class Generator:
             self.attention.score, self.rule.logit, low_precision=self.form.low_precision, cancels=cancels
         )  # fmt: skip
 
-    def module(self) -> TritonModule:
+    def code(self) -> tuple[list[PieceCode], EndCode, tuple[Argument, ...]]:
+        """The loops, what follows them, and the arguments that they read."""
         pieces = [self._piece(i) for i in range(len(self.form.pieces))]
-        end = self._end()
-        arguments = self._arguments()
+        return pieces, self._end(), self._arguments()
+
+    def module(self) -> TritonModule:
+        pieces, end, arguments = self.code()
         text = render("triton/forward.py.j2", **self._holes(arguments), pieces=pieces, end=end)
         return TritonModule(tidy(text), arguments, self.reads.vectors)
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from attndsl.codegen.triton import supported, typical_source
 from attndsl.codegen.triton_arguments import operands
-from attndsl.codegen.triton_scan_source import typical_scan
 from attndsl.ir.attention import Attention
 from attndsl.ir.infix import infix
 from attndsl.ir.projection import Projection, projection
@@ -17,6 +16,9 @@ from attndsl.schedule.legalise import scan_form
 def source_of(attention: Attention) -> str:
     """The kernels of a likely call, below a note of what torch computes first. ValueError where the backend cannot run
     the attention."""
+    # explanations answer without it
+    from attndsl.codegen.triton_scan_source import typical_scan
+
     scan = typical_scan(attention)
     if scan:
         return scan
