@@ -265,7 +265,7 @@ class Runner:
         kernel = self.kernel_for(given)
         parts: list[Hashable] = [
             differentiated, kernel, kernel.settings(), scale, None if given.grid is None else tuple(given.grid),
-            offset if isinstance(offset, int) else (offset.shape, offset.dtype, offset.device),
+            (offset.shape, offset.dtype, offset.device) if isinstance(offset, Tensor) else offset,
         ]  # fmt: skip
         # -0.0 is not 0.0, and nan is nan
         parts += [repr(scalars[n]) for n in self.deciding if not isinstance(scalars[n], Tensor)]

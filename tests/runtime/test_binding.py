@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import attndsl
 from attndsl.frontend.compile import compile_text
 from attndsl.ir.attention import Attention
 from attndsl.ir.bind import bind
@@ -117,3 +118,10 @@ def test_positions_on_a_shared_grid() -> None:
         call(a, 2, 6, q_offset=5)
     with pytest.raises(ValueError, match="rows stand at positions -1 to 1"):
         call(a, 2, 6, q_offset=torch.tensor([0, -1]))
+
+
+def test_an_offset_that_is_no_whole_number_is_refused_in_words() -> None:
+    q = torch.randn(1, 2, 8, 16)
+    for offset in (torch.tensor(0.0, dtype=torch.float16), torch.tensor(True), 1.5):
+        with pytest.raises(TypeError, match="q_offset must be an int, an int tensor"):
+            attndsl.load("attention plain { mask k <= q }")(q, q, q, q_offset=offset)
