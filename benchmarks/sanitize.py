@@ -85,22 +85,33 @@ def jobs() -> dict[str, Callable[[], list[Tensor]]]:
 
 def run(name: str, backward: bool) -> list[Tensor]:
     """The output, lse and gradients of a case in bf16."""
+    return prepared(name, backward)()
+
+
+def prepared(name: str, backward: bool) -> Callable[[], list[Tensor]]:
+    """A call of a case in bf16 on tensors that are made once: its output, lse and gradients."""
     import attndsl
 
     case = case_of(name)
-    q, k, v = (t.cuda().requires_grad_(backward) for t in case.tensors(torch.bfloat16))
+    made = [t.cuda() for t in case.tensors(torch.bfloat16)]
     inputs = {n: t.cuda() for n, t in case.made().items()}
-    given: dict[str, Any] = {**case.scalars, **inputs}
-    floats = [t.requires_grad_() for t in inputs.values() if t.is_floating_point()] if backward else []
-    found = attndsl.load(case.text, **case.consts)(
-        q, k, v, backend="triton", return_lse=case.lse, grid=case.grid, q_offset=case.offset("cuda"), scale=case.scale,
-        **given,
-    )  # fmt: skip
-    results = list(found) if case.lse else [found]
-    if backward:
-        sum((r.float().sin().sum() for r in results), torch.zeros((), device="cuda")).backward()
-        results += [t.grad for t in (q, k, v, *floats) if t.grad is not None]
-    return [r.detach() for r in results]
+    attention = attndsl.load(case.text, **case.consts)
+    offset = case.offset("cuda")
+
+    def call() -> list[Tensor]:
+        q, k, v = (t.detach().requires_grad_(backward) for t in made)
+        given = {n: t.detach().requires_grad_(backward and t.is_floating_point()) for n, t in inputs.items()}
+        found = attention(
+            q, k, v, backend="triton", return_lse=case.lse, grid=case.grid, q_offset=offset, scale=case.scale,
+            **case.scalars, **given,
+        )  # fmt: skip
+        results = list(found) if case.lse else [found]
+        if backward:
+            sum((r.float().sin().sum() for r in results), torch.zeros((), device="cuda")).backward()
+            results += [t.grad for t in (q, k, v, *given.values()) if t.grad is not None]
+        return [r.detach() for r in results]
+
+    return call
 
 
 def swept(name: str, config: Config) -> list[Tensor]:
@@ -198,10 +209,11 @@ def repeat(name: str, times: int) -> int:
     wrong = 0
     for backward in (False, True):
         try:
-            first = run(name, backward)
+            call = prepared(name, backward)
+            first = call()
             different = 0
             for _ in range(times):
-                again = run(name, backward)
+                again = call()
                 different += not all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
             said = f"{different} of {times} repeats differ" if different else ""
         except NotImplementedError:
@@ -221,10 +233,15 @@ def sweeps() -> dict[str, tuple[str, Config]]:
 def repeats(raw: Raw, times: int, workers: int, seconds: float) -> None:
     """Whether the repeated cases were bitwise equal each time; the one sweep, which is not, near the two passes."""
 
+    # threads of torch's for tensors on the host would be as many for each process as there are cores
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
     def ran(name: str) -> tuple[str, str, str]:
         command = [sys.executable, __file__, "--repeat", name, "--repeats", str(times)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=seconds, check=False, env=environment
+            )
         except subprocess.TimeoutExpired:
             return name, "", "not done in time"
         return name, done.stdout, "" if done.returncode in (0, 1) else f"its process ended with {done.returncode}"
