@@ -88,7 +88,7 @@ class BoxLaunch:
 
 
 def boxes_name(it: Lowered) -> str:
-    """Whose tiles see what this launch's do, where the device finds it: a pass, on grids with a segment. Else nothing."""
+    """Whose tiles see what this launch's do, if the device finds it: a pass, on grids with a segment. Else nothing."""
     if it.located is None:
         return ""
     step = "dq" if it.step == "prepare" else str(it.step)

@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from attndsl.runtime.triton.standalone_boxes import box_launches
 from attndsl.runtime.triton.standalone_lowering import lower_module
 from benchmarks.cases import COSINE_GATE, FORGET, GNA, JOINT, RELATIVE, TWO_MAPS, Case, decays, flags, ints, normal
 from tests.accuracy import GRADIENT_FACTOR, assert_right
+from tests.runtime.triton.interpreted import BRISK, run_alone
 
 pytest.importorskip("triton")
 
@@ -191,14 +189,6 @@ def write(folder: Path, case: Case, dtype: torch.dtype, backward: bool = False) 
     return f
 
 
-def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"} | {"TRITON_INTERPRET": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd="/", env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
 def dense(f: attndsl.AttentionFunction, case: Case, precision: torch.dtype, call: Any) -> Any:
     """Output, lse, all gradients, and those of q, k and v through the output alone."""
     made = {n: t.to(precision) if t.is_floating_point() else t for n, t in case.made().items()}
@@ -229,7 +219,7 @@ def dense(f: attndsl.AttentionFunction, case: Case, precision: torch.dtype, call
 def test_modules_run_by_themselves(tmp_path: Path) -> None:
     dtype, cases = torch.float32, BUILT
     functions = [write(tmp_path / f"{i:02}", case, dtype, case.name in BACKWARD) for i, case in enumerate(cases)]
-    ran = run(RUNNER, tmp_path)
+    ran = run_alone(BRISK + RUNNER, tmp_path)
     assert ran.returncode == 0, ran.stderr[-3000:]
     for i, (case, f) in enumerate(zip(cases, functions, strict=True)):
         found, gradients, plain = torch.load(tmp_path / f"{i:02}" / "found.pt")
@@ -291,7 +281,7 @@ def test_what_it_was_not_built_for(tmp_path: Path) -> None:
     write(tmp_path / "spec", case, torch.float32)
     half = replace(case, text=text.replace("spec", "half"))
     write(tmp_path / "half", half, torch.float16)
-    ran = run(CHECKS, tmp_path / "spec", tmp_path / "half")
+    ran = run_alone(BRISK + CHECKS, tmp_path / "spec", tmp_path / "half")
     assert ran.returncode == 0, ran.stderr
     said = ran.stdout.splitlines()
     for line, words in zip(
