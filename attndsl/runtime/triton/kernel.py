@@ -266,11 +266,12 @@ class TritonKernel(LinearKernel):
         self._begun.add(place)
         with torch.cuda.device(call.q.device):
             for found, own in zip(sweeps, given, strict=True):
+                # what takes longest first
+                walk = self._settle(call, found, wished)
+                begin(wanted_by(self._launched(call, walk, found, own, flags)))
                 if found.located is not None:
                     for it in found.located.wanted(call, own[TABLES]):
                         begin(it)
-                walk = self._settle(call, found, wished)
-                begin(wanted_by(self._launched(call, walk, found, own, flags)))
 
     def _launched(
         self, call: Call, it: Walked, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]
