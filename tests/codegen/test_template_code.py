@@ -1,4 +1,4 @@
-"""Compiled templates are kept beside them, belong to their text, and are read only where that is as safe as they are."""
+"""Compiled templates are kept beside them, belong to their text, and are read only where that is as safe as those."""
 
 from __future__ import annotations
 

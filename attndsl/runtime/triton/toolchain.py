@@ -66,7 +66,7 @@ def _key(whole: Any) -> str:
     instead = os.urandom(32)
 
     def opened(path: Any, *given: Any, **more: Any) -> Any:
-        return BytesIO(instead) if str(path) == library else open(path, *given, **more)
+        return BytesIO(instead) if str(path) == library else Path(path).open(*given, **more)
 
     module: Any = cache
     module.open = opened
