@@ -13,12 +13,15 @@ import sys
 from contextlib import suppress
 from importlib.util import cache_from_source
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import jinja2
 from jinja2.bccache import Bucket, BytecodeCache
 
-OPTIONS = {"autoescape": False, "trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+OPTIONS: dict[str, Any] = {
+    "autoescape": False, "trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True,
+}  # fmt: skip
 """What decides the code of a template beside its text."""
 _SUM = hashlib.sha256().digest_size
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
 from typing import Literal as Lit
 
 from attndsl.diagnostics.source import NOWHERE, Span
@@ -130,6 +132,18 @@ class Attention:
     requires: tuple[Require, ...] = ()
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
+    def __hash__(self) -> int:
+        # what was found out about an attention is looked for by it, many times a call
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, f.name) for f in fields(self) if f.compare))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # hashes of texts differ from process to process
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     def param(self, name: str) -> Param:
         """The parameter of this name; KeyError without one."""
         for p in self.params:
@@ -137,7 +151,7 @@ class Attention:
                 return p
         raise KeyError(name)
 
-    @property
+    @cached_property
     def products(self) -> tuple[tuple[Input, Input], ...]:
         """The vectors of queries, [B, H, Lq, n], and of keys, [B, Hkv, Lk, n], whose dot products `FURTHER` are, in
         order."""
@@ -149,15 +163,15 @@ class Attention:
         """Whether positions of queries, or of keys, have coordinates."""
         return self.q_space is not None or self.k_space is not None
 
-    @property
+    @cached_property
     def consts(self) -> tuple[Const, ...]:
         return tuple(p for p in self.params if isinstance(p, Const))
 
-    @property
+    @cached_property
     def scalars(self) -> tuple[Scalar, ...]:
         return tuple(p for p in self.params if isinstance(p, Scalar))
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Input, ...]:
         return tuple(p for p in self.params if isinstance(p, Input))
 

@@ -29,7 +29,7 @@ from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, interpreting
 from attndsl.runtime.triton.lines import line_of
 from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.machine import machine_of
-from attndsl.runtime.triton.reach import moved
+from attndsl.runtime.triton.reach import moved, wide
 from attndsl.runtime.triton.scan_choices import ScanChoices
 from attndsl.runtime.triton.scan_kernel import LinearKernel
 from attndsl.runtime.triton.several import depths
@@ -42,7 +42,7 @@ from attndsl.runtime.triton.sweeps import (
     exact,
     form_of,
 )
-from attndsl.runtime.triton.visits import visits_of
+from attndsl.runtime.triton.visits import look_alike, visits_of
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
@@ -281,6 +281,11 @@ class TritonKernel(LinearKernel):
 
     def _settle(self, call: Call, found: OnDevice, wished: Config, reason: str = "") -> Walked:
         """Which loops a launch has; with a `reason` against specialised warps, without them from now on."""
+        # of calls that differ in lengths, inputs may be too large for some
+        about = "walked", found.tables.kind, wide(call.inputs), wished
+        known: tuple[object, Walked] | None = call.alike.get(about)
+        if known is not None and not reason and self._walks.get(known[0]) is known[1]:
+            return known[1]
         form = form_of(self.attention, call, found.tables)
         key = form, found.tables.bare, wished
         it = self._walks.get(key)
@@ -288,6 +293,7 @@ class TritonKernel(LinearKernel):
             it = self._walks[key] = Walked(form, plain(wished), reason)
         elif it is None:
             it = self._walks[key] = walked(self.attention, form, found.tables, wished, self._capability(call))
+        call.alike[about] = key, it
         return it
 
     @property
@@ -308,7 +314,13 @@ class TritonKernel(LinearKernel):
         place = "config", step, self.settings()
         found: Config | None = call.memo.get(place)
         if found is None:
-            found = call.memo[place] = self._choices.config(step, self.facts(call))
+            looks = look_alike(call)
+            found = None if looks is None else call.alike.get((*place, looks))
+            if found is None:
+                found = self._choices.config(step, self.facts(call))
+            call.memo[place] = found
+            if looks is not None:
+                call.alike[(*place, looks)] = found
         return found
 
     def _capability(self, call: Call) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -107,6 +107,12 @@ class LaunchTables:
     @property
     def tiles(self) -> int:
         return len(self.order)
+
+    @cached_property
+    def kind(self) -> Hashable:
+        """Equal for tables that kernels take as one another's: but for numbers, they are alike."""
+        pieces = tuple((p.form, p.box, p.splits, p.class_of.shape, p.candidates is None) for p in self.pieces)
+        return self.q, self.box, self.splits, self.on_grid, self.bare, len(self.searches), pieces
 
     @cached_property
     def bare(self) -> bool:

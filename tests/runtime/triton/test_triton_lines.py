@@ -158,9 +158,9 @@ def test_a_new_length_makes_no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
     real = lines_module._spans
 
-    def spans(runs: Any, tiles: int, box: int) -> Any:
-        counts.append(tiles)
-        return real(runs, tiles, box)
+    def spans(runs: Any, like: Any, box: int) -> Any:
+        counts.append(np.size(like))
+        return real(runs, like, box)
 
     monkeypatch.setattr(lines_module, "_spans", spans)
     lines_module._master.cache_clear()
