@@ -297,6 +297,8 @@ def _differentiated(known: Repeated, call: Asked, need_lse: bool, tensors: Seque
 def _results(bound: Bound, need_lse: bool) -> list[Tensor]:
     out, lse, _ = _forward(bound, need_lse, False)
     return [out] if lse is None else [out, lse]
+
+
 def _facts(t: Tensor) -> Hashable:
     return t.shape, t.stride(), t.dtype, t.device, t.data_ptr() & 15
 

@@ -70,6 +70,7 @@ class TritonKernel(LinearKernel):
         )  # fmt: skip
         self._sweeps = Sweeps(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
+        self._refused = 0
         self._visits: dict[Bucket, Visits] = {}
         self._begun: set[Hashable] = set()
         self._decode = Decode(attention, lambda call: self.config("decode", call), self._locator)
@@ -282,18 +283,20 @@ class TritonKernel(LinearKernel):
     def _settle(self, call: Call, found: OnDevice, wished: Config, reason: str = "") -> Walked:
         """Which loops a launch has; with a `reason` against specialised warps, without them from now on."""
         # of calls that differ in lengths, inputs may be too large for some
-        about = "walked", found.tables.kind, wide(call.inputs), wished
-        known: tuple[object, Walked] | None = call.alike.get(about)
-        if known is not None and not reason and self._walks.get(known[0]) is known[1]:
-            return known[1]
+        about = "walked", found.tables.kind, wide(call.inputs), wished, self._refused
+        known: Walked | None = call.alike.get(about)
+        if known is not None and not reason:
+            return known
         form = form_of(self.attention, call, found.tables)
         key = form, found.tables.bare, wished
         it = self._walks.get(key)
         if reason:
+            # what is known of calls that are alike no longer holds
+            self._refused += 1
             it = self._walks[key] = Walked(form, plain(wished), reason)
         elif it is None:
             it = self._walks[key] = walked(self.attention, form, found.tables, wished, self._capability(call))
-        call.alike[about] = key, it
+        call.alike[(*about[:-1], self._refused)] = it
         return it
 
     @property

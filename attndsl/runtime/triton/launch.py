@@ -197,7 +197,12 @@ class Prepared:
             self._look(it)
             return
         self.kernel, self.tile, self.stages = like.kernel, like.tile, like.stages
-        self._given, self._inputs, self._scalars, self._numbers = like._given, like._inputs, like._scalars, like._numbers
+        self._given, self._inputs, self._scalars, self._numbers = (
+            like._given,
+            like._inputs,
+            like._scalars,
+            like._numbers,
+        )
         self._places = [(i, it.places[key]) for i, key in like._named] if it.places is not None else []
         self._named = like._named
         self.values = like.values.copy()
@@ -353,7 +358,8 @@ def launch(it: Launch) -> tuple[Prepared, Any]:
     if found is not None:
         found[0].run(it.call, it.tensors)
         return found
-    about = "launched", *key[2:], it.tables.kind, it.types
+    boxes = it.tables.box, *(p.box for p in it.tables.pieces)
+    about = it.module.name, *key[2:], boxes, it.types
     like: tuple[Prepared, Any] | None = it.call.alike.get(about)
     if like is not None:
         made = Prepared(it, like[0])

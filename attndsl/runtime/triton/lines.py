@@ -29,7 +29,9 @@ from attndsl.schedule.monotone import trend
 Longs = npt.NDArray[np.int64]
 Ints = npt.NDArray[np.int32]
 LINE = SideForm("", ("0",), (False,))
+SPANS = PieceForm(LINE, False, True)
 ZERO = np.zeros((1, 1), np.int32)
+NO_BOXES = np.zeros((0, 1), np.int32)
 MANY = 256
 """Tiles from which on it pays to look which are alike."""
 
@@ -101,7 +103,8 @@ class Runs(NamedTuple):
 
 
 def line_tables(attention: Attention, call: Call, rows: int, columns: int, *, turned: bool) -> LaunchTables | None:
-    """The tables of a sweep of tiles of `rows` positions and boxes of `columns`; None without a closed form."""
+    """The tables of a sweep of tiles of `rows` positions and boxes of `columns`; None without a closed form. With
+    `LaunchTables.whole` they are those that other lengths do not have."""
     line = line_of(attention, turned)
     # a gap between neighbouring rows' intervals must not hold a box
     if line is None or line.step > columns or columns & (columns - 1) or not isinstance(call.q_offset, int):
@@ -116,11 +119,13 @@ def line_tables(attention: Attention, call: Call, rows: int, columns: int, *, tu
     return _launch(_made(line, Space(values, call.q_offset, width), rows, columns, length), rows, columns)
 
 
-def _launch(made: Made, rows: int, columns: int, whole: LaunchTables | None = None, cut: int = 0) -> LaunchTables:
-    piece = PieceTables(
-        PieceForm(LINE, False, True), (columns,), 0, (1,), made.bounds[None], np.zeros((0, 1), np.int32), ZERO
+def _launch(
+    made: Made, rows: int, columns: int, whole: LaunchTables | None = None, bare: bool | None = None
+) -> LaunchTables:  # fmt: skip
+    piece = PieceTables(SPANS, (columns,), 0, (1,), made.bounds[None], NO_BOXES, ZERO)
+    return LaunchTables(
+        LINE, (rows,), 0, (1,), made.tiles, made.order, (piece,), False, whole=whole, known_bare=bare
     )  # fmt: skip
-    return LaunchTables(LINE, (rows,), 0, (1,), made.tiles, made.order, (piece,), False, whole=whole, cut=cut)
 
 
 def _value(call: Call, leaf: Size | ParamRef) -> Any:
@@ -184,11 +189,14 @@ FEW = 64
 
 class Master(NamedTuple):
     """Tables for a whole power of two of rows and no end of columns. `reach`: how many columns there must be for a tile
-    to be as it is here. `rising`: a tile has at least the work of those before it."""
+    to be as it is here. `rising`: a tile has at least the work of those before it; `further`: it reaches at least as
+    far. `bare`: of how many tiles, from the first on, all boxes are FULL."""
 
     made: Made
     reach: Longs
     rising: bool
+    further: bool
+    bare: int
     launch: LaunchTables
 
 
@@ -209,26 +217,36 @@ def _shared(
     master = _master(attention, line.turned, values, rows, columns, whole)
     made, reach = master.made, master.reach
     count = -(-length // rows)
-    cut = np.flatnonzero(reach[:count] > width)
+    if master.further:
+        cut = np.arange(min(int(reach.searchsorted(width, "right")), count), count)
+    else:
+        cut = np.flatnonzero(reach[:count] > width)
     if length % rows and not (len(cut) and cut[-1] == count - 1):
         cut = np.append(cut, count - 1)
     if master.rising:
         order = made.order[len(made.order) - count :]
     else:
         order = made.order if count == len(made.order) else made.order[made.order < count]
-    tiles, bounds = made.tiles[:count], made.bounds[:count]
-    if len(cut):
-        tiles, bounds = tiles.copy(), bounds.copy()
-        space = Space(dict(values), 0, width)
-        # a few tiles are numbers: vectors of so few take longer
-        for part in (int(i) for i in cut) if len(cut) <= ALONE else (cut,):
-            start = part * rows
-            stop = least(start + rows, length)
-            tiles[part] = _tiles(start, stop)
-            bounds[part] = _spans(_runs(_hulls(line, space, start, stop - 1), width, columns), start, columns)[0]
-    behind = count - int(cut[0]) if len(cut) else 0
-    alike = master.launch if master.rising and behind <= FEW else None
-    return _launch(Made(tiles, bounds, order), rows, columns, alike, behind)
+    first = int(cut[0]) if len(cut) else count
+    tiles, bounds = made.tiles[first:count].copy(), made.bounds[first:count].copy()
+    space = Space(dict(values), 0, width)
+    # a few tiles are numbers: vectors of so few take longer
+    for part in cut.tolist() if len(cut) <= ALONE else (cut,):
+        start = part * rows
+        stop = least(start + rows, length)
+        tiles[part - first] = _tiles(start, stop)
+        bounds[part - first] = _spans(_runs(_hulls(line, space, start, stop - 1), width, columns), start, columns)[0]
+    bare = master.bare >= first and _full(bounds) == count - first
+    if master.rising and count - first <= FEW:
+        return _launch(Made(tiles, bounds, order), rows, columns, master.launch, bare)
+    tiles, bounds = (np.concatenate([a[:first], b]) for a, b in ((made.tiles, tiles), (made.bounds, bounds)))
+    return _launch(Made(tiles, bounds, order), rows, columns, None, bare)
+
+
+def _full(bounds: Ints) -> int:
+    """Of how many tiles, from the first on, all boxes are FULL."""
+    partial = np.flatnonzero(bounds[:, FULL_SPANS - 1] != bounds[:, FULL_SPANS + PARTIAL_SPANS - 1])
+    return int(partial[0]) if len(partial) else len(bounds)
 
 
 @lru_cache(maxsize=32)
@@ -253,7 +271,8 @@ def _master(
     # from the last on: the order of a shorter launch is the end of this one
     order = np.arange(len(start))[::-1] if rising else np.argsort(-cost, kind="stable")
     made = Made(_tiles(start, start + rows), bounds, np.ascontiguousarray(order, np.int32))
-    return Master(made, reach, rising, _launch(made, rows, columns))
+    further = not np.any(np.diff(reach) < 0)
+    return Master(made, reach, rising, further, _full(bounds), _launch(made, rows, columns))
 
 
 # Bounds
