@@ -36,8 +36,8 @@ class Call:
     `memo` is a kernel's own: what it keeps there is found again by every call that differs from this one in nothing
     but elements of tensors and scalars that the mask does not read (same shapes, strides, element types, device,
     alignment to 16 bytes, scale, offset, plan and `Kernel.settings`). Several threads may use it at once.
-    `alike` is one too, of calls that also differ in lengths (of 1 and more): Lq, Lk, L and the dimensions of inputs that
-    these are; and in strides that are as much multiples of 16 bytes, but for that of positions.
+    `alike` is one too, of calls that also differ in lengths (of 1 and more): Lq, Lk, L and the dimensions of inputs
+    that these are; and in strides, but for that of positions, that are multiples of 16 bytes alike.
     `differentiated`: a backward of this call may follow, or this is it.
     """
 
@@ -90,6 +90,12 @@ class Call:
         made = self.repeated(q, k, v, inputs, scalars, self.q_offset)
         made.__dict__.update(sizes=sizes, tables=tables, memo={})
         return made
+
+    def within(self, place: Hashable, **changes: Any) -> Call:
+        """A call that is a part of this one, with other fields and memos of its own, which parts of one `place` in
+        calls that repeat this one have."""
+        memo, alike = self.memo.setdefault(place, {}), self.alike.setdefault(place, {})
+        return replace(self, memo=memo, alike=alike, **changes)
 
     def replanned(self, tables: Mapping[str, npt.NDArray[Any]]) -> Call:
         """The same call with these host copies and an empty memo: for another plan."""

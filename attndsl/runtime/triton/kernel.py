@@ -41,6 +41,8 @@ from attndsl.runtime.triton.sweeps import (
     dtype_of,
     exact,
     form_of,
+    is_aligned,
+    operands_of,
 )
 from attndsl.runtime.triton.visits import look_alike, visits_of
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
@@ -282,8 +284,9 @@ class TritonKernel(LinearKernel):
 
     def _settle(self, call: Call, found: OnDevice, wished: Config, reason: str = "") -> Walked:
         """Which loops a launch has; with a `reason` against specialised warps, without them from now on."""
-        # of calls that differ in lengths, inputs may be too large for some
-        about = "walked", found.tables.kind, wide(call.inputs), wished, self._refused
+        # lengths decide whether inputs are too large for 32 bits, and whether what was made for a call is aligned
+        facts = wide(call.inputs), is_aligned(call, *operands_of(call).values())
+        about = "walked", found.tables.kind, *facts, wished, self._refused
         known: Walked | None = call.alike.get(about)
         if known is not None and not reason:
             return known

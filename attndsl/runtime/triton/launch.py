@@ -197,14 +197,9 @@ class Prepared:
             self._look(it)
             return
         self.kernel, self.tile, self.stages = like.kernel, like.tile, like.stages
-        self._given, self._inputs, self._scalars, self._numbers = (
-            like._given,
-            like._inputs,
-            like._scalars,
-            like._numbers,
-        )
+        self._given, self._inputs, self._scalars = like._given, like._inputs, like._scalars
+        self._numbers, self._named = like._numbers, like._named
         self._places = [(i, it.places[key]) for i, key in like._named] if it.places is not None else []
-        self._named = like._named
         self.values = like.values.copy()
         for i, a in self._numbers:
             self.values[i] = it.value(a)

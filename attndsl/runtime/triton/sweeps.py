@@ -43,7 +43,8 @@ STAGED = 1 << 16
 
 @dataclass(frozen=True)
 class OnDevice:
-    """A launch's tables and their copy on a device, which has all tiles; with `located` every call makes some of its own there."""
+    """A launch's tables and their copy on a device, which has all tiles; with `located` every call makes some of its
+    own there."""
 
     tables: LaunchTables
     views: Mapping[tuple[str, int], Tensor]

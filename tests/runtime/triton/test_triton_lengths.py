@@ -41,9 +41,12 @@ SPECS: dict[str, tuple[str, dict[str, Callable[[Any], Any]]]] = {
         {"w": lambda it: it.w, "c": lambda it: it.c, "slope": lambda it: torch.ones(it.H)},
     ),
     "by position": (
-        "attention placed(input g: f32[B, H, Lq], input m: f32[Lk]) { score s + m[k] mask k <= q output o * g[b, h, q] }",
+        "attention placed(input g: f32[B, H, Lq], input m: f32[Lk])"
+        "{ score s + m[k] mask k <= q output o * g[b, h, q] }",
         {"g": lambda it: torch.ones(it.B, it.H, it.Lq), "m": lambda it: torch.ones(it.Lk)},
     ),
+    "projected": ("attention normed { score dot(rmsnorm(Q), rmsnorm(K)) / 4 mask k <= q }", {}),
+    "staged": ("attention centred { score s - mean(s) mask k <= q }", {}),
     "documents": (
         "attention docs(input doc: i32[B, L] sorted) { mask doc[b, q] == doc[b, k] and k <= q }",
         {"doc": lambda it: torch.zeros(it.B, it.L, dtype=torch.int32)},
@@ -198,7 +201,7 @@ def test_lengths_that_do_not_fit_are_told(happened: list[Any]) -> None:
         call(300, 200, 300, 200, 200)
         call(310, 210, 310, 210, 210)
         for wrong in ((320, 210, 310, 210, 210), (310, 210, 310, 209, 210), (310, 210, 310, 210, 209)):
-            with pytest.raises(ValueError, match="Lq = 320|Lk = 210"):
+            with pytest.raises(ValueError, match=r"Lq = 320|Lk = 210"):
                 call(*wrong)
 
 
