@@ -62,7 +62,7 @@ PARTS = (
     Part("gradients", "check", "gpu_backward.py", ("--only", "check"), 150, ("--dry",), workers=True),
     Part("scans", "check", "gpu_linear.py", ("--only", "check"), 120, ("--dry",), workers=True, budget=True),
     Part("far", "check", "gpu_decode.py", ("--far",), 60, ("--far", "--dry")),
-    Part("sanitize", "check", "sanitize.py", ("--seconds", "120"), 400, ("--dry",)),
+    Part("sanitize", "check", "sanitize.py", ("--seconds", "120", "--workers", "6"), 400, ("--dry",)),
     Part("random", "check", "gpu_random.py", (), 90, workers=True, budget=True),
     Part("forward", "time", "gpu.py", ("--only", "time", "--workers", "0"), 200, budget=True),
     Part("backward", "time", "gpu_backward.py", ("--only", "time", "--workers", "0"), 200, budget=True),

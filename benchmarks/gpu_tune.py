@@ -9,7 +9,8 @@ all of them are compiled by worker processes in that order, and whatever is comp
 `attndsl.tune`'s own search, a few of the best ranked candidates each. Everything ends within `--budget` seconds.
 
 Rows and entries are in the file the moment they are known: a run that is stopped goes on where it was. The work is done
-in a process of its own; where a candidate takes the GPU's context with it, or hangs, another goes on with the next one.
+in a process of its own; where a candidate takes the GPU's context with it, or hangs, another goes on with the other
+candidates of the same pass, and the row says which one it was.
 `benchmarks/ship_tuned.py` writes what the package ships from the entries. `--dry` predicts, without a GPU, and with
 `--workers` also compiles the candidates for the target.
 """
@@ -31,11 +32,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.tune_first import first_results
-from benchmarks.tune_run import QUIET, Record, run
+from benchmarks.tune_run import LOST, QUIET, Record, run
 from benchmarks.tune_specs import GROUPS
 
 RESULTS = Path(__file__).parent / "results"
-RESTARTS = 6
+RESTARTS = 12
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -107,7 +108,8 @@ def supervise(given: argparse.Namespace, out: Path, cache: Path, deadline: float
         if child.returncode == 0 or time.time() > deadline:
             return
         lost = Record.at(out).lose(f"its process ended with {child.returncode}, attempt {attempt + 1}")
-        print(f"{lost or 'nothing'} was lost: the process ended with {child.returncode}", flush=True)
+        if lost or child.returncode != LOST:
+            print(f"{lost or 'nothing'} was lost: the process ended with {child.returncode}", flush=True)
 
 
 def end(child: subprocess.Popen[bytes]) -> None:

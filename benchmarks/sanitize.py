@@ -1,13 +1,14 @@
 """Kernels under compute-sanitizer, and whether deterministic runs repeat bit by bit.
 
     python benchmarks/sanitize.py [--out FILE] [--tools memcheck,racecheck] [--repeats 250] [--seconds 200]
+    python benchmarks/sanitize.py --only repeats [--workers N]
     python benchmarks/sanitize.py --dry [--workers N]
 
 Runs small calls, forward, backward and few rows, linear attention, and the sweep that computes dq along in sums to
 which programs add in no order: first plainly, which compiles their kernels, then under each tool of compute-sanitizer,
 without torch's caching allocator (a read outside of a tensor is then one outside of an allocation), then repeatedly
-under `torch.use_deterministic_algorithms`. The one sweep is not bitwise the same twice; it is compared with the two
-passes, every time.
+under `torch.use_deterministic_algorithms`, each case in a process of its own and `--workers` of them at a time. The one
+sweep is not bitwise the same twice; it is compared with the two passes, every time.
 
 Every job, every repeated case and every tool is an entry of benchmarks/results/<gpu>/<date>-sanitize.json. The exit
 code is 1 where anything was found. `--dry` compiles the kernels of all jobs, without a GPU.
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,10 @@ FORWARD = (
     "few, sink and gate", "few, relu2", "few, heads that differ",
 )  # fmt: skip
 BACKWARD = ("dense 40", "window", "alibi", "sink and gate", "relu2", "gna", "few, causal, 5 rows")
-REPEATED = ("causal", "alibi", "sink and gate", "gna", "few, causal, 4 heads to 1", "few, window and first keys")
+REPEATED = (
+    "causal", "alibi", "sink and gate", "gna", "documents", "row and key bias", "three products", "standard scores",
+    "few, causal, 4 heads to 1", "few, window and first keys",
+)  # fmt: skip
 FUSED: dict[str, Config] = {
     "one sweep, boxes": Config(64, 64, 4, 2, fused="boxes"),
     "one sweep, elements": Config(64, 64, 4, 2, fused="elements"),
@@ -80,22 +85,33 @@ def jobs() -> dict[str, Callable[[], list[Tensor]]]:
 
 def run(name: str, backward: bool) -> list[Tensor]:
     """The output, lse and gradients of a case in bf16."""
+    return prepared(name, backward)()
+
+
+def prepared(name: str, backward: bool) -> Callable[[], list[Tensor]]:
+    """A call of a case in bf16 on tensors that are made once: its output, lse and gradients."""
     import attndsl
 
     case = case_of(name)
-    q, k, v = (t.cuda().requires_grad_(backward) for t in case.tensors(torch.bfloat16))
+    made = [t.cuda() for t in case.tensors(torch.bfloat16)]
     inputs = {n: t.cuda() for n, t in case.made().items()}
-    given: dict[str, Any] = {**case.scalars, **inputs}
-    floats = [t.requires_grad_() for t in inputs.values() if t.is_floating_point()] if backward else []
-    found = attndsl.load(case.text, **case.consts)(
-        q, k, v, backend="triton", return_lse=case.lse, grid=case.grid, q_offset=case.offset("cuda"), scale=case.scale,
-        **given,
-    )  # fmt: skip
-    results = list(found) if case.lse else [found]
-    if backward:
-        sum((r.float().sin().sum() for r in results), torch.zeros((), device="cuda")).backward()
-        results += [t.grad for t in (q, k, v, *floats) if t.grad is not None]
-    return [r.detach() for r in results]
+    attention = attndsl.load(case.text, **case.consts)
+    offset = case.offset("cuda")
+
+    def call() -> list[Tensor]:
+        q, k, v = (t.detach().requires_grad_(backward) for t in made)
+        given = {n: t.detach().requires_grad_(backward and t.is_floating_point()) for n, t in inputs.items()}
+        found = attention(
+            q, k, v, backend="triton", return_lse=case.lse, grid=case.grid, q_offset=offset, scale=case.scale,
+            **case.scalars, **given,
+        )  # fmt: skip
+        results = list(found) if case.lse else [found]
+        if backward:
+            sum((r.float().sin().sum() for r in results), torch.zeros((), device="cuda")).backward()
+            results += [t.grad for t in (q, k, v, *given.values()) if t.grad is not None]
+        return [r.detach() for r in results]
+
+    return call
 
 
 def swept(name: str, config: Config) -> list[Tensor]:
@@ -177,33 +193,66 @@ def plainly(raw: Raw, seconds: float) -> None:
         raw.check("all jobs", end or f"{len(done)} of {len(jobs())} ran")
 
 
-def repeats(raw: Raw, times: int) -> None:
-    """Whether the repeated cases were bitwise equal each time; the one sweep, which is not, near the two passes."""
+def repeat(name: str, times: int) -> int:
+    """A repeated case, forward and backward, or a sweep that is not the same twice; a line of JSON for each."""
+    if name in sweeps():
+        case, config = sweeps()[name]
+        said = ""
+        try:
+            for _ in range(times):
+                swept(case, config)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"[:300]
+        print(json.dumps({"case": f"{name}, repeated near two passes", "wrong": bare(said)}), flush=True)
+        return bool(said)
     torch.use_deterministic_algorithms(True)
-    for name in REPEATED:
-        for backward in (False, True):
-            case = f"{name}{', backward' * backward}, repeated"
-            try:
-                first = run(name, backward)
-                different = 0
-                for _ in range(times):
-                    again = run(name, backward)
-                    different += not all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-                raw.check(case, f"{different} of {times} repeats differ" if different else "", repeats=times)
-            except NotImplementedError:
-                continue
-            except Exception as error:
-                raw.check(case, f"{type(error).__name__}: {error}"[:300])
-    torch.use_deterministic_algorithms(False)
-    for name in SWEPT:
-        for sweep, config in FUSED.items():
-            case = f"{name}, {sweep}, repeated near two passes"
-            try:
-                for _ in range(times):
-                    swept(name, config)
-                raw.check(case, "", repeats=times)
-            except Exception as error:
-                raw.check(case, f"{type(error).__name__}: {error}"[:300])
+    wrong = 0
+    for backward in (False, True):
+        try:
+            call = prepared(name, backward)
+            first = call()
+            different = 0
+            for _ in range(times):
+                again = call()
+                different += not all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+            said = f"{different} of {times} repeats differ" if different else ""
+        except NotImplementedError:
+            continue
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"[:300]
+        wrong += bool(said)
+        print(json.dumps({"case": f"{name}{', backward' * backward}, repeated", "wrong": bare(said)}), flush=True)
+    return 1 if wrong else 0
+
+
+def sweeps() -> dict[str, tuple[str, Config]]:
+    """Cases of the one sweep, by what they are called."""
+    return {f"{name}, {sweep}": (name, config) for name in SWEPT for sweep, config in FUSED.items()}
+
+
+def repeats(raw: Raw, times: int, workers: int, seconds: float) -> None:
+    """Whether the repeated cases were bitwise equal each time; the one sweep, which is not, near the two passes."""
+
+    # threads of torch's for tensors on the host would be as many for each process as there are cores
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def ran(name: str) -> tuple[str, str, str]:
+        command = [sys.executable, __file__, "--repeat", name, "--repeats", str(times)]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=seconds, check=False, env=environment
+            )
+        except subprocess.TimeoutExpired:
+            return name, "", "not done in time"
+        return name, done.stdout, "" if done.returncode in (0, 1) else f"its process ended with {done.returncode}"
+
+    with ThreadPoolExecutor(workers) as pool:
+        for name, text, end in pool.map(ran, (*REPEATED, *sweeps())):
+            lines = told(text)
+            for line in lines:
+                raw.check(line["case"], line["wrong"], repeats=times)
+            if end or not lines:
+                raw.check(f"{name}, repeated", end or "said nothing")
 
 
 def sanitized(raw: Raw, tool: str, seconds: float) -> None:
@@ -264,19 +313,24 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=200.0, help="for each tool")
     parser.add_argument("--commit", default="")
     parser.add_argument("--dry", action="store_true", help="no GPU: compile the kernels of all jobs")
-    parser.add_argument("--workers", type=int, default=1, help="compiling processes of a dry run")
+    parser.add_argument("--workers", type=int, default=1, help="compiling processes of a dry run, or repeating ones")
+    parser.add_argument("--only", choices=["repeats"], help="leave out the other parts")
+    parser.add_argument("--repeat", default="", help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help="run every job once, and nothing else")
     given = parser.parse_args()
     if given.child:
         return child()
+    if given.repeat:
+        return repeat(given.repeat, given.repeats)
     if given.dry:
         return dry(Raw("sanitize-dry", given.out, given.commit, "cross-compiled"), given.workers)
     raw = Raw("sanitize", given.out, given.commit, torch.cuda.get_device_name())
-    plainly(raw, given.seconds)
-    for tool in filter(None, given.tools.split(",")):
-        sanitized(raw, tool, given.seconds)
+    if given.only is None:
+        plainly(raw, given.seconds)
+        for tool in filter(None, given.tools.split(",")):
+            sanitized(raw, tool, given.seconds)
     if given.repeats:
-        repeats(raw, given.repeats)
+        repeats(raw, given.repeats, given.workers, given.seconds)
     return raw.end()
 
 

@@ -22,6 +22,7 @@ from attndsl.runtime.triton.labels import label
 from attndsl.runtime.triton.scan_choices import ScanFacts, scan_facts
 from attndsl.schedule.legalise import ScanForm
 from attndsl.tune.candidates import spread
+from attndsl.tune.failures import CRASHED
 from attndsl.tune.machines import Gpu, gpu_of, like
 from attndsl.tune.model import predict_scan
 from attndsl.tune.offline import ranked
@@ -31,10 +32,14 @@ from attndsl.tune.trials import CostModel
 from attndsl.tune.workers import Compiled, ScanJob, Task, Workers, job_of
 from benchmarks.tune_specs import LIBRARY, LINEAR, Item, items, problem_of
 
+LOST = 3
+"""Exit code of a process whose GPU context is lost."""
 QUIET = 45.0
 """Seconds without a row after which a process counts as hung."""
 FINALISTS = 0.08
 """Seconds that each finalist is measured."""
+TIMES = 3
+"""Processes that may be lost over an item."""
 AT_ONCE = 4
 """Items that are ranked before it is looked again whether one can be measured."""
 COMPILE = 30.0
@@ -88,13 +93,20 @@ class Record:
         self.write()
 
     def lose(self, note: str) -> str:
-        """Give up what a process was at when it died; what that was."""
+        """Count what a process was at when it died, and give it up after so many times: which candidate it was at is in
+        the cache, and the next process goes on with the others. What that was."""
         running = self.data.pop("running", None)
         if running is None:
             return ""
+        name = " ".join(running)
+        lost = self.data.setdefault("lost", {})
+        lost[name] = [*lost.get(name, []), note]
+        if len(lost[name]) < TIMES:
+            self.write()
+            return name
         known = next(i for i in items("cpu") if list(i.place) == running)
-        self.add(known, {"note": f"ERR {note}"})
-        return " ".join(running)
+        self.add(known, {"note": f"ERR {'; '.join(lost[name])}"[:300]})
+        return name
 
     @property
     def done(self) -> set[tuple[str, str]]:
@@ -110,6 +122,7 @@ class Record:
             mean = math.exp(sum(map(math.log, found)) / len(found))
             yield f"gain of {name}: {mean:.3f}x ({min(found):.3f} to {max(found):.3f}, {len(found)} workloads)"
         for row in self.data["rows"]:
+            yield from (f"{row['workload']} {row['pass']}: {text}" for text in row.get("crashed", []))
             if row.get("note"):
                 yield f"{row['workload']} {row['pass']}: {row['note']}"
 
@@ -286,9 +299,11 @@ def tune_one(item: Item, ahead: Ahead, record: Record, seconds: float) -> None:
 
     from attndsl.runtime.binding import bind_call
     from attndsl.runtime.triton.kernel import TritonKernel
+    from attndsl.tune.failures import CandidateError, lost
     from attndsl.tune.online import tune_passes
     from attndsl.tune.oracle import Subject
     from attndsl.tune.scans import tune_scan_passes
+    from attndsl.tune.trials import alive
 
     begin, w = time.time(), item.workload
     try:
@@ -308,12 +323,18 @@ def tune_one(item: Item, ahead: Ahead, record: Record, seconds: float) -> None:
         else:
             subject = Subject(f.attention, call, w.grid, grad if step in ("dq", "dkdv") else None)
             (entry,) = tune_passes(kernel, subject, kernel.facts(call), [step], max(seconds, 0.5), **options)
+    except CandidateError as error:
+        # the next process goes on with the other candidates
+        print(f"{w.name:48s} {item.step:8s} {error.config}: {error.words}", flush=True)
+        record.lose(f"{error.config}: {error.words}")
+        os._exit(LOST)
     except Exception as error:
         note = f"ERR {type(error).__name__}: {' '.join(str(error).split())}"[:300]
         print(f"{w.name:48s} {item.step:8s} {note}", flush=True)
+        if lost(error) or not alive(torch.device("cuda", torch.cuda.current_device())):
+            record.lose(note)
+            os._exit(LOST)
         record.add(item, {"note": note})
-        if "CUDA" in note or "illegal" in note:
-            os._exit(3)
         return
     row = row_of(entry, time.time() - begin)
     record.add(item, row, entry)
@@ -329,8 +350,13 @@ def row_of(entry: Entry, seconds: float) -> Row:
     return {
         "default": entry.default, "default_ms": None if default is None else default.ms, "tuned": entry.best,
         "ms": None if best is None else best.ms, "gain": entry.gain, "tried": len(entry.timings),
-        "seconds": round(seconds, 2),
+        "seconds": round(seconds, 2), **({"crashed": crashed} if (crashed := crashes(entry)) else {}),
     }  # fmt: skip
+
+
+def crashes(entry: Entry) -> list[str]:
+    """The candidates that took a process with them, and what was said."""
+    return [f"{n}: {t.note}" for n, t in entry.timings.items() if t.note.startswith(CRASHED)]
 
 
 def counts(entry: Entry) -> str:

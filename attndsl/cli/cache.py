@@ -224,7 +224,7 @@ def _shown(entry: Entry) -> str:
 
 def _rank(item: tuple[str, Timing]) -> tuple[Any, ...]:
     label, timing = item
-    order = ("measured", "predicted", "wrong", "failed", "unfit").index(timing.state)
+    order = ("measured", "predicted", "running", "wrong", "failed", "unfit").index(timing.state)
     return order, timing.ms if timing.ms is not None else 0.0, label
 
 

@@ -28,6 +28,7 @@ from attndsl.runtime.triton.staged import StagedKernel
 from attndsl.runtime.tuning import Tuning
 from attndsl.runtime.tuning import asked as asked_here
 from attndsl.schedule.legalise import ScanForm
+from attndsl.tune.failures import CrashedError, crashed
 from attndsl.tune.machines import like
 from attndsl.tune.offline import space
 from attndsl.tune.oracle import Subject, subject_of
@@ -159,7 +160,10 @@ def tune_passes(
                 later, its_trials = following
                 default, *rest = later.configs
                 workers.ahead(its_trials.jobs([default, *sorted(rest, key=its_trials.predict)[: AHEAD - 1]]))
-            found.append(tune(task, trials, budget=budget, report=report, careful=careful))
+            try:
+                found.append(tune(task, trials, budget=budget, report=report, careful=careful))
+            except CrashedError as error:
+                raise crashed(trials, error, subject.attention) from error
             _done.add(task.key)
     finally:
         if own:

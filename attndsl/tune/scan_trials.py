@@ -23,7 +23,7 @@ from attndsl.tune.model import predict_scan
 from attndsl.tune.oracle import Oracle, Subject, apart
 from attndsl.tune.scan_candidates import Shape
 from attndsl.tune.search import Sample
-from attndsl.tune.trials import timed
+from attndsl.tune.trials import alive, timed
 from attndsl.tune.workers import Compiled, ScanJob, Workers
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ class ScanPredictions:
 
 
 class ScanTrials(ScanPredictions):
-    """Trials that run one call on its GPU."""
+    """Trials that run one call on its GPU, in this process."""
+
+    apart = False
 
     def __init__(
         self,
@@ -109,6 +111,15 @@ class ScanTrials(ScanPredictions):
         self._state: State | None = None
         self._saved: tuple[Tensor, ...] | None = None
         self._given = subject
+        self._safe_fails = False
+
+    def skip_safe(self) -> None:
+        """As `Trials.skip_safe`."""
+        self._safe_fails = True
+
+    def alive(self) -> bool:
+        """As `Trials.alive`."""
+        return alive(self.call.q.device)
 
     def check(self, config: ScanConfig) -> str:
         """Against the oracle on sampled rows, and against the safe configuration everywhere."""
@@ -117,6 +128,8 @@ class ScanTrials(ScanPredictions):
         wrong = self._oracle.wrong(self._seen(found))
         if wrong:
             return wrong
+        if self._safe_fails:
+            return "" if self._oracle.rows else "there is nothing to compare it with: what runs untuned fails"
         if self._expected is None:
             self._expected = found if config == self._safe else self._run(self._safe, grad)
         return apart(found, self._expected)

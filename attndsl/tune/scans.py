@@ -16,6 +16,7 @@ from attndsl.runtime.triton.scan_choices import ScanFacts, scan_facts, scan_key,
 from attndsl.runtime.triton.scan_config import ScanConfig, ScanPass
 from attndsl.schedule.legalise import ScanForm, legalise
 from attndsl.schedule.problem import Problem
+from attndsl.tune.failures import CrashedError, crashed
 from attndsl.tune.machines import Gpu, like
 from attndsl.tune.offline import compiled_best, kept
 from attndsl.tune.scan_candidates import scan_candidates, shape_of
@@ -146,7 +147,10 @@ def tune_scan_passes(
                 later, its_trials = following
                 default, *rest = later.configs
                 workers.ahead(its_trials.jobs([default, *sorted(rest, key=its_trials.predict)[: AHEAD - 1]]))
-            found.append(tune(task, trials, budget=budget, report=report, careful=careful))
+            try:
+                found.append(tune(task, trials, budget=budget, report=report, careful=careful))
+            except CrashedError as error:
+                raise crashed(trials, error, subject.attention) from error
     finally:
         if own:
             workers.close()

@@ -5,6 +5,7 @@ What trials do is behind an interface: on a GPU they run kernels, in tests they 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from attndsl.runtime.cache.entry import Entry, Timing
 from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.labels import AnyConfig, config_data, label
 from attndsl.runtime.triton.scan_config import ScanConfig
+from attndsl.tune.failures import CrashedError, LostError, ShortOfMemoryError, crash_of, lost, short, words_of
 
 C = TypeVar("C", Config, ScanConfig)
 """What is tuned: the configuration of a pass over tiles, or of a scan."""
@@ -26,6 +28,8 @@ MARGIN = 1.15
 measured, gives the next one (and all after it) a longer time than the best by this factor."""
 BETTER = 0.99
 FINALISTS = 3
+SHORT = 3
+"""Candidates in a row without memory for them after which a search ends."""
 QUICK, CAREFUL = 0.04, 0.2
 """Seconds of measuring a candidate, first and among the finalists."""
 
@@ -39,7 +43,13 @@ class Sample:
 
 
 class Trials(Protocol[C]):
-    """What candidates of one pass of one call do."""
+    """What candidates of one pass of one call do.
+
+    `apart`: they run in another process, whose end is a LostError and loses nothing here. In this process one may take
+    the process with it: that it runs is written down before."""
+
+    @property
+    def apart(self) -> bool: ...
 
     def predict(self, config: C) -> float | None:
         """Milliseconds by the cost model; None where it has nothing to say."""
@@ -55,6 +65,14 @@ class Trials(Protocol[C]):
 
     def measure(self, config: C, seconds: float) -> Sample:
         """The time of a candidate that was right."""
+        ...
+
+    def skip_safe(self) -> None:
+        """What runs untuned fails: candidates are compared with the oracle alone."""
+        ...
+
+    def alive(self) -> bool:
+        """Whether what runs candidates can still run any."""
         ...
 
 
@@ -115,8 +133,9 @@ class Search(Generic[C]):
         default, *_ = self.configs
         predicted = {c: self.trials.predict(c) for c in self.configs}
         todo = [c for c in self._ranked(predicted) if label(c) not in self.entry.timings]
-        since_best = 0
+        since_best = short_in_a_row = 0
         finished = True
+        self._look_at(default)
         for config, reason in self._compiled(todo):
             if self._left() <= 0 and config != default:
                 finished = False
@@ -124,16 +143,25 @@ class Search(Generic[C]):
             if since_best >= ENOUGH and self._hopeless(config, predicted):
                 break
             before = self._best_ms()
-            timing = Timing(config_data(config), "unfit", note=reason) if reason else self._tried_one(config)
+            try:
+                timing = Timing(config_data(config), "unfit", note=reason) if reason else self._tried_one(config)
+            except ShortOfMemoryError as error:
+                finished, short_in_a_row = False, short_in_a_row + 1
+                if short_in_a_row < SHORT:
+                    continue
+                if not self.entry.measured:
+                    raise ShortOfMemoryError(f"not enough memory to measure anything: {error}") from error
+                break
+            short_in_a_row = 0
             self._note(config, timing)
+            self._look_at(default)
             if timing.state == "measured":
                 improved = before is None or (timing.ms is not None and timing.ms < BETTER * before)
                 since_best = 0 if improved else since_best + 1
         self._final()
         if finished:
             self.entry = self._made(space=space_of(self.configs))
-        if self._keep is not None:
-            self._keep(self.entry)
+        self._write(self.entry)
         return self.entry
 
     def _ranked(self, predicted: Mapping[C, float | None]) -> list[C]:
@@ -164,21 +192,53 @@ class Search(Generic[C]):
             reasons = self.trials.compile(some)
             yield from ((c, reasons.get(c, "")) for c in some)
 
+    def _look_at(self, default: C) -> None:
+        """Whether others can be compared with the default."""
+        timing = self.entry.timings.get(label(default))
+        if timing is not None and timing.state in ("failed", "unfit"):
+            self.trials.skip_safe()
+
     def _tried_one(self, config: C) -> Timing:
         data = config_data(config)
-        try:
+
+        def run() -> Timing:
             wrong = self.trials.check(config)
             if wrong:
                 return Timing(data, "wrong", note=wrong)
             sample = self.trials.measure(config, QUICK)
+            return Timing(data, "measured", sample.ms, sample.spread)
+
+        return self._guarded(config, run)
+
+    def _guarded(self, config: C, run: Callable[[], Timing]) -> Timing:
+        """What becomes of a candidate. ShortOfMemoryError where there was no memory for it; CrashedError where it took
+        the GPU's context of this process with it."""
+        name, data, before = label(config), config_data(config), self.entry
+        if not self.trials.apart:
+            # should this process end here, the next one knows
+            self._write(before.with_timings({name: Timing(data, "running", note=f"by process {os.getpid()}")}))
+        try:
+            return run()
+        except LostError as error:
+            return Timing(data, "failed", note=str(error))
         except Exception as error:
-            if _fatal(error):
-                self._note(config, Timing(data, "failed", note=_words(error)))
-                if self._keep is not None:
-                    self._keep(self.entry)
-                raise
-            return Timing(data, "failed", note=_words(error))
-        return Timing(data, "measured", sample.ms, sample.spread)
+            if short(error):
+                self._write(before)
+                raise ShortOfMemoryError(words_of(error)) from error
+            if not self.trials.apart and (lost(error) or not self.trials.alive()):
+                note = crash_of(error)
+                self._note(config, Timing(data, "failed", note=note))
+                self._write(self.entry)
+                raise CrashedError(config, note) from error
+            return Timing(data, "failed", note=words_of(error))
+        except BaseException:
+            # asked to end: nothing is wrong with the candidate
+            self._write(before)
+            raise
+
+    def _write(self, entry: Entry) -> None:
+        if self._keep is not None:
+            self._keep(entry)
 
     def _final(self) -> None:
         """Measure the fastest, and the default, again and longer: short measurements flatter by chance."""
@@ -192,14 +252,22 @@ class Search(Generic[C]):
             config = by_label.get(name)
             if config is None or self._left() < -self._careful * len(names):
                 continue
-            sample = self.trials.measure(config, self._careful)
-            self._note(config, Timing(config_data(config), "measured", sample.ms, sample.spread))
+
+            def run(config: C = config) -> Timing:
+                sample = self.trials.measure(config, self._careful)
+                return Timing(config_data(config), "measured", sample.ms, sample.spread)
+
+            try:
+                self._note(config, self._guarded(config, run))
+            except ShortOfMemoryError:
+                # what was measured at first stays
+                return
 
     def _note(self, config: C, timing: Timing) -> None:
         self._tried += 1
         self.entry = self.entry.with_timings({label(config): timing})
-        if self._keep is not None and self._tried % AHEAD == 0:
-            self._keep(self.entry)
+        if self._tried % AHEAD == 0:
+            self._write(self.entry)
         if self._report is not None:
             known = [self.entry.timings[n] for n in map(label, self.configs) if n in self.entry.timings]
             pruned = sum(t.state in ("wrong", "failed", "unfit") for t in known)
@@ -224,13 +292,3 @@ class Search(Generic[C]):
 
 def _number(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
-
-
-def _fatal(error: Exception) -> bool:
-    """Whether the GPU's context is lost: nothing that this process measures after it means anything."""
-    text = str(error)
-    return any(w in text for w in ("illegal memory access", "illegal instruction", "unspecified launch failure"))

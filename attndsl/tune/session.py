@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic
 
 import attndsl
-from attndsl.runtime.cache.entry import Entry
+from attndsl.runtime.cache.entry import Entry, Timing
 from attndsl.runtime.cache.key import Key
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton.labels import label
+from attndsl.tune.failures import ENDED
 from attndsl.tune.search import CAREFUL, C, Report, Search, Trials, settled
 
 
@@ -51,10 +52,15 @@ def tune(
 
 
 def _reread(fresh: Entry, known: Entry) -> Entry:
-    """What was measured before; predictions are made again."""
-    timings = {n: t for n, t in known.timings.items() if t.state != "predicted"}
+    """What was measured before; predictions are made again. What still runs, although nobody holds the key, ended the
+    process that ran it."""
+    timings = {n: _ended(t) for n, t in known.timings.items() if t.state != "predicted"}
     made = {n: v for n, v in known.made.items() if n != "space"}
     return Entry(fresh.key, fresh.name, fresh.shape, timings, fresh.default, made | made_now())
+
+
+def _ended(timing: Timing) -> Timing:
+    return replace(timing, state="failed", note=ENDED) if timing.state == "running" else timing
 
 
 def made_now() -> dict[str, str]:

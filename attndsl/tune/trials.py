@@ -15,6 +15,7 @@ from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
 from attndsl.schedule.tiling import Tiling
+from attndsl.tune.failures import short
 from attndsl.tune.machines import Gpu
 from attndsl.tune.model import operations_of, predict, tiling_of
 from attndsl.tune.search import Sample
@@ -86,7 +87,10 @@ class Predictions(CostModel):
         return "" if built is None else built.words
 
     def _unfit(self, config: Config, built: Compiled) -> str:
-        if built.error or config == self._safe:
+        if config == self._safe:
+            # what runs untuned runs in two loops where it cannot have specialised warps, and is taken so
+            return "" if built.error.startswith(UNSPECIALISED) else built.error
+        if built.error:
             return built.error
         if built.stages < config.stages:
             return f"shared memory holds {built.stages} stages"
@@ -96,7 +100,10 @@ class Predictions(CostModel):
 
 
 class CallTrials(Predictions):
-    """Trials that run one call on its GPU."""
+    """Trials that run one call on its GPU, in this process, as calls run it: without a plan where the kernel finds what
+    is visible by itself."""
+
+    apart = False
 
     def __init__(self, kernel: TritonKernel, subject: Subject, step: Pass, safe: Config, gpu: Gpu, workers: Workers):
         """`safe` is the configuration that others are compared with. Gradients need `subject.grad`."""
@@ -108,13 +115,16 @@ class CallTrials(Predictions):
         self._oracle = Oracle(subject, step)
         self._expected: Mapping[str, Tensor] | None = None
         self._tiled: dict[Tiling, Plan] = {}
-        self._saved: tuple[Plan, tuple[Tensor, ...]] | None = None
+        self._saved: tuple[Plan | None, tuple[Tensor, ...]] | None = None
+        self._safe_fails = False
 
-    def _unfit(self, config: Config, built: Compiled) -> str:
-        # what runs untuned runs in two loops where it cannot have such warps, and is measured so
-        if config == self._safe and built.error.startswith(UNSPECIALISED):
-            return ""
-        return super()._unfit(config, built)
+    def skip_safe(self) -> None:
+        """As `Trials.skip_safe`."""
+        self._safe_fails = True
+
+    def alive(self) -> bool:
+        """As `Trials.alive`."""
+        return alive(self.subject.call.q.device)
 
     def plan(self, config: Config) -> Plan:
         """The plan that a candidate runs."""
@@ -142,6 +152,8 @@ class CallTrials(Predictions):
         wrong = self._oracle.wrong(found)
         if wrong:
             return wrong
+        if self._safe_fails:
+            return "" if self._oracle.rows else "there is nothing to compare it with: what runs untuned fails"
         if self._expected is None:
             self._expected = found if config == self._safe else self._run(self._safe, grad)
         return apart(found, self._expected)
@@ -158,24 +170,41 @@ class CallTrials(Predictions):
             if self.step in ("forward", "decode"):
                 asked = configured(config, decode=None) if self.step == "forward" else configured(decode=config)
                 with asked:
-                    out, _, _ = self.kernel.forward(call, self.plan(config), False, save=False)
+                    plan = None if self.kernel.locates(call) else self.plan(config)
+                    out, _, _ = self.kernel.forward(call, plan, False, save=False)
                 return {"out": out}
+            call = replace(call, differentiated=True)
             plan, saved = self._forward()
             # a sweep for dk and dv may find dq too: what is compared is the whole backward pass
             needs = frozenset("q" if self.step == "dq" else "qkv")
             with configured(**{self.step: config}):
                 return self.kernel.backward(call, plan, saved, grad, None, needs)
 
-    def _forward(self) -> tuple[Plan, tuple[Tensor, ...]]:
+    def _forward(self) -> tuple[Plan | None, tuple[Tensor, ...]]:
         """What forward keeps for backward, once."""
         if self._saved is None:
-            call = self.subject.call
-            tiling = self.kernel.tiling(call)
-            problem = tiling.problem(self.attention, self.problem)
-            plan = build(self.attention, problem, tiling.tile(self.attention, problem))
+            call = replace(self.subject.call, differentiated=True)
+            plan = None
+            if not self.kernel.locates(call):
+                tiling = self.kernel.tiling(call)
+                problem = tiling.problem(self.attention, self.problem)
+                plan = build(self.attention, problem, tiling.tile(self.attention, problem))
             _, _, saved = self.kernel.forward(call, plan, False, save=True)
             self._saved = plan, saved
         return self._saved
+
+
+def alive(device: Any) -> bool:
+    """Whether the GPU's context of this process still works."""
+    import torch
+
+    if device.type != "cuda":
+        return True
+    try:
+        torch.cuda.synchronize(device)
+        return bool((torch.zeros(1, device=device) == 0).all())
+    except RuntimeError as error:
+        return short(error)
 
 
 def timed(run: Callable[[], object], seconds: float) -> Sample:

@@ -110,7 +110,7 @@ def compile_job(job: Job) -> Compiled:
     from attndsl.runtime.triton.lowering import compile_lowered
 
     try:
-        launches = _lowered(job)
+        launches = lowered(job)
         built = [compile_lowered(one) for one in launches]
         if job.config.specialize:
             reason = _not_specialized(job, launches, built)
@@ -143,16 +143,22 @@ def compile_scan_job(job: ScanJob) -> Compiled:
     )  # fmt: skip
 
 
-def _lowered(job: Job) -> list[Lowered]:
-    """The launches of a candidate's pass."""
+def lowered(job: Job) -> list[Lowered]:
+    """The launches of a candidate's pass, with the tables that a call has: the device makes those of masks that read
+    tensors."""
     from attndsl.ir.reader import read_attention
     from attndsl.runtime.triton.decode_lowering import lower_decode
     from attndsl.runtime.triton.lowering import lower, lower_backward
+    from attndsl.runtime.triton.standalone_lowering import locating
 
     dtype: Any = job.dtype
     attention = read_attention(job.attention)
+    on_a_line = job.step != "decode" and isinstance(job.problem.q_offset, int)
+    locate = locating(attention, job.problem, dtype) if on_a_line else None
     if job.step == "forward":
-        _, found = lower(attention, job.problem, dtype, capability=job.capability, config=job.config, lse=False)
+        _, found = lower(
+            attention, job.problem, dtype, capability=job.capability, config=job.config, lse=False, locate=locate
+        )
     elif job.step == "decode":
         _, found = lower_decode(
             attention, job.problem, dtype, capability=job.capability, config=job.config,
@@ -162,7 +168,7 @@ def _lowered(job: Job) -> list[Lowered]:
         plan = build(attention, job.problem)
         every = lower_backward(
             attention, job.problem, dtype, plan, capability=job.capability,
-            dq=job.config if job.step == "dq" else None, dkdv=job.config if job.step == "dkdv" else None,
+            dq=job.config if job.step == "dq" else None, dkdv=job.config if job.step == "dkdv" else None, locate=locate,
         )  # fmt: skip
         # rows are prepared by the tiles of dq
         found = [one for one in every if one.step == job.step or (one.step == "prepare" and job.step == "dq")]

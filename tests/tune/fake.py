@@ -30,6 +30,15 @@ class Fake:
     now: float = 0.0
     compiled: list[Config] = field(default_factory=list[Config])
     measured: list[Config] = field(default_factory=list[Config])
+    apart: bool = False
+    living: Callable[[], bool] = lambda: True
+    safe_skipped: bool = False
+
+    def skip_safe(self) -> None:
+        self.safe_skipped = True
+
+    def alive(self) -> bool:
+        return self.living()
 
     def clock(self) -> float:
         return self.now

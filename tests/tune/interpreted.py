@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 
 import attndsl
 from attndsl.runtime.binding import bind_call
+from attndsl.runtime.call import Call
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.scan_config import SCAN_PASSES, ScanConfig, choose_step
@@ -48,6 +53,36 @@ def main() -> None:
         trials._run = spoiled  # type: ignore[method-assign]
         assert trials.check(OTHER) != "", step
         print(step, "right")
+
+
+DOCUMENTS = "attention documents(input doc: i32[L] sorted) { mask doc[q] == doc[k] and k <= q }"
+
+
+def told(plans: list[object], run: Callable[..., Any], call: Call, plan: object, *rest: Any, **more: Any) -> Any:
+    """Run what a call runs, and say which plan it was given."""
+    plans.append(plan)
+    return run(call, plan, *rest, **more)
+
+
+def documents() -> None:
+    """Where the device finds what is visible, in trials as in calls: none is given a plan."""
+    f = attndsl.load(DOCUMENTS)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 1, 70, 16, dtype=torch.float16) for _ in range(3))
+    doc = torch.repeat_interleave(torch.arange(3), torch.tensor([21, 30, 19])).int()
+    call = bind_call(f.attention, f.simplified, q, k, v, {"doc": doc})
+    for step in ("forward", "dkdv"):
+        kernel = TritonKernel(f.simplified)
+        name: Pass = step  # type: ignore[assignment]
+        trials = CallTrials(kernel, Subject(f.attention, call, None, torch.randn_like(q)), name, SAFE, gpu_of("h200"),
+                            Workers())  # fmt: skip
+        given: list[object] = []
+        for run in ("forward", "backward"):
+            setattr(kernel, run, partial(told, given, getattr(kernel, run)))
+        wrong = trials.check(SAFE)
+        assert wrong == "", (step, wrong)
+        assert given == [None] * (1 if step == "forward" else 2), given
+    print("documents right")
 
 
 LINEAR = """
@@ -93,4 +128,5 @@ def linear() -> None:
 
 if __name__ == "__main__":
     main()
+    documents()
     linear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from attndsl.runtime.cache.entry import Entry, Timing
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.labels import config_data, label
+from attndsl.tune.failures import ENDED, CrashedError, LostError, ShortOfMemoryError
 from attndsl.tune.search import ENOUGH, FINALISTS, Progress, Search
 from attndsl.tune.session import Task, tune
 from tests.runtime.cache.facts import make_key
@@ -90,9 +92,110 @@ def test_a_lost_gpu_ends_the_search_and_is_remembered() -> None:
 
     fake = Fake(time=lost)
     entry = Entry(make_key(), "window", {}, {}, label(CONFIGS[0]))
-    with pytest.raises(RuntimeError, match="illegal memory access"):
+    with pytest.raises(CrashedError, match="illegal memory access") as raised:
         Search(entry, CONFIGS, fake, budget=9, clock=fake.clock, keep=kept.append).run()
-    assert kept[-1].timings[label(BEST)].state == "failed"
+    assert raised.value.config == BEST
+    assert kept[-1].timings[label(BEST)] == Timing(config_data(BEST), "failed", note="crashed: illegal memory access")
+    # any other words, where the context does not answer any more
+    fake = Fake(time=lost, living=lambda: BEST not in fake.measured)
+    fake.time = lambda c: usual(c) if c != BEST else 1 // 0
+    with pytest.raises(CrashedError, match="ZeroDivisionError"):
+        Search(entry, CONFIGS, fake, budget=9, clock=fake.clock, keep=kept.append).run()
+
+
+def test_that_a_candidate_runs_is_written_down_before() -> None:
+    kept: list[Entry] = []
+    seen: list[str] = []
+
+    def time(config: Config) -> float:
+        seen.append(kept[-1].timings[label(config)].state)
+        return usual(config)
+
+    fake = Fake(time=time)
+    found = Search(Entry(make_key(), "window", {}, {}, ""), CONFIGS, fake, budget=20, clock=fake.clock,
+                   keep=kept.append).run()  # fmt: skip
+    assert set(seen) == {"running"}
+    assert kept[-1] == found
+    assert {t.state for t in found.timings.values()} == {"measured"}
+    # one that runs elsewhere takes nothing of this process with it
+    apart: list[Entry] = []
+    fake = Fake(apart=True)
+    Search(Entry(make_key(), "window", {}, {}, ""), CONFIGS, fake, budget=20, clock=fake.clock, keep=apart.append).run()
+    assert not any(t.state == "running" for e in apart for t in e.timings.values())
+
+
+@pytest.mark.parametrize("candidate", [BEST, CONFIGS[0]])
+def test_what_ended_a_process_is_not_tried_again(candidate: Config, root: Path) -> None:
+    """A process that is gone without a word, in the middle of a measurement."""
+    task = Task(make_key(), "window", {}, CONFIGS)
+    child = os.fork()
+    if child == 0:
+        tune(task, Fake(time=lambda c: usual(c) if c != candidate else os._exit(9)), budget=100)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    left = Store().read(task.key)
+    assert left is not None
+    assert left.timings[label(candidate)].state == "running"
+    fake = Fake()
+    found = tune(task, fake, budget=100)
+    assert found.timings[label(candidate)] == Timing(config_data(candidate), "failed", note=ENDED)
+    assert candidate not in fake.measured
+    assert fake.safe_skipped == (candidate == CONFIGS[0])
+    assert found.config is not None
+    assert Store().read(task.key) == found
+    assert Store().problems() == {}
+
+
+def test_who_is_interrupted_blames_nobody(root: Path) -> None:
+    def interrupted(config: Config) -> float:
+        if config == BEST:
+            raise KeyboardInterrupt
+        return usual(config)
+
+    task = Task(make_key(), "window", {}, CONFIGS)
+    with pytest.raises(KeyboardInterrupt):
+        tune(task, Fake(time=interrupted), budget=100)
+    left = Store().read(task.key)
+    assert left is not None
+    assert list(left.timings) == [label(CONFIGS[0])]
+    assert tune(task, Fake(), budget=100).best == label(BEST)
+
+
+def test_memory_that_is_short_is_no_fault_of_a_candidate(root: Path) -> None:
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def large(config: Config) -> float:
+        if config.rows == 64:
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return usual(config)
+
+    task = Task(make_key(), "window", {}, CONFIGS)
+    found = tune(task, Fake(time=large), budget=100)
+    assert {t.config["rows"] for t in found.timings.values()} <= {32, 128}
+    assert "space" not in found.made
+    assert tune(task, Fake(), budget=100).best == label(BEST)
+    none = Task(make_key(1), "window", {}, tuple(c for c in CONFIGS if c.rows == 64))
+    with pytest.raises(ShortOfMemoryError, match="20 GiB"):
+        tune(none, Fake(time=large), budget=100)
+    nothing = Store().read(none.key)
+    assert nothing is None or not nothing.timings
+
+
+def test_a_finalist_that_fails_at_last_does_not_win(root: Path) -> None:
+    """Right and fast when it was tried, and gone when it was measured longer."""
+    fake = Fake(apart=True)
+
+    def late(config: Config) -> float:
+        if config == BEST and fake.measured.count(BEST) == 2:
+            raise LostError("crashed: illegal instruction")
+        return usual(config)
+
+    fake.time = late
+    found = tune(Task(make_key(), "window", {}, CONFIGS), fake, budget=100)
+    assert found.timings[label(BEST)].note == "crashed: illegal instruction"
+    assert found.best != label(BEST)
+    assert found.config is not None
 
 
 def test_a_budget_is_kept_and_the_next_search_goes_on() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.tune import offline
 from attndsl.tune import workers as workers_module
+from attndsl.tune.failures import CrashedError, crashed
 from attndsl.tune.machines import gpu_of
 from attndsl.tune.offline import predict_passes
 from attndsl.tune.oracle import Subject
@@ -157,3 +159,34 @@ def test_a_prediction_for_a_gpu_that_is_not_here(root: Path, monkeypatch: pytest
     assert entry.key.machine.name == "NVIDIA A100-SXM4-80GB"
     assert "registers" in entry.timings[entry.best].note
     assert Store().read(entry.key) == entry
+
+
+def test_what_is_compiled_is_what_calls_run() -> None:
+    """Masks that read tensors have their boxes found on the device, in lists that the host does not know."""
+    f = attndsl.load("attention documents(input doc: i32[L] sorted) { mask doc[q] == doc[k] and k <= q }")
+    problem = f.problem(L=512, D=32, doc=np.repeat(np.arange(4, dtype=np.int32), 128))
+    for step in ("forward", "dq", "dkdv"):
+        it = job_of(f.simplified, problem, "bf16", gpu_of("h200"), step, Config(64, 64, 4, 2))  # type: ignore[arg-type]
+        assert all(one.located is not None for one in workers_module.lowered(it))
+
+
+def test_a_crash_is_told_with_the_kernels_that_crashed() -> None:
+    """Where the spec stands, which candidate it was, and files that compile its kernels with triton alone."""
+    f = attndsl.load(SPEC)
+    made = Predictions(
+        f.simplified, f.problem(L=256, D=32), "bf16", "dkdv", gpu_of("h200"), Workers(1), Config(64, 64, 4, 2)
+    )
+    error = crashed(
+        made, CrashedError(Config(64, 32, 4, 2, fused="boxes"), "crashed: illegal instruction"), f.attention
+    )
+    said = str(error)
+    assert "64x32 w4 s2 fused=boxes" in said
+    assert "pass 'dkdv'" in said
+    assert "illegal instruction" in said
+    assert SPEC in said
+    (kept,) = error.reproducers
+    assert str(kept) in said
+    text = kept.read_text()
+    assert "crashed the GPU when it ran" in text
+    compile(text, kept, "exec")
+    assert str(pickle.loads(pickle.dumps(error))) == said

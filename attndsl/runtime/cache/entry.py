@@ -11,14 +11,16 @@ from typing import Literal as Lit
 
 from attndsl.runtime.cache.key import FORMAT, Key, key_of
 
-State = Lit["measured", "predicted", "wrong", "failed", "unfit"]
-STATES: tuple[State, ...] = ("measured", "predicted", "wrong", "failed", "unfit")
+State = Lit["measured", "predicted", "wrong", "failed", "unfit", "running"]
+STATES: tuple[State, ...] = ("measured", "predicted", "wrong", "failed", "unfit", "running")
 
 
 @dataclass(frozen=True)
 class Timing:
     """One candidate: its configuration by field, what became of it, milliseconds (measured or predicted), the spread
-    of the measurement (the middle half of the samples over their median), and what there is to say."""
+    of the measurement (the middle half of the samples over their median), and what there is to say.
+
+    `running` is written before a candidate is run: where nobody holds the key, its process ended over it."""
 
     config: Mapping[str, Any]
     state: State

@@ -136,10 +136,11 @@ def while_compiling(error: BaseException) -> bool:
     return False
 
 
-def reproducer(attempt: Attempt, words: str) -> str:
-    """A Python file that compiles the kernel again; it imports triton and nothing else."""
+def reproducer(attempt: Attempt, words: str, *, ran: bool = False) -> str:
+    """A Python file that compiles the kernel again; it imports triton alone. `ran`: it failed when it ran."""
     return render(
         "triton/reproducer.py.j2",
+        ran=ran,
         attention=attempt.attention.name,
         place=place_of(attempt.attention.span) or "a text",
         configuration=attempt.configuration,
@@ -156,10 +157,10 @@ def reproducer(attempt: Attempt, words: str) -> str:
     )
 
 
-def keep_reproducer(attempt: Attempt, words: str) -> Path | None:
+def keep_reproducer(attempt: Attempt, words: str, *, ran: bool = False) -> Path | None:
     """Write the reproducer below the cache folder's `failures`, or where that is not to be had in a new folder for
     temporary files; None where nothing can be written. The same compilation has the same file in the cache."""
-    text = reproducer(attempt, words)
+    text = reproducer(attempt, words, ran=ran)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     name = f"{attempt.attention.name}-{attempt.function}-{digest}.py"
     folder = part("failures", make=True)
