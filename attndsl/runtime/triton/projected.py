@@ -147,8 +147,7 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
         inputs = {i.name: call.inputs[i.name] for i in attention.inputs}
         sizes = {**call.sizes, **{given: call.sizes[n] for n, given in GIVEN.items()}, "Dv": WIDTH}
         v = call.k.new_zeros((*call.k.shape[:3], WIDTH))
-        memo = call.memo.setdefault("lse", {})
-        return replace(call, attention=attention, v=v, inputs=inputs, sizes=sizes, memo=memo)
+        return call.within("lse", attention=attention, v=v, inputs=inputs, sizes=sizes)
 
     # What the kernels are given
 
@@ -182,10 +181,9 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
         return self._call(call, q, k, v, inputs, scale_)
 
     def _call(self, call: Call, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor], scale: float) -> Call:
-        memo = call.memo.setdefault("projected", {})
         sizes = self.projection.sizes(call.sizes)
-        return replace(
-            call, attention=self.projection.inner, q=q, k=k, v=v, inputs=inputs, sizes=sizes, scale=scale, memo=memo
+        return call.within(
+            "projected", attention=self.projection.inner, q=q, k=k, v=v, inputs=inputs, sizes=sizes, scale=scale
         )
 
     def shaped(self, call: Call) -> Call:

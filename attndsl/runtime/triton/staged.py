@@ -123,9 +123,8 @@ class StagedKernel(Wrapping[TritonKernel]):
         return rows
 
     def _call(self, call: Call, inputs: Mapping[str, Tensor]) -> Call:
-        memo = call.memo.setdefault("inner", {})
         own = {n: t for n, t in inputs.items() if n in self._kept}
-        return replace(call, attention=self.staged.inner, inputs=own, memo=memo)
+        return call.within("inner", attention=self.staged.inner, inputs=own)
 
 
 @dataclass
@@ -268,8 +267,8 @@ class _StageKernel:
             nothing = torch.zeros(WIDTH, **like)
             q, k = (nothing.expand(*t.shape[:3], WIDTH) for t in (q, k))
         # an attention lives as long as its kernel
-        memo = call.memo.setdefault(("stage", id(attention)), {})
-        return replace(call, attention=attention, q=q, k=k, v=v, inputs=inputs, sizes=sizes, memo=memo)
+        place = "stage", id(attention)
+        return call.within(place, attention=attention, q=q, k=k, v=v, inputs=inputs, sizes=sizes)
 
 
 def _aligned(t: Tensor) -> Tensor:
