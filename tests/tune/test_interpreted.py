@@ -18,5 +18,5 @@ def test_trials_on_the_interpreter() -> None:
         capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"}, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-3000:]
-    passes = ["forward", "dq", "dkdv", "decode", "documents", "scan", "scan_dq", "scan_dk", "scan_dv", "step"]
+    passes = ["forward", "dq", "dkdv", "decode", "documents", "apart", "scan", "scan_dq", "scan_dk", "scan_dv", "step"]
     assert ran.stdout.splitlines() == [f"{p} right" for p in passes]
