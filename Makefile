@@ -25,7 +25,7 @@ demo: $(STAMP) ## run the main job on two examples: plan, error, speed
 	$(BIN)/attndsl run examples/gna.attn --grid 8x24x40 --set window=3,9,9
 
 test: $(STAMP) ## run all tests
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 fuzz: $(STAMP) ## run the random-spec tests with 50 times as many specs
 	ATTNDSL_FUZZ=50 $(BIN)/python -m pytest -n 2 tests/properties $(PYTEST_ARGS)

@@ -227,6 +227,7 @@ CASES = (
     Case("window 7, negative scale", WINDOW, consts={"w": 7}, scale=-0.2),
     Case("scale zero", WINDOW, scale=0.0),
     Case("bidirectional", "attention local { mask abs(q - k) <= 20 }"),
+    Case("prefixes of heads", "attention prefixes { mask if h == 0 then k <= q else k <= 2 * q }", Lq=70, D=16),
     Case("prefix", "attention prefix(scalar n: int) { mask k <= q or k < n }", scalars={"n": 50}),
     Case("dead rows", "attention dead { mask q < 40 and k > q }"),
     Case("no key", "attention none { mask k > q + 1000 output o + 1 }"),

@@ -232,7 +232,7 @@ class Generator:
             return
         printer.used.add(KEY)
         found = [self._looked_up(band, printer) for band in found]
-        starts_inside = all(band.low is None for band in found)
+        starts_inside = len(found) == 1 and found[0].low is None
         terms: list[tuple[str, str]] = []
         for band in found:
             low = "" if band.low is None else printer.print(band.low)

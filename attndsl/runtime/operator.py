@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.library import Library
 from attndsl.runtime.batching import attend_batched, backward_batched, saves_of
 from attndsl.runtime.binding import unit_stride
 from attndsl.runtime.call import Kept
+from attndsl.runtime.context import in_context
 from attndsl.runtime.given import Given
 from attndsl.runtime.registry import runner_of
 from attndsl.runtime.runner import lse_dtype
@@ -115,7 +117,7 @@ class _Attend(torch.autograd.function._SingleLevelFunction):
         named = dict(zip(("out", "lse"), results, strict=False))
         own = iter(kept)
         saved = [named[s] if isinstance(s, str) else next(own) for s in saves_of(given, frame.need_lse)]
-        ctx.frame = frame
+        ctx.frame, ctx.context = frame, copy_context()
         ctx.count = len(tensors)
         ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)
@@ -133,7 +135,7 @@ class _Attend(torch.autograd.function._SingleLevelFunction):
             return (None,) * (1 + count)
         saved = ctx.saved_tensors
         operands = (*frame.on(saved[:count]), list(saved[count:]), [grads[i] for i in given], given, needs)
-        found = iter(BACKWARD(*operands))
+        found = iter(in_context(ctx.context, BACKWARD, *operands))
         return None, *(next(found) if n else None for n in needs), *(None,) * (count - tensors)
 
 

@@ -10,6 +10,7 @@ the operator.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,6 +22,7 @@ from attndsl.ir.attention import Attention
 from attndsl.ir.expr import Literal, Size, walk
 from attndsl.ir.types import Kind
 from attndsl.runtime.binding import unit_stride
+from attndsl.runtime.context import in_context
 from attndsl.runtime.given import Given, Signature
 from attndsl.runtime.host import meaning
 from attndsl.runtime.operator import Gradient, alone
@@ -305,6 +307,7 @@ class _Attend(torch.autograd.function._SingleLevelFunction):
         # as much an operand as others, though without a gradient: a later change in place is an error
         moved = offset if isinstance(offset, Tensor) else None
         ctx.known, ctx.scalars, ctx.offset = known, scalars, None if moved is not None else offset
+        ctx.context = copy_context()
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, *saved, *(() if moved is None else (moved,)))
         return out if lse is None else (out, lse)
@@ -335,12 +338,12 @@ class _Attend(torch.autograd.function._SingleLevelFunction):
 
         if torch.is_grad_enabled():
             # it has no derivative and says so
-            found: Any = _gradient(run, known.runner.attention.name, *operands)
+            found: Any = in_context(ctx.context, _gradient, run, known.runner.attention.name, *operands)
         elif _C._is_any_autocast_enabled():
             with alone(operands[0].device.type):
-                found = run(operands)
+                found = in_context(ctx.context, run, operands)
         else:
-            found = run(operands)
+            found = in_context(ctx.context, run, operands)
         each = iter(found)
         return None, None, None, None, *(next(each) if w else None for w in needs)
 

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attndsl.runtime.call import Call, ScanKernel
+from attndsl.runtime.context import in_context
 from attndsl.runtime.state import State
 from attndsl.schedule.legalise import ScanForm
 
@@ -99,7 +102,7 @@ class _Scan(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         frame, *tensors = inputs
         ctx.frame = frame.without_tensors()
-        ctx.count = len(tensors)
+        ctx.count, ctx.context = len(tensors), copy_context()
         hidden = output[3:] if frame.need_state else output[1:]
         ctx.mark_non_differentiable(*hidden)
         ctx.set_materialize_grads(False)
@@ -116,7 +119,8 @@ class _Scan(torch.autograd.Function):
         needs = frozenset(n for n, w in zip(names, wanted, strict=True) if w)
         operands = (frame, needs, ctx.count, *given, *ctx.saved_tensors)
         # with a graph of its own where one is asked for, to say that it has no derivative
-        results: Any = _apply(_Gradient, *operands) if torch.is_grad_enabled() else _Gradient.forward(*operands)
+        run = partial(_apply, _Gradient) if torch.is_grad_enabled() else _Gradient.forward
+        results: Any = in_context(ctx.context, run, *operands)
         found = iter(results)
         return (None, *(next(found) if w else None for w in wanted))
 

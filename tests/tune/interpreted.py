@@ -26,6 +26,7 @@ from attndsl.tune.scan_trials import ScanTrials
 from attndsl.tune.scans import scan_of
 from attndsl.tune.trials import CallTrials
 from attndsl.tune.workers import Workers
+from tests.runtime.triton import guard
 
 SPEC = "attention window(input slope: f32[H]) { score s - slope[h] * (q - k) mask k <= q and q - k < 30 }"
 SAFE, OTHER = Config(32, 32, 4, 1), Config(16, 32, 4, 1)
@@ -160,6 +161,7 @@ def linear() -> None:
 
 
 if __name__ == "__main__":
+    guard.install()
     main()
     documents()
     apart()

@@ -25,6 +25,7 @@ from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
 from attndsl.runtime.triton.launch import constants
 from attndsl.runtime.triton.locate import Located
 from attndsl.runtime.triton.several import LARGEST_HEAD, check_depth, depth, depths
+from attndsl.runtime.triton.sift import Sifted
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.runtime.triton.visits import visits_of
 from attndsl.runtime.triton.walks import pipelines, plain, specialized, walked
@@ -40,7 +41,9 @@ ELEMENTS = {
 """Declared element types as Triton spells them; fp64 inputs are read as fp32."""
 
 
-Locate = Callable[[Config, bool], Located]
+Found = tuple[LaunchTables, Located | Sifted | None]
+"""The tables of a launch, and what makes some of them on the device."""
+Locate = Callable[[Config, bool], Sequence[Found]]
 """The sweep of a configuration, with keys as rows if so."""
 
 
@@ -62,7 +65,7 @@ class Lowered:
     capability: int
     variant: str = ""
     """What its name has beside the pass."""
-    located: Located | None = None
+    located: Located | Sifted | None = None
     """How its tables are made on the device, where they are."""
 
     @property
@@ -115,9 +118,7 @@ def lower(
     found: list[Lowered] = []
     element = 4 if dtype == "fp32" else 2
     try:
-        located = None if locate is None else locate(config, False)
-        every = launches(plan, q_segments(problem, on_grid), config.rows, on_grid, spans=True)
-        for tables in every if located is None else [located.tables]:
+        for tables, located in _sweep(plan, problem, config, on_grid, False, locate):
             pieces = tuple(p.form for p in tables.pieces)
             boxes = tma and capability >= 90 and bool(pieces) and not any(p.side.any_split for p in pieces)
             form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=boxes and Dv * element % 16 == 0,
@@ -176,11 +177,7 @@ def lower_backward(
             config = chosen if given else apart(chosen, dtype, whole, Dv, capability, count)
             sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
             own = plan.tiled(Tiling(*sizes, config.q_box, config.k_box))
-            located = None if locate is None else locate(config, turned)
-            every = launches(
-                own, q_segments(problem, on_grid, turned), config.rows, on_grid, turned=turned, spans=True
-            )  # fmt: skip
-            for tables in every if located is None else [located.tables]:
+            for tables, located in _sweep(own, problem, config, on_grid, turned, locate):
                 pieces = tuple(p.form for p in tables.pieces)
                 tma = aligned and capability >= 90 and bool(pieces) and not any(p.side.any_split for p in pieces)
                 form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=tma, aligned=aligned, turned=turned,
@@ -224,6 +221,16 @@ def lower_backward(
     except UnsupportedError as error:
         raise unsupported(attention, error) from error
     return *prepared, *swept
+
+
+def _sweep(
+    plan: Plan, problem: Problem, config: Config, on_grid: bool, turned: bool, locate: Locate | None
+) -> Sequence[Found]:
+    """The tables of the launches of a sweep; `turned` with keys as rows."""
+    if locate is not None:
+        return locate(config, turned)
+    segments = q_segments(problem, on_grid, turned)
+    return [(t, None) for t in launches(plan, segments, config.rows, on_grid, turned=turned, spans=True)]
 
 
 def q_segments(problem: Problem, on_grid: bool, turned: bool = False) -> list[QSegment]:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attndsl.codegen.triton_scan import Operand, Walk
+from attndsl.runtime.context import in_context
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.scan import DTYPES, Carried, Operands, Scan, aligned, config_of, has_tma
 from attndsl.runtime.triton.scan_config import ScanConfig
@@ -44,7 +46,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: ScanCall, want_final: bool, wide: bool, *tensors: Tensor | None) -> Any:
         out, shares, final = run_forward(call.detach(), want_final, wide)
-        ctx.call, ctx.count = call.detach(), len(tensors)
+        ctx.call, ctx.context = call.detach(), copy_context()
         ctx.needs = [t is not None and t.requires_grad for t in tensors]
         ctx.save_for_backward(out, *(() if shares is None else (shares,)))
         ctx.set_materialize_grads(False)
@@ -64,7 +66,7 @@ class _Scan(torch.autograd.Function):
             F, Dv = call.k.shape[-1], call.v.shape[-1]
             z = spread(grads[2], (B, H, F), 1, out) if call.maps.normalised else None
             final = Carried(spread(grads[1], (B, H, F, Dv), 1, out), z)
-        pairs = gradients(call, out, shares[0] if shares else None, grads[0], final)
+        pairs = in_context(ctx.context, gradients, call, out, shares[0] if shares else None, grads[0], final)
         found = {id(t): g for t, g in pairs}
         return (None, None, None, *(None if t is None else found.get(id(t)) for t in tensors))
 

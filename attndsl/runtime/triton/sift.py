@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from math import prod
 from threading import Lock
 from typing import Any
@@ -109,33 +110,44 @@ class Sifted:
     def _keep(self, stream: int) -> None:
         keep_tables(self.known.views, self._streams, stream)
 
+    def numbers(self, p: SiftedPiece) -> dict[str, int]:
+        """What the kernels of a piece are given beside tables and what a call brings, by the names of arguments."""
+        tables, piece = self.tables, self.tables.pieces[p.number]
+        own_side, other_side = p.form.sides
+        columns = max(1, prod(piece.box) // 16)
+        return {
+            "tiles": tables.tiles, "kinds": self.batches * self.heads, "parts": p.parts, "class_heads": self.heads,
+            "look": int(p.look), f"{own_side}_start": tables.start, f"{other_side}_start": piece.start,
+            **{f"split_{own_side}_{i}": n for i, n in enumerate(tables.splits)},
+            **{f"split_{other_side}_{i}": n for i, n in enumerate(piece.splits)},
+            **_sizes("BM", tables.box), **_sizes("BN", piece.box),
+            "CHUNK": CHUNK, "PAIRS": min(prod(piece.box), PAIRS),
+            "full_cost": FULL_COST * columns, "partial_cost": PARTIAL_COST * columns,
+        }  # fmt: skip
+
+    @property
+    def codes(self) -> tuple[int, ...]:
+        """Where what is known of the candidates of each piece begins, and how many there are."""
+        return tuple(accumulate((p.candidates.count for p in self.pieces), initial=0))
+
     def _values(self, call: Call, buffer: Tensor) -> list[list[Any]]:
         """The arguments of the kernels, in order."""
-        codes = call.q.new_empty(sum(p.candidates.count for p in self.pieces), dtype=torch.int8)
+        *firsts, count = self.codes
+        codes = call.q.new_empty(count, dtype=torch.int8)
         tables, views = self.tables, self.known.views
         found: list[list[Any]] = []
-        kinds, cost, done = self.batches * self.heads, buffer[self.places["cost"] :], 0
-        for nth, p in enumerate(self.pieces):
-            piece = tables.pieces[p.number]
+        kinds, cost = self.batches * self.heads, buffer[self.places["cost"] :]
+        for nth, (p, first) in enumerate(zip(self.pieces, firsts, strict=True)):
             bounds, boxes, candidates = (views[n, p.number] for n in ("bounds", "boxes", "candidates"))
-            own = codes[done:]
-            done += p.candidates.count
-            own_side, other_side = p.form.sides
-            numbers: dict[str, Any] = {
-                **{n: call.sizes[n] for n in ("H", "Hkv", "Lq", "Lk")}, "q_offset": call.q_offset,
+            own, known = codes[first:], self.numbers(p)
+            given: dict[str, Any] = {
+                **known, **{n: call.sizes[n] for n in ("H", "Hkv", "Lq", "Lk")}, "q_offset": call.q_offset,
                 "codes": own, "rows": views["rows", -1], "candidates": candidates, "bounds": bounds, "boxes": boxes,
-                "tiles": tables.tiles, "kinds": kinds, "parts": p.parts, "class_heads": self.heads, "look": int(p.look),
-                f"{own_side}_start": tables.start, f"{other_side}_start": piece.start,
-                **{f"split_{own_side}_{i}": n for i, n in enumerate(tables.splits)},
-                **{f"split_{other_side}_{i}": n for i, n in enumerate(piece.splits)},
-                **_sizes("BM", tables.box), **_sizes("BN", piece.box),
-                "CHUNK": CHUNK, "PAIRS": min(prod(piece.box), PAIRS),
             }  # fmt: skip
-            found.append(read(call, p.module.arguments, inputs_of(call, p.module.arguments), numbers))
-            columns = max(1, prod(piece.box) // 16)
+            found.append(read(call, p.module.arguments, inputs_of(call, p.module.arguments), given))
             found.append([
                 own, candidates, bounds, boxes, *(buffer[self.places[f"{n}{p.number}"] :] for n in ("bounds", "boxes")),
-                cost[nth * kinds * tables.tiles :], tables.tiles, kinds, FULL_COST * columns, PARTIAL_COST * columns,
+                cost[nth * kinds * tables.tiles :], tables.tiles, kinds, known["full_cost"], known["partial_cost"],
                 PACKED,
             ])  # fmt: skip
         order = buffer[self.places["order"] :]

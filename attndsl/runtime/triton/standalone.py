@@ -6,7 +6,6 @@ import inspect
 import keyword
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import attndsl
@@ -23,9 +22,10 @@ from attndsl.ir.free import depends
 from attndsl.ir.types import kind_of_dtype
 from attndsl.runtime import vectors
 from attndsl.runtime.triton.launch import SHARED_SECTION
+from attndsl.runtime.triton.locate import Located
 from attndsl.runtime.triton.lowering import Lowered, q_segments
 from attndsl.runtime.triton.several import depth
-from attndsl.runtime.triton.standalone_boxes import boxes_name, finds
+from attndsl.runtime.triton.standalone_boxes import Passed, boxes_name, extent_code, file_of, finds
 from attndsl.runtime.triton.standalone_lowering import Lowering
 from attndsl.runtime.triton.tables import joined
 from attndsl.schedule.problem import Problem
@@ -48,22 +48,10 @@ _TAKEN = frozenset((
 """Names of the module that a spec may use for something else."""
 
 
-@dataclass(frozen=True)
-class Passed:
-    """An argument of a kernel and the code of its value."""
-
-    name: str
-    value: str
-
-    @property
-    def line(self) -> str:
-        """The argument, and its name where the value does not say it."""
-        return f"{self.value}," if self.value == self.name else f"{self.value},  # {self.name}"
-
-
 def call_name(name: str) -> str:
     """A name of the spec as the module writes it: one that Python or the module uses ends in an underscore."""
-    return f"{name}_" if keyword.iskeyword(name) or name in _TAKEN else name
+    taken = keyword.iskeyword(name) or name in _TAKEN or re.match(r"find_(forward|dq|dkdv)_", name)
+    return f"{name}_" if taken else name
 
 
 def standalone(lowering: Lowering, text: Sequence[str] = ()) -> str:
@@ -124,7 +112,7 @@ def standalone(lowering: Lowering, text: Sequence[str] = ()) -> str:
         whole_rows=whole["dq"],
         whole_keys=whole["dkdv"],
         aligned=any(it.form.stride_unit > 1 for it in found),
-        finds=finds(found),
+        finds=finds(found, problem),
         launches=[_launch(it, problem) for it in lowering.forward],
         backward_launches=[_launch(it, problem) for it in lowering.backward],
         gradient_launches=[_launch(it, problem) for it in lowering.gradients],
@@ -166,11 +154,15 @@ def printable(line: str) -> str:
 
 def tables_of(found: Sequence[Lowered]) -> dict[str, dict[str, Any]]:
     """The tables of every launch: `data`, all in one array, as `joined` lays them out, and `places` in it by the names
-    that `value_code` reads."""
+    that `value_code` reads. Launches whose boxes are found among candidates share those, by the name of their file."""
     made: dict[str, dict[str, Any]] = {}
-    for it in (it for it in found if it.located is None):
-        whole, places = joined(it.tables)
-        made[it.name] = {"data": whole.tolist(), "places": {table_name(*key): at for key, at in places.items()}}
+    for it in found:
+        if isinstance(it.located, Located):
+            continue
+        name = it.name if it.located is None else file_of(boxes_name(it))
+        if name not in made:
+            whole, places = joined(it.tables)
+            made[name] = {"data": whole.tolist(), "places": {table_name(*key): at for key, at in places.items()}}
     return made
 
 
@@ -271,12 +263,7 @@ def value_code(it: Lowered, problem: Problem, a: Argument) -> str:
         case "size":
             return f'sizes["{name}"]'
         case "extent":
-            side, segment, axis = map(str, a.key)
-            space = it.attention.q_space if side == "q" else it.attention.k_space
-            assert space is not None
-            axes = next(s.axes for s in space.segments if s.name == segment)
-            extents = problem.q_extents if side == "q" else problem.k_extents
-            return str(extents[segment][axes.index(axis)])
+            return extent_code(it.attention, problem, a)
         case "scalar":
             return f'{"float" if a.type == "fp32" else "int"}(scalars["{name}"])'
         case "input":

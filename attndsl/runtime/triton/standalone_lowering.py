@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict, Unpack
 
@@ -14,11 +14,13 @@ from attndsl.ir.statistics import Staged, staged
 from attndsl.ir.types import Kind, kind_of_dtype
 from attndsl.ir.weights import weight_form
 from attndsl.runtime.triton.config import Config
-from attndsl.runtime.triton.locate import Located, Locator
-from attndsl.runtime.triton.lowering import Locate, Lowered, lower, lower_backward
+from attndsl.runtime.triton.locate import Locator
+from attndsl.runtime.triton.lowering import Found, Locate, Lowered, lower, lower_backward
 from attndsl.runtime.triton.scan_lowering import DTYPES, bare_call
+from attndsl.runtime.triton.sift import Sifted, Sifter
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
+from attndsl.schedule.tiling import Tiling
 
 
 @dataclass(frozen=True)
@@ -128,18 +130,29 @@ def lower_module(
 
 
 def locating(attention: Attention, problem: Problem, dtype: Dtype) -> Locate | None:
-    """How the tables of sweeps are made on the device, where the mask reads tensors on a line; None elsewhere."""
-    locator = Locator(attention)
-    if not locator.on_line or problem.q_offset != 0:
+    """How the tables of sweeps are made on the device, where the mask reads tensors; None elsewhere."""
+    if problem.q_offset != 0:
         return None
     call = bare_call(attention, problem.sizes, problem.scalars, DTYPES[dtype])
-    if not locator.wanted(call):
+    call = replace(call, q_extents=problem.q_extents, k_extents=problem.k_extents)
+    locator, sifter = Locator(attention), Sifter(attention)
+    if locator.on_line and locator.wanted(call):
+
+        def line(config: Config, turned: bool) -> Sequence[Found]:
+            found = locator.sweep(call, config.rows, config.columns, turned=turned, searched=not turned)
+            return [(found.tables, found)]
+
+        return line
+    if not sifter.wanted(call):
         return None
 
-    def sweep(config: Config, turned: bool) -> Located:
-        return locator.sweep(call, config.rows, config.columns, turned=turned, searched=not turned)
+    def grid(config: Config, turned: bool) -> Sequence[Found]:
+        sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
+        tiling = Tiling(*sizes, config.q_box, config.k_box)
+        swept = sifter.sweeps(call, config.rows, tiling, turned=turned)
+        return [(it.tables, it.located if isinstance(it.located, Sifted) else None) for it in swept]
 
-    return sweep
+    return grid
 
 
 def _same(it: Lowered, others: tuple[Lowered, ...]) -> Lowered:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from triton.runtime import interpreter
 
+from tests.runtime.triton import brisk
+
 
 class OutOfBoundsError(AssertionError):
     """A kernel touched memory that is not of its arguments."""
@@ -85,6 +87,7 @@ class _Guard:
 
 def install() -> None:
     """Check every kernel of this process from now on."""
+    brisk.install()
     if isinstance(interpreter._interpreter, _Guard):
         return
     guard = _Guard(interpreter._interpreter)

@@ -1,4 +1,4 @@
-"""The memory checker itself, under Triton's interpreter: what it must find, and what it must let pass."""
+"""The checkers themselves, under Triton's interpreter: what they must find, and what they must let pass."""
 # pyright: reportUnknownMemberType=false, reportMissingImports=false, reportUnknownParameterType=false
 # pyright: reportMissingParameterType=false, reportUntypedFunctionDecorator=false
 
@@ -24,8 +24,42 @@ def count(target, shift):
     tl.atomic_add(target + shift, 1.0)
 
 
+@triton.jit
+def grow(target, by):
+    tl.store(target, tl.load(target) * by)
+
+
+@triton.jit
+def halved(x, WHOLE: tl.constexpr):
+    return x // 2 if WHOLE else x / 2
+
+
+@triton.jit
+def several(source, target, n, SIDE: tl.constexpr):
+    rows, columns = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
+    at = rows * SIDE + columns
+    x = tl.load(source + at, mask=at < n, other=-float("inf"))
+    low = tl.where(x > 0.5, x, 0.25).to(tl.float16)
+    y = tl.dot(low, tl.trans(low)) + tl.max(low, 1)[:, None].to(tl.float32)
+    for i in range(n % 7):
+        y += halved(tl.cumsum(y, 1), WHOLE=False) * (halved(at % 5 - 9, WHOLE=True) - i)
+    most = tl.max(tl.max(tl.abs(y), 1), 0)
+    tl.store(target + at, tl.math.exp2(y / most) + tl.sum(tl.reshape(y, [SIDE * SIDE]), 0) / most, mask=at < n)
+
+
+def computed() -> torch.Tensor:
+    """What one kernel makes of many operations."""
+    source = torch.rand(250, generator=torch.Generator().manual_seed(0))
+    target = torch.zeros(250)
+    several[(1,)](source, target, 250, SIDE=16)
+    return target
+
+
 def main() -> int:
-    """Three wrong kernels are found, right ones are not."""
+    """Four wrong kernels are found, right ones are not, and compute what they do without checkers."""
+    plain = computed()
+    guard.install()
+    assert plain.isfinite().all() and plain.std() > 0 and computed().equal(plain)
     a, b = torch.ones(12), torch.zeros(12)
     move[(1,)](a, b, 12, 0, WIDTH=16)
     move[(1,)](a, b[4:], 8, 4, WIDTH=16)
@@ -41,10 +75,15 @@ def main() -> int:
         except Exception as error:
             wrong += "that are not its own" in str(error)
     count[(1,)](b, 11)
-    print(f"{wrong} of 3 cases right")
-    return 0 if wrong == 3 else 1
+    number = torch.tensor([2**16], dtype=torch.int32)
+    grow[(1,)](number, 2**15 - 1)
+    try:
+        grow[(1,)](number, 2)
+    except Exception as error:
+        wrong += "int32 overflow of mul" in str(error)
+    print(f"{wrong} of 4 cases right")
+    return 0 if wrong == 4 else 1
 
 
 if __name__ == "__main__":
-    guard.install()
     sys.exit(main())

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +30,7 @@ from attndsl.runtime.triton.tables import QSegment, launches
 from attndsl.schedule.build import build
 from attndsl.schedule.problem import Problem
 from attndsl.schedule.tiling import Tiling
+from tests.runtime.triton.interpreted import run_cases
 
 pytest.importorskip("triton")
 
@@ -45,13 +43,7 @@ LINE = SideForm("", ("0",), (False,))
 
 
 def test_cases_equal_the_definition() -> None:
-    """In a process of its own: Triton decides at import whether it interprets."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.triton.interpret_few", "0", "1"],
-        capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"}, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
-    assert "26 of 26 cases right" in ran.stdout
+    assert "26 of 26 cases right" in run_cases("tests.runtime.triton.interpret_few", 0, 1)
 
 
 # Tables

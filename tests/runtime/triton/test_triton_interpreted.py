@@ -3,29 +3,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from tests.drawing import SEED
+from tests.runtime.triton.interpreted import run_cases
 
 pytest.importorskip("triton")
 
-GROUPS = 4
-DTYPES = ("float32", "float16", "bfloat16")
+GROUPS = 2
 
 
 def run(module: str, *arguments: object) -> None:
-    """In a process of its own: Triton decides at import whether it interprets."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-m", f"tests.runtime.triton.{module}", *map(str, arguments)],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
-    assert "cases right" in ran.stdout
+    assert "cases right" in run_cases(f"tests.runtime.triton.{module}", *arguments)
 
 
 @pytest.mark.parametrize(("group", "groups", "how"), [*((i, GROUPS, "") for i in range(GROUPS)), (0, 1, "one")])

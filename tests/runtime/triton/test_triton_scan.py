@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from itertools import product
 
 import pytest
@@ -20,19 +17,13 @@ from attndsl.codegen.whitelist_triton import check_kernels
 from attndsl.ir.expr import Expr, Index, Load, number, op
 from attndsl.ir.types import INT, Kind, Type
 from attndsl.runtime.triton.scan_config import ScanConfig, choose_scan, cut, hazard
+from tests.runtime.triton.interpreted import run_cases
 from tests.runtime.triton.scan_compiling import compile_channel, compile_scan, compile_step
 
 
 @pytest.mark.parametrize("cases", ["interpret_scan", "interpret_linear"])
 def test_scans_equal_the_definition(cases: str) -> None:
-    """In processes of their own: Triton decides at import whether it interprets."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-m", f"tests.runtime.triton.{cases}", "0", "1"],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
-    assert "cases right" in ran.stdout
+    assert "cases right" in run_cases(f"tests.runtime.triton.{cases}", 0, 1)
 
 
 ELU1 = op("add", op("elu", COMPONENT), number(1.0))

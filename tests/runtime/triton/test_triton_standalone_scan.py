@@ -13,7 +13,7 @@ import torch
 from attndsl.ir.expr import Size
 from attndsl.runtime.triton.standalone_scan import ScanLowering, lower_scan_module, scan_standalone
 from tests.runtime.scan_cases import ScanCase
-from tests.runtime.triton.test_triton_standalone import run
+from tests.runtime.triton.interpreted import BRISK, run_alone
 
 pytest.importorskip("triton")
 
@@ -165,7 +165,7 @@ def write(folder: Path, built: Built) -> ScanCase:
 
 def test_modules_scan_by_themselves(tmp_path: Path) -> None:
     cases = {name: write(tmp_path / f"{i:02}", built) for i, (name, built) in enumerate(BUILT.items())}
-    ran = run(RUNNER, tmp_path)
+    ran = run_alone(BRISK + RUNNER, tmp_path)
     assert ran.returncode == 0, ran.stderr[-3000:]
     for i, (name, case) in enumerate(cases.items()):
         found = torch.load(tmp_path / f"{i:02}" / "found.pt")
