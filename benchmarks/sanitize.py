@@ -59,7 +59,7 @@ FUSED: dict[str, Config] = {
     "one sweep, elements": Config(64, 64, 4, 2, fused="elements"),
 }
 """Sweeps over keys that compute dq along."""
-SWEPT = ("causal 128", "window", "alibi")
+SWEPT = ("causal 128", "window", "window 127", "alibi")
 """What they run on."""
 SCANS = (
     LinearCase("bf16", 333, 128, 128, "head", state=True), LinearCase("bf16", 200, 96, 40, "token", docs=True),

@@ -20,20 +20,29 @@ def environment() -> jinja2.Environment:
     # a process that finds all of its code in the cache fills no template
     import jinja2
 
+    from attndsl.codegen.template_code import OPTIONS, TemplateCode
+
     package = Path(attndsl.__file__).parent
+    places = [package / "templates", package.parent / "templates"]
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader([package / "templates", package.parent / "templates"]),
+        loader=jinja2.FileSystemLoader(places),
         undefined=jinja2.StrictUndefined,
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+        bytecode_cache=TemplateCode(),
+        **OPTIONS,
     )
 
 
 def render(template: str, **holes: object) -> str:
     """The text of a template with its holes filled."""
     return environment().get_template(template).render(**holes)
+
+
+def compile_all() -> int:
+    """Have every template compiled and kept, as an installer has modules of Python; how many there are."""
+    names = environment().list_templates(extensions=["j2"])
+    for name in names:
+        environment().get_template(name)
+    return len(names)
 
 
 def title(attention: Attention) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 from typing import Literal as Lit
 
 from attndsl.diagnostics.source import NOWHERE, Span
@@ -129,6 +130,36 @@ class Attention:
     shared: bool = True
     requires: tuple[Require, ...] = ()
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+    consts: tuple[Const, ...] = field(init=False, compare=False, repr=False)
+    scalars: tuple[Scalar, ...] = field(init=False, compare=False, repr=False)
+    inputs: tuple[Input, ...] = field(init=False, compare=False, repr=False)
+    products: tuple[tuple[Input, Input], ...] = field(init=False, compare=False, repr=False)
+    """The vectors of queries, [B, H, Lq, n], and of keys, [B, Hkv, Lk, n], whose dot products `FURTHER` are, in
+    order."""
+
+    def __post_init__(self) -> None:
+        inputs = tuple(p for p in self.params if isinstance(p, Input))
+        pairs = [p for p in inputs if "operand" in p.facts]
+        found = {
+            "consts": tuple(p for p in self.params if isinstance(p, Const)),
+            "scalars": tuple(p for p in self.params if isinstance(p, Scalar)),
+            "inputs": inputs,
+            "products": tuple(zip(pairs[::2], pairs[1::2], strict=True)),
+        }
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
+
+    def __hash__(self) -> int:
+        # what was found out about an attention is looked for by it, many times a call
+        known: int | None = self.__dict__.get("_hash")
+        if known is None:
+            known = hash(tuple(getattr(self, f.name) for f in fields(self) if f.compare))
+            object.__setattr__(self, "_hash", known)
+        return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        # hashes of texts differ from process to process
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def param(self, name: str) -> Param:
         """The parameter of this name; KeyError without one."""
@@ -138,28 +169,9 @@ class Attention:
         raise KeyError(name)
 
     @property
-    def products(self) -> tuple[tuple[Input, Input], ...]:
-        """The vectors of queries, [B, H, Lq, n], and of keys, [B, Hkv, Lk, n], whose dot products `FURTHER` are, in
-        order."""
-        found = [p for p in self.inputs if "operand" in p.facts]
-        return tuple(zip(found[::2], found[1::2], strict=True))
-
-    @property
     def gridded(self) -> bool:
         """Whether positions of queries, or of keys, have coordinates."""
         return self.q_space is not None or self.k_space is not None
-
-    @property
-    def consts(self) -> tuple[Const, ...]:
-        return tuple(p for p in self.params if isinstance(p, Const))
-
-    @property
-    def scalars(self) -> tuple[Scalar, ...]:
-        return tuple(p for p in self.params if isinstance(p, Scalar))
-
-    @property
-    def inputs(self) -> tuple[Input, ...]:
-        return tuple(p for p in self.params if isinstance(p, Input))
 
     def map(self, rule: Callable[[Expr], Expr]) -> Attention:
         """The same attention with every expression passed through `rule`."""

@@ -36,6 +36,8 @@ class Call:
     `memo` is a kernel's own: what it keeps there is found again by every call that differs from this one in nothing
     but elements of tensors and scalars that the mask does not read (same shapes, strides, element types, device,
     alignment to 16 bytes, scale, offset, plan and `Kernel.settings`). Several threads may use it at once.
+    `alike` is one too, of calls that also differ in lengths (of 1 and more): Lq, Lk, L and the dimensions of inputs
+    that these are; and in strides, but for that of positions, that are multiples of 16 bytes alike.
     `differentiated`: a backward of this call may follow, or this is it.
     """
 
@@ -53,6 +55,7 @@ class Call:
     tables: Mapping[str, npt.NDArray[Any]]
     memo: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any])
     differentiated: bool = False
+    alike: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any])
 
     def with_tensors(self, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor]) -> Call:
         """The same call on other tensors of the same shapes."""
@@ -72,6 +75,27 @@ class Call:
         made.__dict__.update(self.__dict__)
         made.__dict__.update(q=q, k=k, v=v, inputs=inputs, scalars=scalars, q_offset=q_offset)
         return made
+
+    def lengthened(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        inputs: Mapping[str, Tensor],
+        scalars: Mapping[str, bool | int | float],
+        sizes: Mapping[str, int],
+        tables: Mapping[str, npt.NDArray[Any]],
+    ) -> Call:
+        """A call that differs from this one in lengths, as `alike` has it."""
+        made = self.repeated(q, k, v, inputs, scalars, self.q_offset)
+        made.__dict__.update(sizes=sizes, tables=tables, memo={})
+        return made
+
+    def within(self, place: Hashable, **changes: Any) -> Call:
+        """A call that is a part of this one, with other fields and memos of its own, which parts of one `place` in
+        calls that repeat this one have."""
+        memo, alike = self.memo.setdefault(place, {}), self.alike.setdefault(place, {})
+        return replace(self, memo=memo, alike=alike, **changes)
 
     def replanned(self, tables: Mapping[str, npt.NDArray[Any]]) -> Call:
         """The same call with these host copies and an empty memo: for another plan."""

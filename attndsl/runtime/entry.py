@@ -10,7 +10,7 @@ from torch import Tensor
 from attndsl.runtime.dispatch import choose_backend
 from attndsl.runtime.given import Signature, given
 from attndsl.runtime.operator import attend
-from attndsl.runtime.quick import asked, remember, run
+from attndsl.runtime.quick import asked, first, run
 from attndsl.runtime.scans import repeated as again
 from attndsl.runtime.scans import scanned, traced
 from attndsl.runtime.state import State
@@ -66,8 +66,8 @@ def enter(
     call = given(
         signature, q, k, v, arguments, layout=layout, scale=scale, q_offset=q_offset, grid=grid, backend=backend
     )
-    results = attend(call, bool(return_lse), bool(checked))
-    if repeated is not None:
-        remember(signature, repeated, call)
+    results = None if repeated is None else first(signature, repeated, call, bool(return_lse))
+    if results is None:
+        results = attend(call, bool(return_lse), bool(checked))
     out = results[0].transpose(1, 2) if layout == "bshd" else results[0]
     return (out, results[1]) if return_lse else out

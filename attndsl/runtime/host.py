@@ -107,10 +107,14 @@ def _conditions(attention: Attention) -> _Conditions:
     return _Conditions(bool(attention.requires), tuple(divisors))
 
 
+def conditions_of(attention: Attention) -> tuple[Expr, ...]:
+    """What the host looks at before a call: conditions that must hold, divisors that must not be zero."""
+    return (*(r.condition for r in attention.requires), *(d.args[1] for d in _conditions(attention).divisors))
+
+
 def decided_by(attention: Attention) -> frozenset[str]:
     """Scalars that a `require` or a divisor on the host reads."""
-    conditions = [r.condition for r in attention.requires] + [d.args[1] for d in _conditions(attention).divisors]
-    return frozenset(n.name for e in conditions for n in walk(e) if isinstance(n, ParamRef))
+    return frozenset(n.name for e in conditions_of(attention) for n in walk(e) if isinstance(n, ParamRef))
 
 
 def meaning(attention: Attention) -> Iterator[Expr]:

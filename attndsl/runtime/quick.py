@@ -1,4 +1,4 @@
-"""Eager calls that repeat an earlier one, run without the operator: what they share is found by one look.
+"""Eager calls, run without the operator; those that repeat an earlier one find what they share by one look.
 
 A call is repeated where its tensors have the same shapes, strides, element types, devices, alignments and keys of
 torch's dispatcher, and its options are the same. Compilers, transforms, dispatch modes, tracers and `checked` calls see
@@ -237,17 +237,15 @@ def run(signature: Signature, call: Asked, layout: str, need_lse: bool) -> list[
         if bound is None:
             return None
     elif call.differentiated:
-        results = _apply(known, call.scalars, call.offset, need_lse, *tensors)
-        return list(results) if need_lse else [results]
+        return _differentiated(known, call, need_lse, tensors)
     else:
         bound = known.bound(tensors, call.scalars, call.offset)
     graded = torch.is_grad_enabled()
     _C._set_grad_enabled(False)
     try:
-        out, lse, _ = _forward(bound, need_lse, False)
+        return _results(bound, need_lse)
     finally:
         _C._set_grad_enabled(graded)
-    return [out] if lse is None else [out, lse]
 
 
 def _forward(bound: Bound, need_lse: bool, save: bool) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
@@ -258,22 +256,31 @@ def _forward(bound: Bound, need_lse: bool, save: bool) -> tuple[Tensor, Tensor |
         return bound.forward(need_lse, save)
 
 
-def remember(signature: Signature, call: Asked, given: Given) -> None:
-    """Have a call, which the operator has run as `given`, repeated without it."""
+def first(signature: Signature, call: Asked, given: Given, need_lse: bool) -> list[Tensor] | None:
+    """The results of a call, `given` in this form, that repeats none, and may be repeated from now on; None where the
+    operator is to see it."""
     if any(_keys(t).has(key) for t in call.tensors for key in _STRANGE):
-        return
+        return None
     runner = runner_of(given.spec)
-    binding = runner.binding(given, call.differentiated)
     kept = runner.scalars(given) if given.numbers else call.scalars
-    if binding is None or any(
-        isinstance(x, Tensor) and not isinstance(kept[n], Tensor) for n, x in call.scalars.items()
-    ):
+    if any(isinstance(x, Tensor) and not isinstance(kept[n], Tensor) for n, x in call.scalars.items()):
         # a number that the host reads of a tensor may be another the next time
-        return
-    nothing: Any = None
-    bare = given._replace(q=nothing, k=nothing, v=nothing, inputs=[])
-    facts = tuple(_facts(t) for t in given.tensors)
-    made = Repeated(runner, binding, binding.kernel.settings(), call.differentiated, bare, facts)
+        return None
+    graded = torch.is_grad_enabled()
+    _C._set_grad_enabled(False)
+    try:
+        bound, binding = runner.first(given, kept, call.differentiated)
+        if binding is None:
+            return None
+        nothing: Any = None
+        bare = given._replace(q=nothing, k=nothing, v=nothing, inputs=[])
+        facts = tuple([_facts(t) for t in given.tensors])
+        made = Repeated(runner, binding, binding.kernel.settings(), call.differentiated, bare, facts)
+        results = None if call.differentiated else _results(bound, need_lse)
+    finally:
+        _C._set_grad_enabled(graded)
+    if results is None:
+        results = _differentiated(made, call, need_lse, given.tensors)
     growing = Growing.of(made)
     if len(signature.recent) >= CAPACITY:
         signature.recent.clear()
@@ -281,6 +288,17 @@ def remember(signature: Signature, call: Asked, given: Given) -> None:
         signature.recent[call.key] = made
     else:
         signature.recent[call.longer] = growing
+    return results
+
+
+def _differentiated(known: Repeated, call: Asked, need_lse: bool, tensors: Sequence[Tensor]) -> list[Tensor]:
+    results = _apply(known, call.scalars, call.offset, need_lse, *tensors)
+    return list(results) if need_lse else [results]
+
+
+def _results(bound: Bound, need_lse: bool) -> list[Tensor]:
+    out, lse, _ = _forward(bound, need_lse, False)
+    return [out] if lse is None else [out, lse]
 
 
 def _facts(t: Tensor) -> Hashable:

@@ -24,6 +24,7 @@ from attndsl.runtime.checked import check_promises
 from attndsl.runtime.dispatch import choose_backend, kernel_of
 from attndsl.runtime.given import Given
 from attndsl.runtime.host import decided_by
+from attndsl.runtime.lengths import Lengths
 from attndsl.runtime.plans import PlanCache
 from attndsl.runtime.scalars import scalar_value
 from attndsl.schedule.legalise import ScanForm, legalise, scan_form
@@ -123,6 +124,7 @@ class Runner:
         self._decided = decided_by(attention)
         self.deciding = tuple(s.name for s in attention.scalars if s.name in deciding)
         """Scalars whose values decide what a call may be, or its plan."""
+        self._lengths = Lengths(attention, simplified, self.deciding)
 
     @property
     def differentiable(self) -> tuple[str, ...]:
@@ -163,7 +165,7 @@ class Runner:
         key = self._key(given, scalars, offset, scale, differentiated)
         binding = self._bindings.get(key)
         if binding is None:
-            found = self._bind(given, scalars, offset, scale, key, differentiated)
+            found = self._bind(given, scalars, offset, scale, key, differentiated)[0]
         else:
             found = self.repeated(binding, given.tensors, scalars, offset)
             with self._lock:
@@ -173,11 +175,15 @@ class Runner:
             check_promises(self.attention, found.call)
         return found
 
-    def binding(self, given: Given, differentiated: bool) -> Binding | None:
-        """What calls that repeat this one share, once it was bound; None where nothing is kept of it."""
-        scalars = self.scalars(given)
+    def first(self, given: Given, scalars: Scalars, differentiated: bool) -> tuple[Bound, Binding | None]:
+        """As `bound`, and what calls that repeat this one share; None where nothing is kept of it. `scalars` are those
+        of the call as `scalars` finds them."""
         offset, scale = self._numbers(given)
-        return self._bindings.get(self._key(given, scalars, offset, scale, differentiated))
+        key = self._key(given, scalars, offset, scale, differentiated)
+        binding = self._bindings.get(key)
+        if binding is None:
+            return self._bind(given, scalars, offset, scale, key, differentiated)
+        return self.repeated(binding, given.tensors, scalars, offset), binding
 
     def repeated(self, binding: Binding, tensors: Sequence[Tensor], scalars: Scalars, offset: int | Tensor) -> Bound:
         """A call on q, k, v and inputs that repeats the one of a binding."""
@@ -284,43 +290,46 @@ class Runner:
         scale: Any,
         key: Hashable,
         differentiated: bool,
-    ) -> Bound:
+    ) -> tuple[Bound, Binding | None]:
         kernel = self.kernel_for(given)
-        arguments: dict[str, object] = {**scalars, **dict(zip(self._inputs, given.inputs, strict=True))}
-        call = bind_call(
-            self.attention, self.simplified, given.q, given.k, given.v, arguments,
-            scale=scale, q_offset=offset, grid=given.grid,
-            stay=[n for n, x in scalars.items() if isinstance(x, Tensor)],
-        )  # fmt: skip
-        call = replace(call, differentiated=differentiated)
+        place = self._lengths.place(given, scalars, offset, (scale, differentiated, kernel, kernel.settings()))
+        call = None if place is None else self._lengths.call(place, given, scalars)
+        if call is None:
+            arguments: dict[str, object] = {**scalars, **dict(zip(self._inputs, given.inputs, strict=True))}
+            call = bind_call(
+                self.attention, self.simplified, given.q, given.k, given.v, arguments,
+                scale=scale, q_offset=offset, grid=given.grid,
+                stay=[n for n, x in scalars.items() if isinstance(x, Tensor)],
+            )  # fmt: skip
+            call = replace(call, differentiated=differentiated)
+            if place is not None:
+                self._lengths.keep(place, call)
         form = self._form(kernel, call)
         located = form is None and self._locates(kernel, call)
         tiling = None if form is not None else kernel.tiling(call)
         plan = None if form is not None or located else self.plan(call, tiling)
-        on_grid = self.attention.q_space is not None or self.attention.k_space is not None
-        if isinstance(offset, int) or not on_grid:
-            pairs = zip((given.q, given.k, given.v), (call.q, call.k, call.v), strict=True)
-            copied = [a is not b for a, b in pairs]
-            empty: Any = None
-            fixed = located or (isinstance(offset, int) and not self._masked)
-            template = call.repeated(empty, empty, empty, {}, {}, offset if isinstance(offset, int) else 0)
-            template = template if fixed else template.replanned({})
-            backend = choose_backend(self.attention.name, given.backend, given.q.device.type)
-            binding = Binding(
-                backend,
-                kernel,
-                template,
-                (copied[0], copied[1], copied[2]),
-                plan if fixed else None,
-                tiling,
-                form,
-                located,
-            )
-            with self._lock:
-                self._bindings[key] = binding
-                while len(self._bindings) > CAPACITY:
-                    self._bindings.popitem(last=False)
-        return Bound(kernel, call, plan, form, not self._scans, located)
+        bound = Bound(kernel, call, plan, form, not self._scans, located)
+        if not isinstance(offset, int) and self.attention.gridded:
+            return bound, None
+        empty: Any = None
+        fixed = located or (isinstance(offset, int) and not self._masked)
+        template = call.repeated(empty, empty, empty, {}, {}, offset if isinstance(offset, int) else 0)
+        template = template if fixed else template.replanned({})
+        binding = Binding(
+            choose_backend(self.attention.name, given.backend, given.q.device.type),
+            kernel,
+            template,
+            (given.q is not call.q, given.k is not call.k, given.v is not call.v),
+            plan if fixed else None,
+            tiling,
+            form,
+            located,
+        )
+        with self._lock:
+            self._bindings[key] = binding
+            while len(self._bindings) > CAPACITY:
+                self._bindings.popitem(last=False)
+        return bound, binding
 
     def _locates(self, kernel: Kernel, call: Call) -> bool:
         """Whether the kernel needs no plan for a call."""

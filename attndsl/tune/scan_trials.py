@@ -171,5 +171,5 @@ def rows_of(subject: Subject, start: int, stop: int) -> Call:
             if isinstance(dim, Size) and dim.name in LENGTHS:
                 inputs[p.name] = picked(inputs[p.name], axis)
     sizes = {**call.sizes, **dict.fromkeys(LENGTHS, size)}
-    made = replace(call, sizes=sizes, memo={}, tables={})
+    made = replace(call, sizes=sizes, memo={}, alike={}, tables={})
     return made.with_tensors(picked(call.q, 2), picked(call.k, 2), picked(call.v, 2), inputs)

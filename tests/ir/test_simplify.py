@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,7 +41,7 @@ def test_attentions(attention: Attention, seed: int) -> None:
 @given(attentions())
 def test_binds_and_verifies(attention: Attention) -> None:
     values = {"window": 3, "span": (2, 3, 1), "turn": (1, 2, 3, 4, 5), "causal": True, "rate": 0.25}
-    kept = Attention(**{**vars(attention), "requires": ()})
+    kept = replace(attention, requires=())
     try:
         bound = bind(kept, values)
     except Exception as problem:

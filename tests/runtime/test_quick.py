@@ -226,5 +226,12 @@ def test_scalars_that_change_no_plan_do_not_make_another_call(operated: list[int
     for c in (0.5, -0.0, 2.0):
         torch.testing.assert_close(f(*qkv, slope=slope, c=c), oracle(f, *qkv, slope, c=c))
     assert len(operated) == 3
+    known = len(recent(f))
     f(*qkv, slope=slope, w=4)
-    assert len(operated) == 4
+    assert len(recent(f)) == known + 1
+
+
+def recent(f: attndsl.AttentionFunction) -> Any:
+    """The calls that may repeat."""
+    assert f._signature is not None
+    return f._signature.recent

@@ -39,12 +39,10 @@ def few_tables(attention: Attention, tiling: Tiling, problem: Problem) -> Launch
         n: rounded.sizes[n.name] if isinstance(n, Size) else rounded.scalars[n.name] for n in leaves(attention)
     }  # fmt: skip
     assert all(isinstance(n, ParamRef) or n.name not in ("Lq", "Lk", "L") for n in values)
-    first, last = np.zeros(1, np.int64), np.full(1, rows - 1)
-    runs = places_of(line, Space(values, rounded.q_offset, width), first, last, box)
+    runs = places_of(line, Space(values, rounded.q_offset, width), 0, rows - 1, box)
     full: list[tuple[int, int]] = []
     partial: list[tuple[int, int]] = []
-    for run in runs:
-        begin, boxes, middle, rest = (int(x[0]) for x in run)
+    for begin, boxes, middle, rest in runs:
         if rest > middle:
             full.append((begin + middle * box, rest - middle))
             partial += [(begin, middle), (begin + rest * box, boxes - rest)]

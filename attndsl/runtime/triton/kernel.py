@@ -29,7 +29,7 @@ from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, interpreting
 from attndsl.runtime.triton.lines import line_of
 from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.machine import machine_of
-from attndsl.runtime.triton.reach import moved
+from attndsl.runtime.triton.reach import moved, wide
 from attndsl.runtime.triton.scan_choices import ScanChoices
 from attndsl.runtime.triton.scan_kernel import LinearKernel
 from attndsl.runtime.triton.several import depths
@@ -41,8 +41,10 @@ from attndsl.runtime.triton.sweeps import (
     dtype_of,
     exact,
     form_of,
+    is_aligned,
+    operands_of,
 )
-from attndsl.runtime.triton.visits import visits_of
+from attndsl.runtime.triton.visits import look_alike, visits_of
 from attndsl.runtime.triton.walks import Walked, plain, specialized, walked
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import Plan
@@ -70,6 +72,7 @@ class TritonKernel(LinearKernel):
         )  # fmt: skip
         self._sweeps = Sweeps(attention)
         self._walks: dict[tuple[Form, bool, Config], Walked] = {}
+        self._refused = 0
         self._visits: dict[Bucket, Visits] = {}
         self._begun: set[Hashable] = set()
         self._decode = Decode(attention, lambda call: self.config("decode", call), self._locator)
@@ -266,11 +269,12 @@ class TritonKernel(LinearKernel):
         self._begun.add(place)
         with torch.cuda.device(call.q.device):
             for found, own in zip(sweeps, given, strict=True):
+                # what takes longest first
+                walk = self._settle(call, found, wished)
+                begin(wanted_by(self._launched(call, walk, found, own, flags)))
                 if found.located is not None:
                     for it in found.located.wanted(call, own[TABLES]):
                         begin(it)
-                walk = self._settle(call, found, wished)
-                begin(wanted_by(self._launched(call, walk, found, own, flags)))
 
     def _launched(
         self, call: Call, it: Walked, found: OnDevice, given: Mapping[str, Tensor], flags: Mapping[str, bool]
@@ -280,13 +284,22 @@ class TritonKernel(LinearKernel):
 
     def _settle(self, call: Call, found: OnDevice, wished: Config, reason: str = "") -> Walked:
         """Which loops a launch has; with a `reason` against specialised warps, without them from now on."""
+        # lengths decide whether inputs are too large for 32 bits, and whether what was made for a call is aligned
+        facts = wide(call.inputs), is_aligned(call, *operands_of(call).values())
+        about = "walked", found.tables.kind, *facts, wished, self._refused
+        known: Walked | None = call.alike.get(about)
+        if known is not None and not reason:
+            return known
         form = form_of(self.attention, call, found.tables)
         key = form, found.tables.bare, wished
         it = self._walks.get(key)
         if reason:
+            # what is known of calls that are alike no longer holds
+            self._refused += 1
             it = self._walks[key] = Walked(form, plain(wished), reason)
         elif it is None:
             it = self._walks[key] = walked(self.attention, form, found.tables, wished, self._capability(call))
+        call.alike[(*about[:-1], self._refused)] = it
         return it
 
     @property
@@ -307,7 +320,13 @@ class TritonKernel(LinearKernel):
         place = "config", step, self.settings()
         found: Config | None = call.memo.get(place)
         if found is None:
-            found = call.memo[place] = self._choices.config(step, self.facts(call))
+            looks = look_alike(call)
+            found = None if looks is None else call.alike.get((*place, looks))
+            if found is None:
+                found = self._choices.config(step, self.facts(call))
+            call.memo[place] = found
+            if looks is not None:
+                call.alike[(*place, looks)] = found
         return found
 
     def _capability(self, call: Call) -> int:

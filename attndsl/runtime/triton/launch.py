@@ -42,6 +42,15 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def sums_boxes() -> bool:
+    """Whether TMA adds boxes to tensors here: Triton's own interpreter cannot."""
+    if not interpreting():
+        return True
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    return hasattr(InterpreterBuilder, "create_descriptor_reduce")
+
+
 class Views(dict[tuple[str, int], Tensor]):
     """Tables on a device by table and piece. `uploaded` is the event after which they are there; None: they are."""
 
@@ -159,6 +168,12 @@ class Launch:
         return max(1, min(B * H, groups * group))
 
     @property
+    def types(self) -> tuple[Hashable, ...]:
+        """What Triton tells kernels apart by, beside constants: element types, and what begins at 16 bytes."""
+        tensors = (*self.tensors.values(), *self.views.values())
+        return tuple([(t.dtype, t.data_ptr() & 15 == 0) for t in tensors])
+
+    @property
     def programs(self) -> int:
         """How many programs run."""
         return self.tables.tiles * self.call.sizes["B"] * self.call.sizes["Hkv" if self.form.turned else "H"]
@@ -175,39 +190,57 @@ def constants(form: Form, tables: LaunchTables) -> dict[str, Any]:
     return found
 
 
-_CHANGING = frozenset(("tensor", "input", "scalar", "sums", "gradient", "gradient rest"))
-
-
 class Prepared:
     """What repeated launches share: the kernel, and its arguments but for tensors and scalars.
 
     `tables` and `module` are kept because memos name them by place. `streams` are those on which the tables are known
-    to be used."""
+    to be used. With `like`, a launch of a call that differs in lengths alone and its tables in numbers."""
 
-    def __init__(self, it: Launch) -> None:
+    def __init__(self, it: Launch, like: Prepared | None = None) -> None:
         self.tables, self.module = it.views, it.module
-        self.kernel: Any = getattr(load_module(it.module.source), it.module.name)
         self.programs = it.programs
+        self.streams: set[int] = set()
+        self.ready: Ready | None = None
+        self._bare: list[Any] | None = None
+        if like is None:
+            self._look(it)
+            return
+        self.kernel, self.tile, self.stages = like.kernel, like.tile, like.stages
+        self._given, self._inputs, self._scalars = like._given, like._inputs, like._scalars
+        self._numbers, self._named = like._numbers, like._named
+        self._places = [(i, it.places[key]) for i, key in like._named] if it.places is not None else []
+        self.values = like.values.copy()
+        for i, a in self._numbers:
+            self.values[i] = it.value(a)
+        if like.ready is not None:
+            self.ready = Ready(like.ready.compiled, self.programs)
+
+    def _look(self, it: Launch) -> None:
+        """Tell the arguments apart."""
+        self.kernel: Any = getattr(load_module(it.module.source), it.module.name)
         self.values: list[Any] = []
         self._given: list[tuple[int, str]] = []
         self._inputs: list[tuple[int, str]] = []
         self._scalars: list[tuple[int, str, bool]] = []
-        self._places: list[tuple[int, int]] = []
+        self._numbers: list[tuple[int, Argument]] = []
+        self._named: list[tuple[int, tuple[str, int]]] = []
         for i, a in enumerate(it.module.arguments):
             key = str(a.key[0]) if a.key else ""
+            self.values.append(None)
             match a.role:
                 case "input" if key in it.call.inputs:
                     self._inputs.append((i, key))
                 case "scalar":
                     self._scalars.append((i, key, a.type == "fp32"))
                 case "table" if it.places is not None and (key, int(a.key[1])) in it.places:
-                    self._places.append((i, it.places[key, int(a.key[1])]))
+                    self._named.append((i, (key, int(a.key[1]))))
                 case "tensor" | "sums" | "gradient" | "gradient rest":
                     self._given.append((i, key if a.role == "tensor" else a.name))
                 case _:
-                    self.values.append(it.value(a))
-                    continue
-            self.values.append(None)
+                    self.values[i] = it.value(a)
+                    if a.role not in ("constexpr", "input"):
+                        self._numbers.append((i, a))
+        self._places = [(i, it.places[key]) for i, key in self._named] if it.places is not None else []
         self.tile = prod(it.tables.box), max((prod(p.box) for p in it.tables.pieces), default=16)
         self.stages, q = 1, it.call.q
         if machine.on_gpu(q.device):
@@ -216,9 +249,6 @@ class Prepared:
                 it.config, q.element_size(), it.form.depth, it.call.v.shape[-1], *self.tile, limit,
                 backward=it.module.name != "forward",
             )  # fmt: skip
-        self.streams: set[int] = set()
-        self.ready: Ready | None = None
-        self._bare: list[Any] | None = None
 
     def arguments(self, call: Call, given: Mapping[str, Tensor]) -> list[Any]:
         """The values of all arguments for a launch like the one that was prepared."""
@@ -329,11 +359,19 @@ def launch(it: Launch) -> tuple[Prepared, Any]:
     (None where it is interpreted)."""
     key = it.module.name, id(it.views), id(it.module), it.config, tuple(it.flags.items())
     found: tuple[Prepared, Any] | None = it.call.memo.get(key)
-    if found is None:
-        made = Prepared(it)
-        found = it.call.memo[key] = made, made.first(it)
-    else:
+    if found is not None:
         found[0].run(it.call, it.tensors)
+        return found
+    boxes = it.tables.box, *(p.box for p in it.tables.pieces)
+    about = it.module.name, *key[2:], boxes, it.types
+    like: tuple[Prepared, Any] | None = it.call.alike.get(about)
+    if like is not None:
+        made = Prepared(it, like[0])
+        found = it.call.memo[key] = made, like[1]
+        made.run(it.call, it.tensors)
+        return found
+    made = Prepared(it)
+    found = it.call.memo[key] = it.call.alike[about] = made, made.first(it)
     return found
 
 

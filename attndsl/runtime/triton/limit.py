@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 from typing import Any
 
 from attndsl.runtime.cache.facts import keep, known
@@ -145,18 +145,26 @@ class Assembler:
         seconds = limit()
         if seconds == float("inf") or "--version" in command:
             return subprocess.run(command, check=check, **options)
+        late = Event()
         with subprocess.Popen(command, **options) as process:
             bounded = _bound(process.pid, seconds)
+
+            def stop() -> None:
+                late.set()
+                process.kill()
+
+            # to wait with a limit is to look again and again, up to 0.05 s late
+            clock = Timer(WAITS * seconds if bounded else seconds, stop)
+            clock.daemon = True
+            clock.start()
             try:
-                code = process.wait(WAITS * seconds if bounded else seconds)
-            except subprocess.TimeoutExpired:
-                code = None
+                code = process.wait()
             except BaseException:
                 process.kill()
                 raise
-            if code is None:
-                process.kill()
-        if code is None or code == -SIGXCPU:
+            finally:
+                clock.cancel()
+        if late.is_set() or code == -SIGXCPU:
             for name in command:
                 # temporary files of Triton's, which it does not come back to
                 if name.endswith((".ptx", ".ptx.o")):

@@ -29,7 +29,9 @@ from attndsl.schedule.monotone import trend
 Longs = npt.NDArray[np.int64]
 Ints = npt.NDArray[np.int32]
 LINE = SideForm("", ("0",), (False,))
+SPANS = PieceForm(LINE, False, True)
 ZERO = np.zeros((1, 1), np.int32)
+NO_BOXES = np.zeros((0, 1), np.int32)
 MANY = 256
 """Tiles from which on it pays to look which are alike."""
 
@@ -75,17 +77,34 @@ def line_of(attention: Attention, turned: bool) -> Line | None:
     return Line(found, tuple(certain), max(steps, default=0), turned)
 
 
+Numbers = Any
+"""One of each tile: a vector, or the number of one tile."""
+
+
+def least(a: Numbers, b: Numbers) -> Numbers:
+    return (a if a < b else b) if type(a) is int and type(b) is int else np.minimum(a, b)
+
+
+def most(a: Numbers, b: Numbers) -> Numbers:
+    return (a if a > b else b) if type(a) is int and type(b) is int else np.maximum(a, b)
+
+
+def pick(condition: Numbers, a: Numbers, b: Numbers) -> Numbers:
+    return (a if condition else b) if type(condition) is bool else np.where(condition, a, b)
+
+
 class Runs(NamedTuple):
     """Boxes of tiles: so many from `first`, of which [`full`, `rest`) are FULL."""
 
-    first: Longs
-    boxes: Longs
-    full: Longs
-    rest: Longs
+    first: Numbers
+    boxes: Numbers
+    full: Numbers
+    rest: Numbers
 
 
 def line_tables(attention: Attention, call: Call, rows: int, columns: int, *, turned: bool) -> LaunchTables | None:
-    """The tables of a sweep of tiles of `rows` positions and boxes of `columns`; None without a closed form."""
+    """The tables of a sweep of tiles of `rows` positions and boxes of `columns`; None without a closed form. With
+    `LaunchTables.whole` they are those that other lengths do not have."""
     line = line_of(attention, turned)
     # a gap between neighbouring rows' intervals must not hold a box
     if line is None or line.step > columns or columns & (columns - 1) or not isinstance(call.q_offset, int):
@@ -100,11 +119,13 @@ def line_tables(attention: Attention, call: Call, rows: int, columns: int, *, tu
     return _launch(_made(line, Space(values, call.q_offset, width), rows, columns, length), rows, columns)
 
 
-def _launch(made: Made, rows: int, columns: int, whole: LaunchTables | None = None, cut: int = 0) -> LaunchTables:
-    piece = PieceTables(
-        PieceForm(LINE, False, True), (columns,), 0, (1,), made.bounds[None], np.zeros((0, 1), np.int32), ZERO
+def _launch(
+    made: Made, rows: int, columns: int, whole: LaunchTables | None = None, bare: bool | None = None
+) -> LaunchTables:  # fmt: skip
+    piece = PieceTables(SPANS, (columns,), 0, (1,), made.bounds[None], NO_BOXES, ZERO)
+    return LaunchTables(
+        LINE, (rows,), 0, (1,), made.tiles, made.order, (piece,), False, whole=whole, known_bare=bare
     )  # fmt: skip
-    return LaunchTables(LINE, (rows,), 0, (1,), made.tiles, made.order, (piece,), False, whole=whole, cut=cut)
 
 
 def _value(call: Call, leaf: Size | ParamRef) -> Any:
@@ -134,19 +155,25 @@ def _made(line: Line, space: Space, rows: int, columns: int, length: int) -> Mad
     if all(band.low is None and band.high is None for band in line.bands):
         # all tiles are alike
         hulls = _hulls(line, space, start[:1], stop[:1])
-        bounds, _ = _spans(_runs(hulls, space.width, columns), min(len(start), 1), columns)
+        bounds, _ = _spans(_runs(hulls, space.width, columns), start[:1], columns)
         bounds = np.ascontiguousarray(np.broadcast_to(bounds, (len(start), bounds.shape[1])))
         return Made(_tiles(start, stop), bounds, np.arange(len(start), dtype=np.int32))
     hulls = _hulls(line, space, start, stop - 1)
-    bounds, cost = _spans(_runs(hulls, space.width, columns), len(start), columns)
+    bounds, cost = _spans(_runs(hulls, space.width, columns), start, columns)
     order = np.argsort(-cost, kind="stable").astype(np.int32)
     return Made(_tiles(start, stop), bounds, order)
 
 
-def _tiles(start: Longs, stop: Longs) -> Ints:
-    tiles = np.empty((len(start), 2), np.int32)
-    tiles[:, 0], tiles[:, 1] = start, stop
-    return tiles
+def _tiles(start: Numbers, stop: Numbers) -> Ints:
+    return _columns([start, stop])
+
+
+def _columns(numbers: list[Numbers]) -> Ints:
+    """[tiles, numbers], or [numbers] of one tile."""
+    found = np.empty((len(numbers), *np.shape(numbers[-1])), np.int32)
+    for i, n in enumerate(numbers):
+        found[i] = n
+    return np.ascontiguousarray(found.T)
 
 
 # Lengths that share tables
@@ -154,17 +181,22 @@ def _tiles(start: Longs, stop: Longs) -> Ints:
 LEAST, MOST = 1 << 12, 1 << 22
 """Positions of the shortest and the longest tables that are shared."""
 ENDLESS = 1 << 40
+ALONE = 4
+"""Tiles up to which each is made on its own."""
 FEW = 64
 """Tiles that may differ from those of a launch whose tables are used."""
 
 
 class Master(NamedTuple):
     """Tables for a whole power of two of rows and no end of columns. `reach`: how many columns there must be for a tile
-    to be as it is here. `rising`: a tile has at least the work of those before it."""
+    to be as it is here. `rising`: a tile has at least the work of those before it; `further`: it reaches at least as
+    far. `bare`: of how many tiles, from the first on, all boxes are FULL."""
 
     made: Made
     reach: Longs
     rising: bool
+    further: bool
+    bare: int
     launch: LaunchTables
 
 
@@ -185,24 +217,36 @@ def _shared(
     master = _master(attention, line.turned, values, rows, columns, whole)
     made, reach = master.made, master.reach
     count = -(-length // rows)
-    cut = np.flatnonzero(reach[:count] > width)
+    if master.further:
+        cut = np.arange(min(int(reach.searchsorted(width, "right")), count), count)
+    else:
+        cut = np.flatnonzero(reach[:count] > width)
     if length % rows and not (len(cut) and cut[-1] == count - 1):
         cut = np.append(cut, count - 1)
     if master.rising:
         order = made.order[len(made.order) - count :]
     else:
         order = made.order if count == len(made.order) else made.order[made.order < count]
-    tiles, bounds = made.tiles[:count], made.bounds[:count]
-    if len(cut):
-        start = cut * rows
-        stop = np.minimum(start + rows, length)
-        space = Space(dict(values), 0, width)
-        tiles, bounds = tiles.copy(), bounds.copy()
-        tiles[cut] = _tiles(start, stop)
-        bounds[cut] = _spans(_runs(_hulls(line, space, start, stop - 1), width, columns), len(cut), columns)[0]
-    behind = count - int(cut[0]) if len(cut) else 0
-    alike = master.launch if master.rising and behind <= FEW else None
-    return _launch(Made(tiles, bounds, order), rows, columns, alike, behind)
+    first = int(cut[0]) if len(cut) else count
+    tiles, bounds = made.tiles[first:count].copy(), made.bounds[first:count].copy()
+    space = Space(dict(values), 0, width)
+    # a few tiles are numbers: vectors of so few take longer
+    for part in cut.tolist() if len(cut) <= ALONE else (cut,):
+        start = part * rows
+        stop = least(start + rows, length)
+        tiles[part - first] = _tiles(start, stop)
+        bounds[part - first] = _spans(_runs(_hulls(line, space, start, stop - 1), width, columns), start, columns)[0]
+    bare = master.bare >= first and _full(bounds) == count - first
+    if master.rising and count - first <= FEW:
+        return _launch(Made(tiles, bounds, order), rows, columns, master.launch, bare)
+    tiles, bounds = (np.concatenate([a[:first], b]) for a, b in ((made.tiles, tiles), (made.bounds, bounds)))
+    return _launch(Made(tiles, bounds, order), rows, columns, None, bare)
+
+
+def _full(bounds: Ints) -> int:
+    """Of how many tiles, from the first on, all boxes are FULL."""
+    partial = np.flatnonzero(bounds[:, FULL_SPANS - 1] != bounds[:, FULL_SPANS + PARTIAL_SPANS - 1])
+    return int(partial[0]) if len(partial) else len(bounds)
 
 
 @lru_cache(maxsize=32)
@@ -218,7 +262,7 @@ def _master(
     assert line is not None
     start = np.arange(0, length, rows)
     hulls = _hulls(line, Space(dict(values), 0, ENDLESS), start, start + (rows - 1))
-    bounds, cost = _spans(_runs(hulls, ENDLESS, columns), len(start), columns)
+    bounds, cost = _spans(_runs(hulls, ENDLESS, columns), start, columns)
     reach = np.zeros(len(start), np.int64)
     for hull in hulls:
         for edge in hull:
@@ -227,28 +271,34 @@ def _master(
     # from the last on: the order of a shorter launch is the end of this one
     order = np.arange(len(start))[::-1] if rising else np.argsort(-cost, kind="stable")
     made = Made(_tiles(start, start + rows), bounds, np.ascontiguousarray(order, np.int32))
-    return Master(made, reach, rising, _launch(made, rows, columns))
+    further = not np.any(np.diff(reach) < 0)
+    return Master(made, reach, rising, further, _full(bounds), _launch(made, rows, columns))
 
 
 # Bounds
 
-Hull = tuple[Longs, Longs, Longs, Longs]
+Hull = tuple[Numbers, Numbers, Numbers, Numbers]
 """[low, high) that any row of a tile sees, and [low, high) that all rows see, wherever columns begin and end."""
 
 
-def _hulls(line: Line, space: Space, first: Longs, last: Longs) -> list[Hull]:
+def _hulls(line: Line, space: Space, first: Numbers, last: Numbers) -> list[Hull]:
     """The hulls of tiles from their first and last rows, band by band."""
     own, shift = (KEY, 0) if line.turned else (QUERY, space.offset)
     ends = [Env({**space.values, own: at + shift}) for at in (first, last)]
     back = space.offset if line.turned else 0
 
-    def at_ends(e: Expr | None, default: int) -> tuple[Longs, Longs]:
+    def value(e: Expr, env: Env) -> Numbers:
+        found = evaluate(e, env)
+        if isinstance(first, int):
+            return int(found) - back
+        return np.broadcast_to(np.asarray(found, np.int64), first.shape) - back
+
+    def at_ends(e: Expr | None, default: int) -> tuple[Numbers, Numbers]:
         """The values in the first and the last row of a tile."""
         if e is None:
-            whole = np.full(len(first), default)
+            whole = first * 0 + default
             return whole, whole
-        a, b = (np.broadcast_to(np.asarray(evaluate(e, env), np.int64), first.shape) for env in ends)
-        return (a - back, b - back) if back else (a, b)
+        return value(e, ends[0]), value(e, ends[1])
 
     found: list[Hull] = []
     for band, certain in zip(line.bands, line.certain, strict=True):
@@ -256,21 +306,21 @@ def _hulls(line: Line, space: Space, first: Longs, last: Longs) -> list[Hull]:
             continue
         low, low_2 = at_ends(band.low, 0)
         high, high_2 = at_ends(band.high, space.width)
-        top = np.maximum(high, high_2)
+        top = most(high, high_2)
         if certain:
             # a width that is not positive at the ends is nowhere
-            top = np.where((low >= high) & (low_2 >= high_2), 0, top)
-        found.append((np.minimum(low, low_2), top, np.maximum(low, low_2), np.minimum(high, high_2)))
+            top = pick((low >= high) & (low_2 >= high_2), 0, top)
+        found.append((least(low, low_2), top, most(low, low_2), least(high, high_2)))
     return found
 
 
-def places_of(line: Line, space: Space, first: Longs, last: Longs, box: int) -> list[Runs]:
+def places_of(line: Line, space: Space, first: Numbers, last: Numbers, box: int) -> list[Runs]:
     """The boxes of tiles with these first and last rows."""
     return _runs(_hulls(line, space, first, last), space.width, box)
 
 
 def _runs(hulls: list[Hull], width: int, box: int) -> list[Runs]:
-    found = [tuple(np.minimum(np.maximum(x, 0), width) for x in hull) for hull in hulls]
+    found = [tuple(least(most(x, 0), width) for x in hull) for hull in hulls]
     if not found:
         return []
     if len(found) == 1:
@@ -285,10 +335,12 @@ def leaves(attention: Attention) -> tuple[Size | ParamRef, ...]:
     return tuple({n: None for n in walk(attention.mask) if isinstance(n, Size | ParamRef)})
 
 
-def _placed(low: Longs, high: Longs, core: Longs, end: Longs, box: int, least: Longs | None = None) -> Runs:
-    """The fewest boxes that cover [low, high), placed so that most lie within [core, end); not before `least`."""
-    shape = [low & (box - 1), high - low, core - low, end - low, *([] if least is None else [low - least])]
-    if len(low) < MANY:
+def _placed(
+    low: Numbers, high: Numbers, core: Numbers, end: Numbers, box: int, before: Numbers | None = None
+) -> Runs:  # fmt: skip
+    """The fewest boxes that cover [low, high), placed so that most lie within [core, end); not before `before`."""
+    shape = [low & (box - 1), high - low, core - low, end - low, *([] if before is None else [low - before])]
+    if isinstance(low, int) or len(low) < MANY:
         back, count, full, rest = _shift(shape, box)
         return Runs(low - back, count, full, rest)
     # tiles that stand to their columns as the one in the middle does have the same answer
@@ -303,83 +355,77 @@ def _placed(low: Longs, high: Longs, core: Longs, end: Longs, box: int, least: L
     return Runs(low - found[0], found[1], found[2], found[3])
 
 
-def _shift(shape: list[Longs], box: int) -> tuple[Longs, Longs, Longs, Longs]:
+def _shift(shape: list[Numbers], box: int) -> tuple[Numbers, Numbers, Numbers, Numbers]:
     """How far before its hull a tile's first box begins, how many boxes it has, and which are FULL."""
     over, length, core, end, *before = shape
     # a box is a power of two: a shift rounds down, a mask is what is left
     bits, rest_of = box.bit_length() - 1, box - 1
-    count = np.maximum(length + rest_of, 0) >> bits
+    count = most(length + rest_of, 0) >> bits
     room = count * box - length
     if before:
-        room = np.minimum(room, before[0])
-    shift, best = np.zeros_like(over), np.full_like(over, -1)
-    for ahead in (over, -core & rest_of, -end & rest_of, np.zeros_like(over)):
-        fits = ahead <= room
-        inside = np.maximum(((end + ahead) >> bits) - ((core + ahead + rest_of) >> bits), 0)
-        better = fits & (inside > best)
-        shift, best = np.where(better, ahead, shift), np.where(better, inside, best)
-    full = np.minimum(np.maximum((core + shift + rest_of) >> bits, 0), count)
-    rest = np.minimum(np.maximum((end + shift) >> bits, full), count)
+        room = least(room, before[0])
+    shift, best = over * 0, over * 0 - 1
+    for ahead in (over, -core & rest_of, -end & rest_of, over * 0):
+        inside = most(((end + ahead) >> bits) - ((core + ahead + rest_of) >> bits), 0)
+        better = (ahead <= room) & (inside > best)
+        shift, best = pick(better, ahead, shift), pick(better, inside, best)
+    full = least(most((core + shift + rest_of) >> bits, 0), count)
+    rest = least(most((end + shift) >> bits, full), count)
     return shift, count, full, rest
 
 
-def _two(a: tuple[Longs, ...], b: tuple[Longs, ...], box: int) -> list[Runs]:
+def _two(a: tuple[Numbers, ...], b: tuple[Numbers, ...], box: int) -> list[Runs]:
     """The boxes of two bands, each pair in one."""
     # an empty band is taken for one at the other's start
-    for one, other in ((a, b), (b, a)):
-        bare = one[0] >= one[1]
-        if bare.any():
-            one[0][:], one[1][:] = np.where(bare, other[0], one[0]), np.where(bare, other[0], one[1])
-            one[2][:], one[3][:] = np.where(bare, other[0], one[2]), np.where(bare, other[0], one[3])
+    a = tuple(pick(a[0] >= a[1], b[0], x) for x in a)
+    b = tuple(pick(b[0] >= b[1], a[0], x) for x in b)
     swap = b[0] < a[0]
-    low = [np.where(swap, y, x) for x, y in zip(a, b, strict=True)]
-    high = [np.where(swap, x, y) for x, y in zip(a, b, strict=True)]
+    low = [pick(swap, y, x) for x, y in zip(a, b, strict=True)]
+    high = [pick(swap, x, y) for x, y in zip(a, b, strict=True)]
     alone = _placed(low[0], low[1], low[2], low[3], box)
     meet = high[0] <= alone.first + alone.boxes * box
     longer = high[3] - high[2] > low[3] - low[2]
-    core, end = (np.where(meet & longer, high[i], low[i]) for i in (2, 3))
-    first = _placed(low[0], np.where(meet, np.maximum(low[1], high[1]), low[1]), core, end, box)
+    core, end = (pick(meet & longer, high[i], low[i]) for i in (2, 3))
+    first = _placed(low[0], pick(meet, most(low[1], high[1]), low[1]), core, end, box)
     after = first.first + first.boxes * box
-    start = np.where(meet, after, high[0])
-    second = _placed(start, np.where(meet, after, high[1]), np.where(meet, after, high[2]), high[3], box, after)
+    start = pick(meet, after, high[0])
+    second = _placed(start, pick(meet, after, high[1]), pick(meet, after, high[2]), high[3], box, after)
     # three runs of PARTIAL boxes are told, not four
     many = (first.full > 0) & (first.rest < first.boxes) & (second.full > 0) & (second.rest < second.boxes)
-    many &= first.rest > first.full
-    first = first._replace(full=np.where(many, first.boxes, first.full), rest=np.where(many, first.boxes, first.rest))
+    many = many & (first.rest > first.full)
+    first = first._replace(full=pick(many, first.boxes, first.full), rest=pick(many, first.boxes, first.rest))
     return [first, second]
 
 
-def _spans(runs: list[Runs], tiles: int, box: int) -> tuple[npt.NDArray[np.int32], Longs]:
-    """[tiles, ends of spans..., origins of spans...], and what tiles cost."""
-    spans = FULL_SPANS + PARTIAL_SPANS
-    found = np.zeros((2 * spans, tiles), np.int32)
-    if not runs:
-        return found.T, np.zeros(tiles, np.int64)
-    zero = np.zeros(tiles, np.int64)
+def _spans(runs: list[Runs], like: Numbers, box: int) -> tuple[Ints, Numbers]:
+    """[tiles, ends of spans..., origins of spans...], and what tiles cost; there are as many tiles as in `like`."""
+    zero = like * 0
     full = [(r.first + r.full * box, r.rest - r.full) for r in runs]
-    partial: list[tuple[Longs, Longs]] = []
+    partial: list[tuple[Numbers, Numbers]] = []
     for r in runs:
         partial += [(r.first, r.full), (r.first + r.rest * box, r.boxes - r.rest)]
     if len(partial) > PARTIAL_SPANS:
         partial = _squeezed(partial)
     full += [(zero, zero)] * (FULL_SPANS - len(full))
     partial += [(zero, zero)] * (PARTIAL_SPANS - len(partial))
+    ends: list[Numbers] = []
+    origins: list[Numbers] = []
     end = zero
-    for i, (start, count) in enumerate((*full, *partial)):
-        found[spans + i] = start - end * box
+    for start, count in (*full, *partial):
+        origins.append(start - end * box)
         end = end + count
-        found[i] = end
-    total_full = full[0][1] + full[1][1]
-    return np.ascontiguousarray(found.T), 10 * total_full + 13 * (end - total_full)
+        ends.append(end)
+    whole = ends[FULL_SPANS - 1]
+    return _columns([*ends, *origins]), 10 * whole + 13 * (end - whole)
 
 
-def _squeezed(partial: list[tuple[Longs, Longs]]) -> list[tuple[Longs, Longs]]:
+def _squeezed(partial: list[tuple[Numbers, Numbers]]) -> list[tuple[Numbers, Numbers]]:
     """Four runs of which one is empty as three."""
     (a, n), (b, m), (c, k), (d, j) = partial
     none = n == 0
-    first = np.where(none, b, a), np.where(none, m, n)
+    first = pick(none, b, a), pick(none, m, n)
     gone = none | (m == 0)
-    second = np.where(gone, c, b), np.where(gone, k, m)
+    second = pick(gone, c, b), pick(gone, k, m)
     last = gone | (k == 0)
-    third = np.where(last, d, c), np.where(last, j, k)
+    third = pick(last, d, c), pick(last, j, k)
     return [first, second, third]

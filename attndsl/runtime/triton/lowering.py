@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
-from multiprocessing import get_context
 from typing import Any
 from typing import Literal as Lit
 
@@ -25,6 +22,7 @@ from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
 from attndsl.runtime.triton.launch import constants
 from attndsl.runtime.triton.locate import Located
 from attndsl.runtime.triton.several import LARGEST_HEAD, check_depth, depth, depths
+from attndsl.runtime.triton.side_by_side import side_by_side
 from attndsl.runtime.triton.sift import Sifted
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.runtime.triton.visits import visits_of
@@ -310,13 +308,7 @@ def compile_all(
 ) -> list[tuple[Lowered, Compiled]]:
     """`compile_granted` for every launch, in processes of their own where there are several. `done` is told how many
     are. A kernel that two launches share is compiled once."""
-    if len(found) < 2 or (os.cpu_count() or 1) < 2:
-        return [compile_granted(it) for it in found]
-    with ProcessPoolExecutor(min(len(found), os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(compile_granted, it) for it in found]
-        for count, _ in enumerate(as_completed(waiting), 1):
-            done(count)
-        return [job.result() for job in waiting]
+    return side_by_side(compile_granted, found, done)
 
 
 def attempt_of(it: Lowered, inputs: Mapping[str, str]) -> Attempt:

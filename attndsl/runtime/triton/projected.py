@@ -4,7 +4,7 @@ attention without them run on the result (`attndsl.ir.projection`)."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -21,11 +21,11 @@ from attndsl.runtime.call import Call, Saved
 from attndsl.runtime.sides import Sides
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.scan_choices import ScanChoices
-from attndsl.runtime.triton.scan_kernel import LinearKernel, narrowed
+from attndsl.runtime.triton.scan_kernel import narrowed
 from attndsl.runtime.triton.staged import WIDTH, StagedKernel, tile_kernel
+from attndsl.runtime.triton.wrapping import Wrapping
 from attndsl.runtime.vectors import prefix_sums
 from attndsl.schedule.plan import Plan
-from attndsl.schedule.tiling import Tiling
 
 
 def kernel_for(attention: Attention) -> TritonKernel | StagedKernel | ProjectedKernel:
@@ -46,7 +46,7 @@ def tiles_of(
         return kernel, call
 
 
-class ProjectedKernel(LinearKernel):
+class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
     """Computes vectors, numbers and prefix sums of positions, linear in the lengths, and runs `inner` on them.
 
     Vectors are rounded to q's type. Gradients go through torch."""
@@ -58,27 +58,15 @@ class ProjectedKernel(LinearKernel):
         self._read = _expressions(found)
         self._kept = frozenset(i.name for i in found.inner.inputs)
 
-    def settings(self) -> Hashable:
-        """As `Kernel.settings`."""
-        return self.inner.settings()
-
     def saves(self, q: Tensor, k: Tensor, v: Tensor, need_lse: bool) -> tuple[Saved, ...]:
         """As `Kernel.saves`."""
         if need_lse and self.projection.moved_lse:
             return (*self.inner.saves(q, k, v, False), "lse")
         return self.inner.saves(q, k, v, need_lse)
 
-    def tiling(self, call: Call) -> Tiling | None:
-        """As `Kernel.tiling`."""
-        return self.inner.tiling(self.shaped(call))
-
     def locates(self, call: Call) -> bool:
         """As `LocatingKernel.locates`; whether a mask admits a decay is seen by planning."""
-        return not self.projection.prefixes and self.inner.locates(self.shaped(call))
-
-    def few(self, call: Call) -> bool:
-        """As `TritonKernel.few`."""
-        return self.inner.few(self.shaped(call))
+        return not self.projection.prefixes and super().locates(call)
 
     def loads(self, scalar: str) -> bool:
         """As `LocatingKernel.loads`; torch computes with what the host knows."""
@@ -159,8 +147,7 @@ class ProjectedKernel(LinearKernel):
         inputs = {i.name: call.inputs[i.name] for i in attention.inputs}
         sizes = {**call.sizes, **{given: call.sizes[n] for n, given in GIVEN.items()}, "Dv": WIDTH}
         v = call.k.new_zeros((*call.k.shape[:3], WIDTH))
-        memo = call.memo.setdefault("lse", {})
-        return replace(call, attention=attention, v=v, inputs=inputs, sizes=sizes, memo=memo)
+        return call.within("lse", attention=attention, v=v, inputs=inputs, sizes=sizes)
 
     # What the kernels are given
 
@@ -194,14 +181,13 @@ class ProjectedKernel(LinearKernel):
         return self._call(call, q, k, v, inputs, scale_)
 
     def _call(self, call: Call, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor], scale: float) -> Call:
-        memo = call.memo.setdefault("projected", {})
         sizes = self.projection.sizes(call.sizes)
-        return replace(
-            call, attention=self.projection.inner, q=q, k=k, v=v, inputs=inputs, sizes=sizes, scale=scale, memo=memo
+        return call.within(
+            "projected", attention=self.projection.inner, q=q, k=k, v=v, inputs=inputs, sizes=sizes, scale=scale
         )
 
     def shaped(self, call: Call) -> Call:
-        """The call of `inner` with tensors of the right shapes, whatever their elements."""
+        """As `Wrapping.shaped`: with tensors of the right shapes, whatever their elements."""
         if self.projection.vectors is None and not self.projection.by_head:
             return self._call(call, call.q, call.k, call.v, call.inputs, call.scale)
         sizes = self.projection.sizes(call.sizes)

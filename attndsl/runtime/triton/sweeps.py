@@ -43,7 +43,8 @@ STAGED = 1 << 16
 
 @dataclass(frozen=True)
 class OnDevice:
-    """A launch's tables and their copy on a device; with `located` every call makes some of its own there."""
+    """A launch's tables and their copy on a device, which has all tiles; with `located` every call makes some of its
+    own there."""
 
     tables: LaunchTables
     views: Mapping[tuple[str, int], Tensor]
@@ -101,7 +102,7 @@ class Sweeps:
             return None
         # what is copied while a graph is captured is the graph's
         if tables.whole is None or _captures(call.q.device):
-            return uploaded(tables, call.q.device)
+            return uploaded(tables.complete, call.q.device)
         return first_of(self._whole(tables.whole, call.q.device), tables)
 
     def _whole(self, tables: LaunchTables, device: torch.device) -> OnDevice:
@@ -227,19 +228,18 @@ def first_of(whole: OnDevice, tables: LaunchTables) -> OnDevice:
     begin = whole.tables.tiles - tables.tiles
     shift = -begin % ALIGNED
     views["order", -1] = views.pop(("shifted", -1))[shift, begin + shift :]
-    if not tables.cut:
+    if not len(tables.rows):
         made = Views(views)
         made.uploaded = whole.views.uploaded if isinstance(whole.views, Views) else None
         return OnDevice(tables, made)
-    device, same = views["order", -1].device, tables.tiles - tables.cut
+    device, same = views["order", -1].device, tables.tiles - len(tables.rows)
     if isinstance(whole.views, Views) and whole.views.uploaded is not None:
         torch.cuda.current_stream(device).wait_event(whole.views.uploaded)
-    ends = [tables.rows[same:].ravel(), piece.bounds[0, same:].ravel()]
+    ends = tables.rows.ravel(), piece.bounds.ravel()
     copied = _copied(np.concatenate(ends), device)
-    for key, own, end in zip(
-        (("rows", -1), ("bounds", 0)), (tables.rows, piece.bounds), copied.split([e.size for e in ends]), strict=True
-    ):
-        views[key] = torch.cat([views[key][: own.size - len(end)], end])
+    for key, end in zip((("rows", -1), ("bounds", 0)), copied.split([e.size for e in ends]), strict=True):
+        each = len(end) // len(tables.rows)
+        views[key] = torch.cat([views[key][: same * each], end])
     return OnDevice(tables, _ready(views, device))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -86,8 +86,8 @@ class LaunchTables:
     """One kernel launch: the tiles of a q segment. `rows` [tiles, start... stop... (residue...)], `order` the tiles,
     longest first, `skewed` where some are far longer than most. `searches` [Lq] are places in sorted tensors, for every
     row. `work` [tiles] is what boxes cost of pieces that are not `listed`, in columns; `base` the same in the unit of
-    what the device finds. With `whole`, that launch begins with these tiles but for the last `cut` of them, and its
-    order ends with theirs."""
+    what the device finds. With `whole`, that launch begins with these tiles but for the last ones, which `rows` and
+    bounds are of alone, and its order ends with theirs. `known_bare` is `bare` where whoever made them knows it."""
 
     q: SideForm
     box: tuple[int, ...]
@@ -102,21 +102,42 @@ class LaunchTables:
     work: npt.NDArray[np.float64] | None = None
     base: Ints | None = None
     whole: LaunchTables | None = None
-    cut: int = 0
+    known_bare: bool | None = field(default=None, compare=False)
 
     @property
     def tiles(self) -> int:
         return len(self.order)
 
+    @property
+    def complete(self) -> LaunchTables:
+        """The same with all tiles, where `whole` has most of them."""
+        if self.whole is None:
+            return self
+        same = self.tiles - len(self.rows)
+        pieces = tuple(
+            replace(p, bounds=np.concatenate([w.bounds[:, :same], p.bounds], axis=1))
+            for w, p in zip(self.whole.pieces, self.pieces, strict=True)
+        )
+        return replace(self, rows=np.concatenate([self.whole.rows[:same], self.rows]), pieces=pieces, whole=None)
+
+    @cached_property
+    def kind(self) -> Hashable:
+        """Equal for tables that kernels take as one another's: but for numbers, they are alike."""
+        pieces = tuple((p.form, p.box, p.splits, p.class_of.shape, p.candidates is None) for p in self.pieces)
+        return self.q, self.box, self.splits, self.on_grid, self.bare, len(self.searches), pieces
+
     @cached_property
     def bare(self) -> bool:
         """Whether all boxes are FULL."""
+        if self.known_bare is not None:
+            return self.known_bare
         return all(p.candidates is None and np.array_equal(*p.middle_and_end) for p in self.pieces)
 
     def begin_even(self, extents: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether all boxes, in tensors of a number for every position, begin at multiples of four numbers. `extents`
         are those of the grids that boxes lie on."""
-        return all(p.begins_even and self._even_lines(p.form.side, extents) for p in self.pieces)
+        whole = self.whole is None or self.whole.begin_even(extents)
+        return whole and all(p.begins_even and self._even_lines(p.form.side, extents) for p in self.pieces)
 
     def _even_lines(self, side: SideForm, extents: Mapping[str, tuple[int, ...]]) -> bool:
         return len(side.axes) == 1 or extents[side.segment][-1] % 4 == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 from functools import lru_cache
 from math import prod
@@ -9,6 +10,8 @@ from math import prod
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import SCORE
 from attndsl.ir.free import tensors
+from attndsl.runtime.cache.key import up
+from attndsl.runtime.call import Call
 from attndsl.runtime.triton.config import Visits
 from attndsl.schedule.build import build
 from attndsl.schedule.plan import row_tile_count
@@ -75,6 +78,15 @@ def _looked_at(attention: Attention, head: Problem) -> tuple[float, bool]:
     return plan.visited * BOX / max(tiles, 1), plan.visited == plan.full
 
 
+def look_alike(call: Call) -> Hashable | None:
+    """Equal for calls that `Call.alike` has together and that `visits_of`, and buckets of sizes, take for one another;
+    None for one that is looked at on its own."""
+    s = call.sizes
+    if call.tables or call.q_extents or call.k_extents or s["Lq"] != s["Lk"] or call.q_offset != 0:
+        return None
+    return up(s["Lq"]), s["Lq"] % BOX == 0
+
+
 @lru_cache(maxsize=512)
 def _remembered(
     attention: Attention, sizes: tuple[tuple[str, int], ...], scalars: tuple[tuple[str, bool | int | float], ...],
@@ -92,6 +104,6 @@ def _head(problem: Problem) -> Problem:
     bound = bool(problem.tables or problem.q_extents or problem.k_extents)
     for name in ("Lq", "Lk", "L") if same else ("Lq",):
         if same and not bound:
-            sizes[name] = max(BOX, 1 << (sizes[name] - 1).bit_length())
+            sizes[name] = max(BOX, up(sizes[name]))
         sizes[name] = min(sizes[name], MOST)
     return replace(problem, sizes=sizes)

@@ -59,6 +59,11 @@ def test_what_is_interpreted_stays_in_its_own_memory() -> None:
     run("interpret_guard")
 
 
+def test_lengths_by_turns() -> None:
+    """What calls of other lengths left is right for the next one."""
+    run("interpret_lengths")
+
+
 def test_the_operator_on_this_backend() -> None:
     """Repeated calls, torch.compile and torch.func."""
     run("interpret_operator")

@@ -94,6 +94,13 @@ def test_an_assembler_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: p
     assert not source.exists()
 
 
+def test_an_assembler_that_waits_for_ever_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(limit.VARIABLE, "0.2")
+    monkeypatch.setattr(limit, "_bound", lambda process, seconds: False)
+    with pytest.raises(TooLongError, match=r"\(cubin\)"):
+        limit.Assembler().run([sys.executable, "-c", "import time; time.sleep(60)"], check=True)
+
+
 def test_an_assembler_is_run_as_triton_runs_it() -> None:
     run = limit.Assembler().run
     assert run([sys.executable, "-c", ""], check=True).returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from attndsl.ir.types import INT
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton import lines as lines_module
-from attndsl.runtime.triton.lines import line_of, line_tables
+from attndsl.runtime.triton.lines import line_of
 from attndsl.runtime.triton.sweeps import Sweeps, uploaded
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.schedule.build import build
@@ -56,6 +57,18 @@ def call_of(text: str, given: dict[str, Any], Lq: int, Lk: int, offset: int) -> 
     f = attndsl.load(f"attention line{text}")
     q, k = torch.zeros(1, 1, Lq, 1), torch.zeros(1, 1, Lk, 1)
     return f, bind_call(f.attention, f.simplified, q, k, k, given, q_offset=offset)
+
+
+def line_tables(*given: Any, **more: Any) -> LaunchTables | None:
+    """With all tiles. What is known of them beforehand is so."""
+    found = lines_module.line_tables(*given, **more)
+    if found is None:
+        return None
+    made = found.complete
+    assert found.bare == replace(made, known_bare=None).bare
+    assert found.kind == made.kind
+    assert found.tiles == made.tiles == len(made.rows) == len(made.pieces[0].bounds[0])
+    return made
 
 
 def dense(call: Call) -> np.ndarray:
@@ -158,9 +171,9 @@ def test_a_new_length_makes_no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
     real = lines_module._spans
 
-    def spans(runs: Any, tiles: int, box: int) -> Any:
-        counts.append(tiles)
-        return real(runs, tiles, box)
+    def spans(runs: Any, like: Any, box: int) -> Any:
+        counts.append(np.size(like))
+        return real(runs, like, box)
 
     monkeypatch.setattr(lines_module, "_spans", spans)
     lines_module._master.cache_clear()
@@ -244,7 +257,7 @@ def test_lengths_use_the_tables_of_one_that_is_longer(text: str, turned: bool) -
             # kernels are compiled for addresses of one alignment
             assert found.views[key].data_ptr() % 16 == 0, (length, key)
         assert sorted(alone["order", -1].tolist()) == list(range(-(-length // 128)))
-        used += tables.whole is not None
+        used += found.tables.whole is not None
     # with keys as rows no end of the queries is known
     assert used == 8 or "near" not in text
     assert used > 0 or turned

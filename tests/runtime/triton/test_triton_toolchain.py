@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from threading import Barrier, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,3 +106,43 @@ def test_threads_share_the_cache() -> None:
     assert seen == [True]
     assert knobs.cache.manager_class is None
     assert cache.triton_key is whole
+
+
+def test_the_hash_of_the_library_is_its_installers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the one that Triton counts, and what is younger than the installer's record is read."""
+    from triton.runtime import cache
+
+    whole: Any = cache.triton_key
+    path, written = toolchain._library()  # pyright: ignore[reportPrivateUsage]
+    if not written:
+        pytest.skip("this Triton was not installed from a wheel")
+    read: list[str] = []
+
+    class Counted:
+        def __call__(self) -> str:
+            read.append("read")
+            return whole()
+
+        def __wrapped__(self) -> str:
+            return whole.__wrapped__()
+
+    assert toolchain._key(Counted()) == whole()  # pyright: ignore[reportPrivateUsage]
+    assert read == []
+    assert "open" not in vars(cache)
+    real = Path.stat
+
+    def younger(self: Path, **more: Any) -> Any:
+        found = real(self, **more)
+        if str(self) != path:
+            return found
+        return SimpleNamespace(st_mtime_ns=found.st_mtime_ns + 10**18, st_size=found.st_size)
+
+    def larger(self: Path, **more: Any) -> Any:
+        found = real(self, **more)
+        return found if str(self) != path else SimpleNamespace(st_mtime_ns=found.st_mtime_ns, st_size=1)
+
+    for changed in (younger, larger):
+        monkeypatch.setattr(Path, "stat", changed)
+        assert toolchain._library() == (path, "")  # pyright: ignore[reportPrivateUsage]
+        assert toolchain._key(Counted()) == whole()  # pyright: ignore[reportPrivateUsage]
+        assert read.pop() == "read"
