@@ -100,7 +100,7 @@ def prepared(name: str, backward: bool) -> Callable[[], list[Tensor]]:
 
     def call() -> list[Tensor]:
         q, k, v = (t.detach().requires_grad_(backward) for t in made)
-        given = {n: t.detach().requires_grad_(backward and t.is_floating_point()) for n, t in inputs.items()}
+        given: Any = {n: t.detach().requires_grad_(backward and t.is_floating_point()) for n, t in inputs.items()}
         found = attention(
             q, k, v, backend="triton", return_lse=case.lse, grid=case.grid, q_offset=offset, scale=case.scale,
             **case.scalars, **given,
