@@ -179,7 +179,7 @@ def test_kernels_that_ask_for_memory_get_it_on_the_device_of_the_launch(monkeypa
     ("text", "words"),
     [
         ("attention apart { score norm(rope(Q + K, q - k)) }", "`rope` of a vector of the pair"),
-        ("attention arc { score acos(s) }", "`acos`"),
+        ("attention moved { score total(abs(concat(Q + K, K))) }", "`concat` of a vector of the pair"),
     ],
 )
 def test_a_missing_feature_is_named(text: str, words: str) -> None:
