@@ -225,6 +225,7 @@ CASES = (
     Case("window end", WINDOW, Lq=70, Lk=197, q_offset="end"),
     Case("window offsets", WINDOW, Lq=70, Lk=197, B=2, q_offset=(3, 111)),
     Case("window 7, negative scale", WINDOW, consts={"w": 7}, scale=-0.2),
+    Case("window 127", WINDOW, Lq=300, consts={"w": 127}),
     Case("scale zero", WINDOW, scale=0.0),
     Case("bidirectional", "attention local { mask abs(q - k) <= 20 }"),
     Case("prefixes of heads", "attention prefixes { mask if h == 0 then k <= q else k <= 2 * q }", Lq=70, D=16),

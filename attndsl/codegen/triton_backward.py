@@ -156,7 +156,7 @@ class _Sweep:
             turned=self.turned,
             fused=self.fused,
             boxed_stats=form.boxed_stats,
-            boxed_sums=self.fused and self.backward.boxed_sums and form.tma and not form.interpreted,
+            boxed_sums=self.fused and self.backward.boxed_sums and form.tma,
             helpers=self.reads.helpers,
             assembly=form.low_precision and not form.interpreted,
             fast_tanh=form.dtype == "bf16" and not form.interpreted,

@@ -26,7 +26,7 @@ from attndsl.runtime.triton.compilation import begin
 from attndsl.runtime.triton.config import Config, Pass, apart
 from attndsl.runtime.triton.filling import Filling
 from attndsl.runtime.triton.generated import backward_module
-from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, launch, wanted_by
+from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, launch, sums_boxes, wanted_by
 from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.several import depth
@@ -333,9 +333,8 @@ class _Run:
             form = replace(form, pieces=(), tma=False, aligned=False, pipelined=False)
         wanted = frozenset[str]() if step == "finish" else self.wanted
         fused = turned and self.fused
-        made = BackwardForm(
-            form, wanted, self.grad_lse, self.collected.deterministic, fused, fused and config.fused == "boxes"
-        )  # fmt: skip
+        boxes = fused and config.fused == "boxes" and sums_boxes()
+        made = BackwardForm(form, wanted, self.grad_lse, self.collected.deterministic, fused, boxes)
         module = self.backward.module(step, made)
         return None if module is None else (form, config, module)
 
