@@ -313,6 +313,8 @@ def _compile(spec: Any) -> tuple[Attention, ...]:
         return compile_text(spec)
     if not isinstance(spec, str | os.PathLike):
         raise TypeError(f"load takes a path or the text of a spec, got {type(spec).__name__}")
+    if spec == "":
+        raise ValueError("load takes a path or the text of a spec, got an empty string")
     path = Path(spec)  # pyright: ignore[reportUnknownArgumentType]
     try:
         if path.is_dir():

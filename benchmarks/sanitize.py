@@ -59,7 +59,7 @@ FUSED: dict[str, Config] = {
     "one sweep, elements": Config(64, 64, 4, 2, fused="elements"),
 }
 """Sweeps over keys that compute dq along."""
-SWEPT = ("causal 128", "window", "alibi")
+SWEPT = ("causal 128", "window", "window 127", "alibi")
 """What they run on."""
 SCANS = (
     LinearCase("bf16", 333, 128, 128, "head", state=True), LinearCase("bf16", 200, 96, 40, "token", docs=True),
@@ -100,7 +100,7 @@ def prepared(name: str, backward: bool) -> Callable[[], list[Tensor]]:
 
     def call() -> list[Tensor]:
         q, k, v = (t.detach().requires_grad_(backward) for t in made)
-        given = {n: t.detach().requires_grad_(backward and t.is_floating_point()) for n, t in inputs.items()}
+        given: Any = {n: t.detach().requires_grad_(backward and t.is_floating_point()) for n, t in inputs.items()}
         found = attention(
             q, k, v, backend="triton", return_lse=case.lse, grid=case.grid, q_offset=offset, scale=case.scale,
             **case.scalars, **given,

@@ -76,15 +76,21 @@ def make_tensors(setup: Setup, dtype: torch.dtype, seed: int) -> Tensors:
 
     q, k = normal(s["B"], s["H"], s["Lq"], s["D"]), normal(s["B"], s["Hkv"], s["Lk"], s["D"])
     v = normal(s["B"], s["Hkv"], s["Lk"], s["Dv"])
-    inputs = {n: torch.from_numpy(t.copy()) for n, t in make_inputs(setup.attention, s, seed).items()}
-    for param in setup.attention.inputs:
-        if param.dtype in ("f16", "bf16"):
-            inputs[param.name] = inputs[param.name].to(torch.float16 if param.dtype == "f16" else torch.bfloat16)
+    inputs = make_inputs_of(setup, seed)
     rows = oracle_rows(setup)
     grad = torch.zeros(s["B"], s["H"], s["Lq"], s["Dv"], dtype=dtype)
     for start, stop in rows:
         grad[:, :, start:stop] = normal(s["B"], s["H"], stop - start, s["Dv"])
     return Tensors(q, k, v, inputs, grad, rows)
+
+
+def make_inputs_of(setup: Setup, seed: int) -> dict[str, Tensor]:
+    """Inputs of a call, on the CPU, as they are declared."""
+    inputs = {n: torch.from_numpy(t.copy()) for n, t in make_inputs(setup.attention, setup.sizes, seed).items()}
+    for param in setup.attention.inputs:
+        if param.dtype in ("f16", "bf16"):
+            inputs[param.name] = inputs[param.name].to(torch.float16 if param.dtype == "f16" else torch.bfloat16)
+    return inputs
 
 
 def oracle_rows(setup: Setup) -> tuple[tuple[int, int], ...]:

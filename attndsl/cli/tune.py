@@ -39,8 +39,9 @@ def tune(
     seed: Annotated[int, typer.Option(help="Seed of the tensors.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> int:
-    """Search for the fastest configuration and keep it in the cache. With --target candidates are compiled for that
-    GPU, checked for resources and ranked by the cost model: the result is a prediction."""
+    """Search for the fastest configuration and keep it in the cache. Candidates run in a process of their own: one that
+    crashes the GPU, or hangs, is left out. With --target candidates are compiled for that GPU, checked for resources
+    and ranked by the cost model: the result is a prediction."""
     if dtype not in DTYPES:
         raise CallError(f"--dtype: there is no {dtype!r}{did_you_mean(dtype, DTYPES)}; it is fp32, bf16 or fp16")
     seconds, steps = _seconds(budget), _passes(passes)
@@ -119,34 +120,19 @@ def _measured(setup: Setup, dtype: str, steps: Sequence[Pass], budget: float, se
             "there is no GPU here; --target names one (sm_80, sm_89, sm_90, sm_100): candidates are then compiled "
             "for it and ranked by the cost model"
         )
-    from attndsl.api import AttentionFunction
     from attndsl.cli import trial
-    from attndsl.runtime.binding import bind_call
-    from attndsl.runtime.triton.projected import kernel_for, tiles_of
-    from attndsl.tune.online import tune_passes
-    from attndsl.tune.oracle import Subject, subject_of
-    from attndsl.tune.scans import asked_passes, scan_of, tune_scan_passes
+    from attndsl.cli.planning import mask_tables
+    from attndsl.tune.apart import Recipe
+    from attndsl.tune.apart_trials import tune_apart
+    from attndsl.tune.failures import MeasurerError, ShortOfMemoryError
 
-    f = AttentionFunction(setup.attention)
-    t = trial.make_tensors(setup, trial.DTYPES[dtype], seed)
-    inputs = {n: x.cuda() for n, x in t.inputs.items()}
+    inputs = trial.make_inputs_of(setup, seed)
+    recipe = Recipe(setup.attention, setup.sizes, dtype, inputs, setup.scalars, setup.grid, seed=seed)
     try:
-        call = bind_call(
-            f.attention, f.simplified, t.q.cuda(), t.k.cuda(), t.v.cuda(), {**setup.scalars, **inputs}, grid=setup.grid
-        )
-        kernel = kernel_for(f.simplified)
-        generator = torch.Generator(device="cuda").manual_seed(seed)
-        grad = torch.randn(t.grad.shape, dtype=t.q.dtype, device="cuda", generator=generator)
-        subject = Subject(f.attention, call, setup.grid, grad)
-        form = scan_of(f.simplified, call.problem)
-        if form is not None and kernel.scan_gap(call, form) is None:
-            facts, chosen = kernel.scan_facts(call, form), asked_passes(f.attention.name, form, steps)
-            return tune_scan_passes(kernel, subject, form, facts, chosen, budget, shown)
-        tiles, inner = tiles_of(kernel, call)
-        if inner is not call:
-            subject = subject_of(tiles.attention, inner, setup.grid, grad)
-        return tune_passes(tiles, subject, tiles.facts(inner), steps, budget, shown)
-    except (TypeError, ValueError) as error:
+        return tune_apart(recipe, setup.problem(mask_tables(setup, seed)), steps, budget, shown)
+    except ShortOfMemoryError as error:
+        raise CallError(f"--shape: the GPU has too little memory for a call of {setup.describe()}: {error}") from error
+    except (TypeError, ValueError, MeasurerError) as error:
         raise CallError(str(error)) from error
 
 
@@ -170,6 +156,7 @@ def _predicted(
 def _line(entry: Entry) -> str:
     from attndsl.cli.cache import entry_id
     from attndsl.runtime.cache.lookup import show_shape
+    from attndsl.tune.failures import CRASHED
 
     where = f"{entry.name} {entry.key.step} {entry.key.dtype} {show_shape(entry.shape)} on {entry.key.machine.name}"
     if entry.best is None:
@@ -179,5 +166,7 @@ def _line(entry: Entry) -> str:
     gain = "" if entry.gain is None else f", {entry.gain:.2f}x the default {entry.default}"
     tried = sum(t.state in ("measured", "predicted") for t in entry.timings.values())
     out = len(entry.timings) - tried
-    counts = f"{tried} compared, {out} left out ({entry_id(entry.key)})"
+    crashed = sum(t.note.startswith(CRASHED) for t in entry.timings.values())
+    counts = f"{tried} compared, {out} left out" + (f", {crashed} of them crashed" if crashed else "")
+    counts += f" ({entry_id(entry.key)})"
     return f"{where}\n  {entry.best}  {best.ms:.4f} ms{kind}{gain}; {counts}"

@@ -39,6 +39,7 @@ BINARY = {
     "pow": (8, "^"),
 }
 NOT, NEGATE, ATOM, CONDITIONAL = 3, 7, 9, 0
+CASTS = ("to_float", "to_int")
 CALLS = {"vsoftmax": "softmax"}
 
 
@@ -97,7 +98,7 @@ class _Writer:
                 return repr(expr)
 
     def _operation(self, op: str, args: tuple[Expr, ...], outer: int) -> str:
-        if op in ("to_float", "to_int"):
+        if op in CASTS:
             return self.text(args[0], outer)
         if op == "neg":
             return _wrap(f"-{self.text(args[0], NEGATE)}", NEGATE, outer)
@@ -111,7 +112,9 @@ class _Writer:
             # Comparisons chain and `^` binds to the right: their own operands need brackets where others do not.
             left = level + 1 if level in (4, 8) else level
             right = level if op in ("and", "or", "add", "mul", "pow") else level + 1
-            parts = [self.text(args[0], left), *(self.text(a, right) for a in args[1:])]
+            parts = [self.text(args[0], left)]
+            # a product of remainders is not the remainder of a product
+            parts += [self.text(a, level + 1 if op == "mul" and _rounds(a) else right) for a in args[1:]]
             joined = f" {sign} ".join(parts) if op != "pow" else "^".join(parts)
             return _wrap(joined, level, outer)
         return f"{CALLS.get(op, op)}({self._list(args)})"
@@ -122,3 +125,10 @@ class _Writer:
 
 def _wrap(text: str, level: int, outer: int, strict: bool = False) -> str:
     return f"({text})" if level < outer or strict else text
+
+
+def _rounds(e: Expr) -> bool:
+    """Whether its value is rounded: to factor it is another expression."""
+    while isinstance(e, Op) and e.op in CASTS:
+        e = e.args[0]
+    return isinstance(e, Op) and e.op in ("floordiv", "mod")

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from attndsl.ir.attention import Attention
 from attndsl.runtime.failures import first_line, indented, place_of
@@ -28,6 +27,14 @@ class LostError(RuntimeError):
     """The process that ran a candidate ended, or was ended because it hung; its message says which."""
 
 
+class FailedError(RuntimeError):
+    """A candidate failed in the process that ran it, which goes on; its message is the error's, with its kind."""
+
+
+class MeasurerError(RuntimeError):
+    """No process starts that could measure candidates."""
+
+
 class ShortOfMemoryError(RuntimeError):
     """There was not enough memory to run a candidate: nothing that is wrong with it."""
 
@@ -37,10 +44,9 @@ class CrashedError(RuntimeError):
 
     def __init__(self, config: AnyConfig, note: str) -> None:
         self.config, self.note = config, note
+        self.job: Job | ScanJob | None = None
+        """How its kernels are compiled, where that is known."""
         super().__init__(f"{label(config)} {note}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return CrashedError, (self.config, self.note)
 
 
 class CandidateError(RuntimeError):
@@ -90,6 +96,8 @@ def short(error: BaseException) -> bool:
 
 def words_of(error: BaseException) -> str:
     """An error in a line."""
+    if isinstance(error, FailedError):
+        return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
@@ -99,27 +107,21 @@ def crash_of(error: BaseException) -> str:
     return f"{CRASHED}{said}"
 
 
-class _Compiles(Protocol):
-    """Trials, as far as what they compile."""
-
-    def jobs(self, configs: Sequence[Any]) -> Sequence[Job | ScanJob]: ...
-
-
-def crashed(trials: _Compiles, error: CrashedError, spec: Attention) -> CandidateError:
+def crashed(error: CrashedError, spec: Attention) -> CandidateError:
     """The error of a candidate of an attention as it was written, with files that show its kernels."""
-    (job,) = trials.jobs([error.config])
     place = place_of(spec.span)
     line = first_line(spec.span) if place else ""
     words = error.note.removeprefix(CRASHED)
-    return CandidateError(spec.name, place, line, job.step, label(error.config), words, _kept(job, words))
+    step = "" if error.job is None else error.job.step
+    return CandidateError(spec.name, place, line, step, label(error.config), words, _kept(error.job, words))
 
 
-def _kept(job: Job | ScanJob, words: str) -> tuple[Path, ...]:
+def _kept(job: Job | ScanJob | None, words: str) -> tuple[Path, ...]:
     from attndsl.runtime.triton.failures import keep_reproducer
     from attndsl.runtime.triton.lowering import attempt_of, elements
     from attndsl.tune.workers import lowered
 
-    if isinstance(job, ScanJob):
+    if not isinstance(job, Job):
         return ()
     try:
         made = [keep_reproducer(attempt_of(it, elements(it.attention)), words, ran=True) for it in lowered(job)]

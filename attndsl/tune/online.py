@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from attndsl.ir.attention import Attention
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.cache.entry import Entry
-from attndsl.runtime.cache.key import Key
+from attndsl.runtime.cache.key import Key, hashes
 from attndsl.runtime.call import Call
 from attndsl.runtime.dispatch import choose_backend
 from attndsl.runtime.triton.choices import Facts, key_for, untuned
@@ -25,16 +26,19 @@ from attndsl.runtime.triton.scan_choices import scan_key
 from attndsl.runtime.triton.scan_config import ScanPass
 from attndsl.runtime.triton.scan_kernel import LinearKernel
 from attndsl.runtime.triton.staged import StagedKernel
+from attndsl.runtime.triton.sweeps import dtype_of
 from attndsl.runtime.tuning import Tuning
 from attndsl.runtime.tuning import asked as asked_here
 from attndsl.schedule.legalise import ScanForm
+from attndsl.tune.apart import Recipe
+from attndsl.tune.apart_trials import tune_apart
 from attndsl.tune.failures import CrashedError, crashed
 from attndsl.tune.machines import like
 from attndsl.tune.offline import space
 from attndsl.tune.oracle import Subject, subject_of
 from attndsl.tune.scans import scan_of, scan_passes, tune_scan_passes
-from attndsl.tune.search import AHEAD, CAREFUL, Progress, Report
-from attndsl.tune.session import Task, tune
+from attndsl.tune.search import CAREFUL, Progress, Report
+from attndsl.tune.session import Searched, Task, tune_all
 from attndsl.tune.shape import shape_of
 from attndsl.tune.trials import CallTrials
 from attndsl.tune.workers import Workers
@@ -88,6 +92,8 @@ def tune_call(
     kernel = runner.kernel(name)
     assert isinstance(kernel, TritonKernel | StagedKernel | ProjectedKernel)
     report = _told if asked.verbose else None
+    if asked.isolated:
+        return _tune_apart(kernel, runner.attention, call, grid, asked.budget, report, states)
     form = scan_of(runner.simplified, call.problem)
     if form is not None and kernel.scan_gap(call, form) is None:
         return _tune_scan(kernel, Subject(runner.attention, call, None), form, asked.budget, report, states)
@@ -98,6 +104,39 @@ def tune_call(
     alone = inner is call
     subject = Subject(runner.attention, call, grid, grad) if alone else subject_of(tiles.attention, inner, grid, grad)
     return tune_passes(tiles, subject, facts, steps, asked.budget, report)
+
+
+_apart: set[Hashable] = set()
+"""Calls that were tuned in processes of their own: what their searches would find again at once."""
+
+
+def _tune_apart(
+    kernel: TritonKernel | StagedKernel | ProjectedKernel,
+    attention: Attention,
+    call: Call,
+    grid: Any,
+    budget: float,
+    report: Report | None,
+    states: bool,
+) -> list[Entry]:
+    """Tune the passes of a call on tensors like its own, in another process."""
+    first: Pass = "decode" if states and call.q.shape[2] == 1 else passes_of(kernel, call)[0]
+    steps = (first, *passes_of(kernel, call)[1:])
+    place = (
+        hashes(call.attention), steps, call.q.dtype, tuple(sorted(call.sizes.items())),
+        tuple(call.q_extents.items()), tuple(call.k_extents.items()),
+    )  # fmt: skip
+    if place in _apart:
+        return []
+    offset = call.q_offset if isinstance(call.q_offset, int) else call.q_offset.cpu()
+    recipe = Recipe(
+        attention, call.sizes, dtype_of(call.attention, call),
+        {n: t.detach().cpu() for n, t in call.inputs.items()}, call.scalars, grid, call.scale, offset,
+        device=call.q.device.index or 0, token_major=call.q.stride(1) < call.q.stride(2),
+    )  # fmt: skip
+    found = tune_apart(recipe, call.problem, steps, budget, report)
+    _apart.add(place)
+    return found
 
 
 def _tune_scan(
@@ -143,28 +182,21 @@ def tune_passes(
     if not steps:
         return []
     assert facts.machine is not None
-    gpu, found = like(facts.machine), list[Entry]()
+    gpu = like(facts.machine)
     own = workers is None
     workers = workers or Workers()
     chosen = among or {}
-    tasks: list[tuple[Task[Config], CallTrials]] = []
+    tasks: list[Searched] = []
     try:
         for step in steps:
             default = untuned(step, facts)
             configs = chosen.get(step) or space(kernel.attention, subject.call.problem, facts, step, gpu)
             task = Task(key_for(kernel.attention, step, facts), subject.attention.name, shape_of(facts), configs)
             tasks.append((task, CallTrials(kernel, subject, step, default, gpu, workers)))
-        for (task, trials), following in zip(tasks, [*tasks[1:], None], strict=True):
-            if following is not None:
-                # while this one is measured
-                later, its_trials = following
-                default, *rest = later.configs
-                workers.ahead(its_trials.jobs([default, *sorted(rest, key=its_trials.predict)[: AHEAD - 1]]))
-            try:
-                found.append(tune(task, trials, budget=budget, report=report, careful=careful))
-            except CrashedError as error:
-                raise crashed(trials, error, subject.attention) from error
-            _done.add(task.key)
+        found = tune_all(tasks, workers, budget=budget, report=report, careful=careful)
+        _done.update(e.key for e in found)
+    except CrashedError as error:
+        raise crashed(error, subject.attention) from error
     finally:
         if own:
             workers.close()

@@ -20,14 +20,13 @@ from attndsl.tune.failures import CrashedError, crashed
 from attndsl.tune.machines import Gpu, like
 from attndsl.tune.offline import compiled_best, kept
 from attndsl.tune.scan_candidates import scan_candidates, shape_of
-from attndsl.tune.search import AHEAD, CAREFUL, Report
-from attndsl.tune.session import Task, made_now, tune
+from attndsl.tune.search import CAREFUL, Report
+from attndsl.tune.session import Searched, Task, made_now, tune_all
 from attndsl.tune.workers import Workers
 
 if TYPE_CHECKING:
     from attndsl.runtime.triton.scan_kernel import LinearKernel
     from attndsl.tune.oracle import Subject
-    from attndsl.tune.scan_trials import ScanTrials
 
 PASSES: dict[Pass, tuple[ScanPass, ...]] = {
     "forward": ("scan",), "dq": ("scan_dq",), "dkdv": ("scan_dk", "scan_dv"), "decode": ("step",),
@@ -130,28 +129,20 @@ def tune_scan_passes(
     if not steps:
         return []
     assert facts.machine is not None
-    gpu, found = like(facts.machine), list[Entry]()
+    gpu = like(facts.machine)
     subject = replace(subject, width=max(facts.features, facts.sizes["D"]))
     own = workers is None
     workers = workers or Workers()
-    tasks: list[tuple[Task[ScanConfig], ScanTrials]] = []
+    tasks: list[Searched] = []
     try:
         for step in steps:
             configs = (among or {}).get(step) or scan_space(step, facts, form, gpu)
             shape = shape_of(step, facts, form)
             task = Task(scan_key(kernel.attention, step, facts), subject.attention.name, shown(step, facts), configs)
             tasks.append((task, ScanTrials(kernel, subject, form, shape, step, configs[0], gpu, workers)))
-        for (task, trials), following in zip(tasks, [*tasks[1:], None], strict=True):
-            if following is not None:
-                # while this one is measured
-                later, its_trials = following
-                default, *rest = later.configs
-                workers.ahead(its_trials.jobs([default, *sorted(rest, key=its_trials.predict)[: AHEAD - 1]]))
-            try:
-                found.append(tune(task, trials, budget=budget, report=report, careful=careful))
-            except CrashedError as error:
-                raise crashed(trials, error, subject.attention) from error
+        return tune_all(tasks, workers, budget=budget, report=report, careful=careful)
+    except CrashedError as error:
+        raise crashed(error, subject.attention) from error
     finally:
         if own:
             workers.close()
-    return found

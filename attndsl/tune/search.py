@@ -16,7 +16,16 @@ from attndsl.runtime.cache.entry import Entry, Timing
 from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.labels import AnyConfig, config_data, label
 from attndsl.runtime.triton.scan_config import ScanConfig
-from attndsl.tune.failures import CrashedError, LostError, ShortOfMemoryError, crash_of, lost, short, words_of
+from attndsl.tune.failures import (
+    CrashedError,
+    LostError,
+    MeasurerError,
+    ShortOfMemoryError,
+    crash_of,
+    lost,
+    short,
+    words_of,
+)
 
 C = TypeVar("C", Config, ScanConfig)
 """What is tuned: the configuration of a pass over tiles, or of a scan."""
@@ -221,6 +230,9 @@ class Search(Generic[C]):
             return run()
         except LostError as error:
             return Timing(data, "failed", note=str(error))
+        except MeasurerError:
+            self._write(before)
+            raise
         except Exception as error:
             if short(error):
                 self._write(before)

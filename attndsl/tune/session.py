@@ -5,15 +5,16 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic
+from typing import Any, Generic, Protocol
 
 import attndsl
 from attndsl.runtime.cache.entry import Entry, Timing
 from attndsl.runtime.cache.key import Key
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton.labels import label
-from attndsl.tune.failures import ENDED
-from attndsl.tune.search import CAREFUL, C, Report, Search, Trials, settled
+from attndsl.tune.failures import ENDED, CrashedError
+from attndsl.tune.search import AHEAD, CAREFUL, C, Report, Search, Trials, settled
+from attndsl.tune.workers import Job, ScanJob, Workers
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,45 @@ def tune(
         entry = fresh if known is None else _reread(fresh, known)
         search = Search(entry, task.configs, trials, budget=budget, report=report, keep=store.write, careful=careful)
         return search.run()
+
+
+Searched = tuple[Task[Any], "AheadTrials"]
+"""A task and its trials."""
+
+
+class AheadTrials(Trials[Any], Protocol):
+    """Trials whose candidates can be compiled before they are asked for."""
+
+    def jobs(self, configs: Sequence[Any]) -> Sequence[Job | ScanJob]: ...
+
+
+def tune_all(
+    searches: Sequence[Searched],
+    workers: Workers,
+    *,
+    budget: float,
+    report: Report | None = None,
+    store: Store | None = None,
+    careful: float = CAREFUL,
+) -> list[Entry]:
+    """The entries of tasks, one after another; while one is measured the likely candidates of the next are compiled."""
+    found: list[Entry] = []
+    for (task, trials), following in zip(searches, [*searches[1:], None], strict=True):
+        if following is not None:
+            later, its_trials = following
+            default, *rest = later.configs
+            first = sorted(rest, key=lambda c, t=its_trials: _first(t.predict(c)))[: AHEAD - 1]
+            workers.ahead(its_trials.jobs([default, *first]))
+        try:
+            found.append(tune(task, trials, budget=budget, report=report, store=store, careful=careful))
+        except CrashedError as error:
+            error.job = next(iter(trials.jobs([error.config])), None)
+            raise
+    return found
+
+
+def _first(ms: float | None) -> float:
+    return float("inf") if ms is None else ms
 
 
 def _reread(fresh: Entry, known: Entry) -> Entry:

@@ -15,6 +15,8 @@ def score(text: str) -> str:
 
 def test_brackets_stand_where_they_are_needed():
     assert score("(s + 1) * 2 - (s - (1 - s))") == "(s + 1) * 2 - (s - (1 - s))"
+    for text in ("s * (q % 2)", "s * (q // 2) * 3", "s * (2 * q % 3)", "s / (q % 2)"):
+        assert score(text) == text
     assert score("if q < k then s else -(s ^ 2)") == "if q < k then s else -s^2"
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 
 import attndsl
 from attndsl.runtime.binding import bind_call
+from attndsl.runtime.cache.key import Machine
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.scan_config import SCAN_PASSES, ScanConfig, choose_step
+from attndsl.tune.apart import Asked, Recipe
 from attndsl.tune.machines import gpu_of
+from attndsl.tune.measurer import Candidates
 from attndsl.tune.oracle import Subject
 from attndsl.tune.scan_candidates import shape_of
 from attndsl.tune.scan_trials import ScanTrials
@@ -86,6 +90,35 @@ def documents() -> None:
     print("documents right")
 
 
+class Here(Candidates):
+    """What the process that measures does, in this one."""
+
+    @staticmethod
+    def _device(recipe: Recipe) -> Any:
+        return torch.device("cpu")
+
+    @staticmethod
+    def _machine(device: Any) -> Machine:
+        return gpu_of("h200").machine
+
+
+def apart() -> None:
+    """A process that is given a recipe has what calls of it run: tiles, and a scan."""
+    doc = torch.repeat_interleave(torch.arange(3), torch.tensor([21, 30, 19])).int()
+    sizes = {"B": 1, "H": 2, "Hkv": 2, "Lq": 70, "Lk": 70, "D": 16, "Dv": 16}
+    made = Here(Recipe(attndsl.load(DOCUMENTS).attention, sizes, "fp16", {"doc": doc}, {}, token_major=True))
+    assert not made.ready.scans
+    assert made.subject.call.q.stride() == (70 * 2 * 16, 16, 2 * 16, 1)
+    asked = Asked("dkdv", OTHER, SAFE)
+    assert made(asked) == ""
+    assert made(replace(asked, safe_fails=True)) == ""
+    gamma = torch.tensor([0.9, 0.99])
+    made = Here(Recipe(attndsl.load(LINEAR).attention, sizes, "fp16", {"gamma": gamma}, {}))
+    assert made.ready.scans
+    assert made(Asked("scan", ScanConfig(16, 16, 4, 1), ScanConfig(32, 16, 4, 1))) == ""
+    print("apart right")
+
+
 LINEAR = """
 attention linear(input gamma: f32[H]) {
     mask k <= q
@@ -131,4 +164,5 @@ if __name__ == "__main__":
     guard.install()
     main()
     documents()
+    apart()
     linear()

@@ -176,9 +176,9 @@ def test_a_crash_is_told_with_the_kernels_that_crashed() -> None:
     made = Predictions(
         f.simplified, f.problem(L=256, D=32), "bf16", "dkdv", gpu_of("h200"), Workers(1), Config(64, 64, 4, 2)
     )
-    error = crashed(
-        made, CrashedError(Config(64, 32, 4, 2, fused="boxes"), "crashed: illegal instruction"), f.attention
-    )
+    found = CrashedError(Config(64, 32, 4, 2, fused="boxes"), "crashed: illegal instruction")
+    (found.job,) = made.jobs([found.config])  # type: ignore[list-item]
+    error = crashed(found, f.attention)
     said = str(error)
     assert "64x32 w4 s2 fused=boxes" in said
     assert "pass 'dkdv'" in said

@@ -6,7 +6,7 @@ the same list of allowed code as for text that was just written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from attndsl.codegen.triton_backward import BackwardForm
 
 M = TypeVar("M", bound=TritonModule)
+T = TypeVar("T")
 
 
 def forward_module(attention: Attention, form: Form) -> TritonModule:
@@ -71,24 +72,26 @@ def backward_module(step: str, attention: Attention, backward: BackwardForm) -> 
         return found(attention, backward)
 
     # a set prints in any order
-    form = [sorted(backward.wanted) if f.name == "wanted" else getattr(backward, f.name) for f in fields(backward)]
+    sets = "wanted", "channels"
+    form = [
+        sorted(getattr(backward, f.name)) if f.name in sets else getattr(backward, f.name) for f in fields(backward)
+    ]
     return _kept(step, TritonModule, attention, form, make)
 
 
 def classify_module(attention: Attention, form: ClassifyForm) -> ClassifyModule:
     """As `codegen.triton_classify.generate_classify`."""
-    about = "\n".join((compiler_version(), print_attention(attention), repr(form)))
-    fact = known("classify", about)
-    if fact is not None:
-        try:
-            arguments, lookup = (tuple(map(_argument, fact[n])) for n in ("arguments", "lookup"))
-            return ClassifyModule(str(fact["source"]), arguments, lookup)
-        except (KeyError, TypeError, ValueError):
-            pass
-    made = generate_classify(attention, form)
-    listed = {n: [_argument_data(a) for a in getattr(made, n)] for n in ("arguments", "lookup")}
-    keep("classify", about, {"source": made.source, **listed})
-    return made
+    lists = "arguments", "lookup"
+
+    def write(made: ClassifyModule) -> dict[str, Any]:
+        return {"source": made.source, **{n: [_argument_data(a) for a in getattr(made, n)] for n in lists}}
+
+    def read(fact: dict[str, Any]) -> ClassifyModule:
+        arguments, lookup = (tuple(map(_argument, fact[n])) for n in lists)
+        return ClassifyModule(str(fact["source"]), arguments, lookup)
+
+    about = print_attention(attention), repr(form)
+    return _once("classify", about, lambda: generate_classify(attention, form), write, read)
 
 
 def sift_module(attention: Attention, mask: Expr, form: SiftForm) -> TritonModule:
@@ -102,33 +105,28 @@ def sift_module(attention: Attention, mask: Expr, form: SiftForm) -> TritonModul
 
 def pack_module(width: int) -> tuple[TritonModule, TritonModule]:
     """As `codegen.triton_sift.pack_modules`."""
-    about = f"{compiler_version()}\n{width}"
-    fact = known("pack", about)
-    if fact is not None:
-        try:
-            pack, rank = (module_of(TritonModule, fact[n]) for n in ("pack", "rank"))
-            return pack, rank
-        except (KeyError, TypeError, ValueError):
-            pass
-    pack, rank = pack_modules(width)
-    keep("pack", about, {"pack": module_data(pack), "rank": module_data(rank)})
-    return pack, rank
+
+    def write(made: tuple[TritonModule, TritonModule]) -> dict[str, Any]:
+        return {module.name: module_data(module) for module in made}
+
+    def read(fact: dict[str, Any]) -> tuple[TritonModule, TritonModule]:
+        return module_of(TritonModule, fact["pack"]), module_of(TritonModule, fact["rank"])
+
+    return _once("pack", (str(width),), lambda: pack_modules(width), write, read)
 
 
 def scan_module_for(kind: str, what: object, make: Callable[[], ScanModule]) -> ScanModule:
     """A module of scans: what `make` writes for what is described by the `repr` of `what`."""
-    about = "\n".join((compiler_version(), repr(what)))
-    fact = known(kind, about)
-    if fact is not None:
-        try:
-            kernels = {str(n): tuple(map(_argument, listed)) for n, listed in fact["arguments"].items()}
-            return ScanModule(str(fact["source"]), kernels)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            pass
-    made = make()
-    kernels = {name: [_argument_data(a) for a in listed] for name, listed in made.arguments.items()}
-    keep(kind, about, {"source": made.source, "arguments": kernels})
-    return made
+
+    def write(made: ScanModule) -> dict[str, Any]:
+        kernels = {name: [_argument_data(a) for a in listed] for name, listed in made.arguments.items()}
+        return {"source": made.source, "arguments": kernels}
+
+    def read(fact: dict[str, Any]) -> ScanModule:
+        kernels = {str(n): tuple(map(_argument, listed)) for n, listed in fact["arguments"].items()}
+        return ScanModule(str(fact["source"]), kernels)
+
+    return _once(kind, (repr(what),), make, write, read)
 
 
 def _argument_data(a: Argument) -> list[str | int]:
@@ -141,17 +139,35 @@ def _argument(data: Any) -> Argument:
 
 
 def _kept(kind: str, cls: type[M], attention: Attention, form: object, make: Callable[[], M | None]) -> M | None:
-    """What another process wrote, else what `make` does."""
-    about = "\n".join((compiler_version(), print_attention(attention), repr(form)))
-    fact = known(kind, about)
+    """A module of an attention and a form; None where there is nothing to do."""
+
+    def write(made: M | None) -> dict[str, Any]:
+        return {"module": None if made is None else module_data(made)}
+
+    def read(fact: dict[str, Any]) -> M | None:
+        return None if fact["module"] is None else module_of(cls, fact["module"])
+
+    return _once(kind, (print_attention(attention), repr(form)), make, write, read)
+
+
+def _once(
+    kind: str,
+    about: Sequence[str],
+    make: Callable[[], T],
+    write: Callable[[T], dict[str, Any]],
+    read: Callable[[dict[str, Any]], T],
+) -> T:
+    """What another process wrote of the same, else what `make` does."""
+    text = "\n".join((compiler_version(), *about))
+    fact = known(kind, text)
     if fact is not None:
         try:
-            return None if fact["module"] is None else module_of(cls, fact["module"])
-        except (KeyError, TypeError, ValueError):
+            return read(fact)
+        except (KeyError, TypeError, ValueError, AttributeError):
             # of another make; written anew
             pass
     made = make()
-    keep(kind, about, {"module": None if made is None else module_data(made)})
+    keep(kind, text, write(made))
     return made
 
 

@@ -42,6 +42,15 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def sums_boxes() -> bool:
+    """Whether TMA adds boxes to tensors here: Triton's own interpreter cannot."""
+    if not interpreting():
+        return True
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    return hasattr(InterpreterBuilder, "create_descriptor_reduce")
+
+
 class Views(dict[tuple[str, int], Tensor]):
     """Tables on a device by table and piece. `uploaded` is the event after which they are there; None: they are.
     `stream` is the one on which all of them were made, and to which their memory belongs, where it is known."""

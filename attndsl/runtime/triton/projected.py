@@ -4,7 +4,7 @@ attention without them run on the result (`attndsl.ir.projection`)."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -21,11 +21,11 @@ from attndsl.runtime.call import Call, Saved
 from attndsl.runtime.sides import Sides
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.scan_choices import ScanChoices
-from attndsl.runtime.triton.scan_kernel import LinearKernel, narrowed
+from attndsl.runtime.triton.scan_kernel import narrowed
 from attndsl.runtime.triton.staged import WIDTH, StagedKernel, tile_kernel
+from attndsl.runtime.triton.wrapping import Wrapping
 from attndsl.runtime.vectors import prefix_sums
 from attndsl.schedule.plan import Plan
-from attndsl.schedule.tiling import Tiling
 
 
 def kernel_for(attention: Attention) -> TritonKernel | StagedKernel | ProjectedKernel:
@@ -46,7 +46,7 @@ def tiles_of(
         return kernel, call
 
 
-class ProjectedKernel(LinearKernel):
+class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
     """Computes vectors, numbers and prefix sums of positions, linear in the lengths, and runs `inner` on them.
 
     Vectors are rounded to q's type. Gradients go through torch."""
@@ -58,27 +58,15 @@ class ProjectedKernel(LinearKernel):
         self._read = _expressions(found)
         self._kept = frozenset(i.name for i in found.inner.inputs)
 
-    def settings(self) -> Hashable:
-        """As `Kernel.settings`."""
-        return self.inner.settings()
-
     def saves(self, q: Tensor, k: Tensor, v: Tensor, need_lse: bool) -> tuple[Saved, ...]:
         """As `Kernel.saves`."""
         if need_lse and self.projection.moved_lse:
             return (*self.inner.saves(q, k, v, False), "lse")
         return self.inner.saves(q, k, v, need_lse)
 
-    def tiling(self, call: Call) -> Tiling | None:
-        """As `Kernel.tiling`."""
-        return self.inner.tiling(self.shaped(call))
-
     def locates(self, call: Call) -> bool:
         """As `LocatingKernel.locates`; whether a mask admits a decay is seen by planning."""
-        return not self.projection.prefixes and self.inner.locates(self.shaped(call))
-
-    def few(self, call: Call) -> bool:
-        """As `TritonKernel.few`."""
-        return self.inner.few(self.shaped(call))
+        return not self.projection.prefixes and super().locates(call)
 
     def loads(self, scalar: str) -> bool:
         """As `LocatingKernel.loads`; torch computes with what the host knows."""
@@ -176,6 +164,9 @@ class ProjectedKernel(LinearKernel):
             inputs[number.name] = _number(call, number, rows, keys)
         for table in found.tables:
             inputs[table.name] = _table(call, table, rows, keys)
+        for channels in found.channels:
+            side = rows if channels.of_row else keys[H if channels.by_head else call.sizes["Hkv"]]
+            inputs[channels.name] = _channels(call, side, side.value(channels.value))
         for prefix in found.prefixes:
             inputs |= _prefix_sums(call, prefix)
         sizes = found.sizes(call.sizes)
@@ -199,7 +190,7 @@ class ProjectedKernel(LinearKernel):
         )
 
     def shaped(self, call: Call) -> Call:
-        """The call of `inner` with tensors of the right shapes, whatever their elements."""
+        """As `Wrapping.shaped`: with tensors of the right shapes, whatever their elements."""
         if self.projection.vectors is None and not self.projection.by_head:
             return self._call(call, call.q, call.k, call.v, call.inputs, call.scale)
         sizes = self.projection.sizes(call.sizes)
@@ -212,7 +203,14 @@ class ProjectedKernel(LinearKernel):
 def _expressions(found: Projection) -> tuple[Expr, ...]:
     several = [*([found.vectors] if found.vectors else []), *(p.vectors for p in found.products)]
     vectors = [e for v in several for e in (v.query, v.key)]
-    return (*vectors, *(n.value for n in found.numbers), *(t.vector for t in found.tables))
+    numbers = (n.value for n in (*found.numbers, *found.channels))
+    return (*vectors, *numbers, *(t.vector for t in found.tables))
+
+
+def _channels(call: Call, side: Sides, vectors: Tensor) -> Tensor:
+    """Vectors [B, heads, places, components] with each component of all places side by side in memory."""
+    whole = vectors.expand(call.sizes["B"], side.heads, side.length, vectors.shape[-1])
+    return whole.transpose(-1, -2).contiguous().transpose(-1, -2)
 
 
 def _vector(call: Call, e: Expr, sides: Sides, size: int) -> Tensor:
@@ -243,12 +241,19 @@ def _table(call: Call, table: Table, rows: Sides, keys: Mapping[int, Sides]) -> 
 
 def _prefix_sums(call: Call, prefix: Prefix) -> dict[str, Tensor]:
     """Sums up to each position, each in two floats: a difference has the precision of one that is as small."""
-    sums = prefix_sums(call.inputs[prefix.tensor])
+    steps = call.inputs[prefix.tensor]
+    sums = prefix_sums(steps.transpose(-1, -2)).transpose(-1, -2) if prefix.size else prefix_sums(steps)
     given = replace(call, inputs={**call.inputs, prefix.tensor: sums})
-    sides = Sides(given, call.sizes["H"], offset=call.q_offset, dtype=torch.float64)
-    at_row = sides.value(prefix.at_row).expand(call.sizes["B"], call.sizes["H"], sides.length)
+    H = call.sizes["H"]
+    sides = Sides(given, H, offset=call.q_offset, dtype=torch.float64)
+    at_row, at_key = sides.value(prefix.at_row), sums
+    if prefix.size:
+        own = Sides(given, H if prefix.by_head else call.sizes["Hkv"], length=call.sizes["Lk"], dtype=torch.float64)
+        at_row, at_key = _channels(call, sides, at_row), _channels(call, own, own.value(prefix.at_key))
+    else:
+        at_row = at_row.expand(call.sizes["B"], H, sides.length)
     found: dict[str, Tensor] = {}
-    for (name, rest), x in ((prefix.rows, at_row), (prefix.keys, sums)):
-        found[name] = x.float().contiguous()
+    for (name, rest), x in ((prefix.rows, at_row), (prefix.keys, at_key)):
+        found[name] = x.float() if prefix.size else x.float().contiguous()
         found[rest] = (x.detach() - found[name].detach()).float()
     return found

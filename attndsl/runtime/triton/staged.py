@@ -4,7 +4,7 @@ kernels of an attention that reads the results run after them (`attndsl.ir.stati
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from attndsl.runtime.call import Call, Kept, Saved
 from attndsl.runtime.sides import Sides
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.scan_choices import ScanChoices
-from attndsl.runtime.triton.scan_kernel import LinearKernel
+from attndsl.runtime.triton.wrapping import Wrapping
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
@@ -32,7 +32,7 @@ def tile_kernel(attention: Attention) -> TritonKernel | StagedKernel:
     return StagedKernel(attention, found) if isinstance(found, Staged) else TritonKernel(attention)
 
 
-class StagedKernel(LinearKernel):
+class StagedKernel(Wrapping[TritonKernel]):
     """Runs the stages of an attention, one after another, and then `inner`.
 
     Sums are fp32. Numbers of rows are computed from them by torch, linear in the length. A backward pass goes the other
@@ -48,27 +48,11 @@ class StagedKernel(LinearKernel):
         self._scalars = {n.name for e in values for n in walk(e) if isinstance(n, ParamRef)}
         self._kept = frozenset(i.name for i in found.inner.inputs)
 
-    def settings(self) -> Hashable:
-        """As `Kernel.settings`."""
-        return self.inner.settings()
-
     def saves(self, q: Tensor, k: Tensor, v: Tensor, need_lse: bool) -> tuple[Saved, ...]:
         """What `inner` saves, and the sums of every stage."""
         self._check_lse(need_lse)
         sums = [Kept((s.count, *q.shape[:3]), torch.float32, batch=1) for s in self.stages]
         return (*self.inner.saves(q, k, v, need_lse), *sums)
-
-    def tiling(self, call: Call) -> Tiling | None:
-        """As `Kernel.tiling`."""
-        return self.inner.tiling(self.shaped(call))
-
-    def locates(self, call: Call) -> bool:
-        """As `LocatingKernel.locates`."""
-        return self.inner.locates(self.shaped(call))
-
-    def few(self, call: Call) -> bool:
-        """As `TritonKernel.few`."""
-        return self.inner.few(self.shaped(call))
 
     def loads(self, scalar: str) -> bool:
         """As `LocatingKernel.loads`; torch computes with what the host knows."""
@@ -88,7 +72,7 @@ class StagedKernel(LinearKernel):
         return self.given_rows(call, self._summed(call, None))
 
     def shaped(self, call: Call) -> Call:
-        """The same without them: what does not depend on elements of tensors is right."""
+        """As `Wrapping.shaped`."""
         return self._call(call, call.inputs)
 
     def backward(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from typing import Any, TypeVar
 
 import attndsl
@@ -37,6 +34,7 @@ from attndsl.runtime.triton.scan import CHUNK_WARPS, PREFIX_BLOCK, PREFIX_WIDTH
 from attndsl.runtime.triton.scan_channel import WARPS as CHANNEL_WARPS
 from attndsl.runtime.triton.scan_config import GATE_LENGTH, ScanConfig, choose_scan, choose_step
 from attndsl.runtime.triton.scan_kernel import gap_of
+from attndsl.runtime.triton.side_by_side import side_by_side
 from attndsl.runtime.triton.standalone import TORCH_DTYPES, call_name, conditions, dimension, printable, sources
 from attndsl.runtime.triton.standalone_boxes import BoxLaunch
 from attndsl.schedule.legalise import ScanForm, legalise
@@ -474,11 +472,4 @@ def compile_scan(it: T) -> tuple[T, Compiled]:
 
 def compile_scans(found: Sequence[T], done: Callable[[int], None] = lambda _: None) -> list[tuple[T, Compiled]]:
     """`compile_scan` for every launch, in processes of their own. `done` is told how many are."""
-    workers = min(len(found), os.cpu_count() or 1)
-    if workers < 2:
-        return [compile_scan(it) for it in found]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(compile_scan, it) for it in found]
-        for count, _ in enumerate(as_completed(waiting), 1):
-            done(count)
-        return [job.result() for job in waiting]
+    return side_by_side(compile_scan, found, done)

@@ -1,7 +1,8 @@
 """A memory checker for Triton's interpreter: kernels may touch what is allocated for their own arguments alone.
 
 The interpreter loads and stores wherever a pointer points. On a GPU that is an illegal access, or somebody else's
-numbers.
+numbers. Boxes that TMA stores or adds may overhang the end of a tensor; one that begins before it is an illegal
+instruction on an H200. Triton's interpreter adds no boxes by itself.
 """
 # pyright: reportUnknownMemberType=false, reportMissingImports=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportPrivateUsage=false
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import triton.language as tl
+from triton._C.libtriton import ir
 from triton.runtime import interpreter
 
 from tests.runtime.triton import brisk
@@ -98,5 +101,26 @@ def install() -> None:
         guard.allow(self.fn.__name__, [*hosts[0], *hosts[1].values()])
         return hosts
 
+    def starting(indices: Any, what: str) -> None:
+        firsts = [int(i.data.item()) for i in indices]
+        if min(firsts) < 0:
+            raise OutOfBoundsError(f"{guard.kernel} {what} a box that begins before its tensor, at {firsts}")
+
+    store: Callable[..., Any] = interpreter.InterpreterBuilder.create_descriptor_store
+
+    def storing(self: Any, desc: Any, value: Any, indices: Any) -> Any:
+        starting(indices, "stores")
+        return store(self, desc, value, indices)
+
+    def reducing(self: Any, kind: Any, desc: Any, value: Any, indices: Any) -> Any:
+        assert kind == ir.DESCRIPTOR_REDUCE_KIND.ADD
+        starting(indices, "adds")
+        pointers, mask = desc.materialize_pointers(indices)
+        self.create_atomic_rmw(
+            ir.ATOMIC_OP.FADD, pointers, value, interpreter.TensorHandle(mask, tl.int1), ir.MEM_SEMANTIC.RELAXED, None
+        )
+
+    interpreter.InterpreterBuilder.create_descriptor_store = storing
+    interpreter.InterpreterBuilder.create_descriptor_reduce = reducing
     interpreter._interpreter = guard
     interpreter.GridExecutor._init_args_hst = beginning

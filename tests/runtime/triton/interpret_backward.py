@@ -14,7 +14,7 @@ import torch
 import attndsl
 from attndsl.reference import reference
 from attndsl.runtime.triton.config import Config, configured
-from benchmarks.cases import CASES, PROJECTED, STAGED, Case
+from benchmarks.cases import CASES, COMPONENTS, PROJECTED, STAGED, Case
 from tests.accuracy import GRADIENT_FACTOR, assert_right
 from tests.runtime.triton import guard
 
@@ -24,11 +24,12 @@ FEW = (
     "row and key bias", "duo", "sink and gate", "vector gate", "sigmoid", "cog", "exponential", "normalised",
     "polynomial", "dilated", "blocks", "gna dilated", "grid terms", "joint", "blind segment", "one row",
     *(c.name for c in (*PROJECTED[1::3], *STAGED[::2])),
+    *(c.name for c in COMPONENTS[:7]), COMPONENTS[9].name,
     "a grid of keys",
 )  # fmt: skip
 """Those that every run of the tests checks; `all` after the groups names every case."""
-FUSED = ("dense 40", "window 7, negative scale", "dead rows", "sink and gate", "gna, even lines", "joint")
-"""Those of fused kernels."""
+FUSED = ("dense 40", "window 127", "dead rows", "sink and gate", "gna, even lines", "joint")
+"""Those of fused kernels. The first box of a window of 127 begins before the sequence."""
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Grads = dict[str, torch.Tensor]
 

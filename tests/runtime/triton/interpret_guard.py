@@ -25,6 +25,12 @@ def count(target, shift):
 
 
 @triton.jit
+def add_box(target, rows, first):
+    box = tl.make_tensor_descriptor(target, [rows, 16], [16, 1], [4, 16])
+    box.atomic_add([first, 0], tl.full([4, 16], 1.0, tl.float32))
+
+
+@triton.jit
 def grow(target, by):
     tl.store(target, tl.load(target) * by)
 
@@ -56,11 +62,11 @@ def computed() -> torch.Tensor:
 
 
 def main() -> int:
-    """Four wrong kernels are found, right ones are not, and compute what they do without checkers."""
+    """Five wrong kernels are found, right ones are not, and compute what they do without checkers."""
     plain = computed()
     guard.install()
     assert plain.isfinite().all() and plain.std() > 0 and computed().equal(plain)
-    a, b = torch.ones(12), torch.zeros(12)
+    a, b, c = torch.ones(12), torch.zeros(12), torch.zeros(6, 16)
     move[(1,)](a, b, 12, 0, WIDTH=16)
     move[(1,)](a, b[4:], 8, 4, WIDTH=16)
     assert b.tolist() == [1.0] * 12
@@ -69,20 +75,24 @@ def main() -> int:
         lambda: move[(1,)](a, b, 12, 1, WIDTH=16),
         lambda: move[(1,)](a, b[5:], 8, 0, WIDTH=16),
         lambda: count[(1,)](b, -1),
+        lambda: add_box[(1,)](c, 6, -1),
     ):
         try:
             run()
         except Exception as error:
-            wrong += "that are not its own" in str(error)
+            wrong += "that are not its own" in str(error) or "begins before its tensor" in str(error)
     count[(1,)](b, 11)
+    for first in (0, 3, 6):
+        add_box[(1,)](c, 6, first)
+    assert c[:, 0].tolist() == [1.0, 1.0, 1.0, 2.0, 1.0, 1.0]
     number = torch.tensor([2**16], dtype=torch.int32)
     grow[(1,)](number, 2**15 - 1)
     try:
         grow[(1,)](number, 2)
     except Exception as error:
         wrong += "int32 overflow of mul" in str(error)
-    print(f"{wrong} of 4 cases right")
-    return 0 if wrong == 4 else 1
+    print(f"{wrong} of 5 cases right")
+    return 0 if wrong == 5 else 1
 
 
 if __name__ == "__main__":
