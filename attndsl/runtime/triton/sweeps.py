@@ -274,9 +274,7 @@ def _ready(views: Mapping[tuple[str, int], Tensor], device: torch.device, like: 
 
 def _stream(device: torch.device) -> int | None:
     """The current stream of a device, as launches know it; None for one without."""
-    if not machine.on_gpu(device):
-        return None
-    return raw_stream(torch.cuda.current_device() if device.index is None else device.index)
+    return raw_stream(device.index) if machine.on_gpu(device) else None
 
 
 def _has_tma(call: Call) -> bool:
