@@ -186,6 +186,60 @@ PROJECTED = (
 )  # fmt: skip
 """What torch computes for each position before the kernels run."""
 
+ADDITIVE = """attention additive(input w: f32[H, D], input u: f32[D, M], input c: f32[H, M]) {
+    mask k <= q
+    score dot(w[h], tanh(Q + K)) / 4 + dot(c[h], sigmoid(Q @ u - K @ u))
+}"""
+"""Bahdanau's attention, twice."""
+MANHATTAN = "attention l1(input t: f32[H]) { mask k <= q score -t[h] * total(abs(Q - K)) / D }"
+DISTANCE = "attention l2 { score -norm(Q - K) / 2 }"
+CHANNEL_BAND = """attention band(input g: f32[B, Hkv, L, D] log_decay) {
+    mask k <= q and q - k < 20
+    weight dot(Q, K * decay(g))
+}"""
+CHANNEL_SCORE = """attention fade(input g: f32[B, H, L, D] log_decay) {
+    mask k <= q
+    score dot(Q, K * decay(g)) / sqrt(D)
+}"""
+NESTED = """attention nested(input t: f32[H]) {
+    mask q - k < 20
+    score s + norm(tanh(t[h] * s) * Q - K) / 8 * norm(K) / norm(Q) - 0.2 * log(1 + abs(q - k))
+}"""
+CLOSEST = "attention closest { mask k <= q score dot(softmax(Q + roll(K, 1)), K) + 0.1 * total(max(Q, K)) }"
+"""Softmax over the components of a pair."""
+SHIFTED = "attention shifted { mask abs(q - k) <= 30 weight sigmoid(s) * exp(-norm(Q - K)) / sum }"
+ADDED: dict[str, Make] = {"w": normal(2, 8), "u": normal(8, 5, size=0.3), "c": normal(2, 5)}
+COMPONENTS = (
+    Case("additive", ADDITIVE, Lq=17, Lk=45, Hkv=1, D=8, q_offset="end", inputs=ADDED),
+    Case("Manhattan", MANHATTAN, Lq=35, H=4, Hkv=2, D=5, Dv=40, inputs={"t": lambda g: torch.rand(4, generator=g) * 9}),
+    Case("distance of the pair", DISTANCE, Lq=35, Lk=47, D=7),
+    Case("decays per channel, band", CHANNEL_BAND, Lq=45, Hkv=1, D=6, lse=False, inputs={"g": decays(1, 1, 45, 6)}),
+    Case("decays per channel, score", CHANNEL_SCORE, Lq=17, Lk=35, B=2, D=8, q_offset=(3, 18),
+         inputs={"g": lambda g: decays(2, 2, 35, 8)(g) * 0.1}),
+    Case("norm of a scaled vector", NESTED, Lq=35, Lk=45, D=8, scale=-0.2, inputs={"t": normal(2)}),
+    Case("closest component", CLOSEST, Lq=21, Hkv=1, D=6),
+    Case("distances off the simplex", SHIFTED, Lq=45, D=8, lse=False),
+    Case("distances on a grid", "attention g { grid m(y, x) mask abs(q.y - k.y) <= 2 and abs(q.x - k.x) <= 3 "
+         "score s - total(abs(Q - K)) / 8 * (1 + abs(q.x - k.x)) }", Lq=54, grid=(6, 9), D=5),
+    Case("distances above their mean",
+         "attention a { mask k <= q let c = norm(Q - K) weight softplus(s + mean(c) - c) / sum }", Lq=21, D=8,
+         lse=False),
+    Case("few, additive", ADDITIVE, Lq=2, Lk=45, Hkv=1, D=8, q_offset="end", inputs=ADDED),
+)  # fmt: skip
+"""Sums over the components of a vector of the pair."""
+WIDE_COMPONENTS = (
+    Case("additive, 64", ADDITIVE, Lq=197, Lk=389, B=2, H=4, Hkv=2, q_offset="end",
+         inputs={"w": normal(4, 64), "u": normal(64, 48, size=0.2), "c": normal(4, 48)}),
+    Case("Manhattan, 128", MANHATTAN, Lq=389, D=128, inputs={"t": lambda g: torch.rand(2, generator=g) * 9}),
+    Case("distance of the pair, 40", DISTANCE, Lq=197, Lk=260, B=2, D=40, Dv=80),
+    Case("decays per channel, band, 64", CHANNEL_BAND, Lq=389, H=4, Hkv=2, D=64, lse=False,
+         inputs={"g": decays(1, 2, 389, 64)}),
+    Case("decays per channel, score, 64", CHANNEL_SCORE, Lq=100, Lk=197, B=2, q_offset=(3, 97),
+         inputs={"g": lambda g: decays(2, 2, 197, 64)(g) * 0.1}),
+    Case("norm of a scaled vector, 64", NESTED, Lq=197, inputs={"t": normal(2)}),
+)  # fmt: skip
+"""The same with heads and lengths that only a GPU computes in a moment."""
+
 ZSCORE = """
 attention zscore(input z: f32[H], scalar floor: float) {
     mask k <= q and q - k < 50
@@ -289,6 +343,7 @@ CASES = (
          grid=(4, 5)),
     Case("one row", WINDOW, Lq=1, Lk=197, q_offset="end"),
     *PROJECTED,
+    *COMPONENTS,
     *STAGED,
 )  # fmt: skip
 
@@ -338,4 +393,6 @@ FEW_ROWS = (
     Case("few, lengths in the mask", "attention tail { mask k >= Lk - 70 and k <= q }", Lq=2, Lk=197, q_offset="end"),
 )  # fmt: skip
 
-ALL_CASES = (*CASES, *FEW_ROWS)
+DIFFERENTIATED = (*CASES, *WIDE_COMPONENTS)
+"""Those whose gradients a GPU is asked for."""
+ALL_CASES = (*CASES, *FEW_ROWS, *WIDE_COMPONENTS)

@@ -68,7 +68,7 @@ PARTS = (
     Part("backward", "time", "gpu_backward.py", ("--only", "time", "--workers", "0"), 200, budget=True),
     Part("linear", "time", "gpu_linear.py", ("--only", "time"), 150, budget=True),
     Part("decode", "time", "gpu_decode.py", (), 100, ("--dry",), budget=True),
-    Part("operator", "time", "gpu_operator.py", (), 120),
+    Part("operator", "time", "gpu_operator.py", (), 240),
     Part("grids", "time", "gpu_grids.py", (), 90),
     Part("tune", "tune", "gpu_tune.py", ("--no-first", "--groups", "grids,standard library"), 160,
          ("--dry", "--groups", "grids,standard library"), workers=True, budget=True),

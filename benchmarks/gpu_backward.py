@@ -65,10 +65,10 @@ def check_case(number: int, dtype_name: str, deterministic: bool = False) -> tup
     import attndsl
     from attndsl.reference import reference
     from attndsl.reference.accuracy import GRADIENT_FACTOR
-    from benchmarks.cases import CASES
+    from benchmarks.cases import DIFFERENTIATED
     from benchmarks.gpu import wrong_by
 
-    case, dtype = CASES[number], getattr(torch, dtype_name)
+    case, dtype = DIFFERENTIATED[number], getattr(torch, dtype_name)
     name = f"{case.name} {dtype_name}{' deterministic' if deterministic else ''}"
     try:
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
@@ -119,10 +119,10 @@ def check_case(number: int, dtype_name: str, deterministic: bool = False) -> tup
 
 def check(workers: int) -> list[dict[str, Any]]:
     """All cases, in processes of their own so that kernels compile side by side."""
-    from benchmarks.cases import CASES
+    from benchmarks.cases import DIFFERENTIATED
 
-    jobs = [(i, d, False) for i in range(len(CASES)) for d in ("bfloat16", "float16")]
-    jobs += [(i, "bfloat16", True) for i in range(len(CASES)) if CASES[i].inputs]
+    jobs = [(i, d, False) for i in range(len(DIFFERENTIATED)) for d in ("bfloat16", "float16")]
+    jobs += [(i, "bfloat16", True) for i in range(len(DIFFERENTIATED)) if DIFFERENTIATED[i].inputs]
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for done in as_completed([pool.submit(check_case, *j) for j in jobs]):
@@ -349,12 +349,12 @@ def main() -> int:
     parser.add_argument("--dry", action="store_true", help="no GPU: compile the kernels of every check")
     given = parser.parse_args()
     if given.dry:
-        from benchmarks.cases import CASES
+        from benchmarks.cases import DIFFERENTIATED
         from benchmarks.dry import compile_cases
         from benchmarks.raw import Raw
 
         raw = Raw("backward-dry", given.out, given.commit, "cross-compiled")
-        return compile_cases(raw, CASES, given.workers or 1, backward=True)
+        return compile_cases(raw, DIFFERENTIATED, given.workers or 1, backward=True)
     # every process would start as many of its own
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     if given.compile_only:

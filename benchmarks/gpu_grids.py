@@ -148,7 +148,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--commit", default="")
     given = parser.parse_args()
-    raw = Raw("grids", given.out, given.commit, torch.cuda.get_device_name().replace("NVIDIA ", ""))
+    raw = Raw("grids", given.out, given.commit, torch.cuda.get_device_name())
     for check in CHECKS:
         try:
             wrong = check()

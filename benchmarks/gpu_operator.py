@@ -1,9 +1,10 @@
 """The operator on a GPU: graphs, streams, threads, compilations, first calls and the cost of a plan. One run.
 
-    python benchmarks/gpu_operator.py [--out FILE] [--only checks|figures] [--commit HASH]
+    python benchmarks/gpu_operator.py [--out FILE] [--only PART] [--commit HASH]
 
 Every check is a row with `case` and `wrong` (empty where it is right); every figure a row with peerbench's keys, in
-milliseconds. Rows go to benchmarks/results/<gpu>/<date>-operator.json.
+milliseconds. A part is `checks`, all `figures`, or one of these: `lengths`, `repeated`, `first`, `decode`. Rows go to
+benchmarks/results/<gpu>/<date>-operator.json.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingImports=false, reportUnknownParameterType=false, reportUnknownLambdaType=false
@@ -380,16 +381,16 @@ def on_device(run: Callable[[], Any]) -> float:
 Row = Callable[..., None]
 
 
-def figures(keep: Callable[[dict[str, Any]], None]) -> None:
-    """What a first call, a plan and a repeated call cost."""
+def figures(keep: Callable[[dict[str, Any]], None], part: str | None) -> None:
+    """What a first call, a plan and a repeated call cost; a part of it or all."""
 
     def row(workload: str, step: str, ms: float, note: str = "") -> None:
         keep({"wl": workload, "sys": "attndsl-triton", "pas": step, "ms": ms, "tflops": None, "note": note})
 
-    new_lengths(row)
-    repeated_calls(row)
-    first_calls(row)
-    decoding(row)
+    parts = {"lengths": new_lengths, "repeated": repeated_calls, "first": first_calls, "decode": decoding}
+    for name, measure in parts.items():
+        if part in (None, "figures", name):
+            measure(row)
 
 
 def first_calls(row: Row) -> None:
@@ -526,7 +527,7 @@ CHECKS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--only", choices=("checks", "figures"))
+    parser.add_argument("--only", choices=("checks", "figures", "lengths", "repeated", "first", "decode"))
     parser.add_argument("--commit", default="")
     given = parser.parse_args()
     gpu = torch.cuda.get_device_name()
@@ -537,7 +538,7 @@ def main() -> int:
         "gpu": gpu, "driver": ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "versions": versions(), "commit": given.commit or ask("git", "rev-parse", "HEAD"), "checks": [], "rows": [],
     }  # fmt: skip
-    for check in CHECKS if given.only != "figures" else ():
+    for check in CHECKS if given.only in (None, "checks") else ():
         try:
             wrong = check()
         except Exception as error:
@@ -552,7 +553,7 @@ def main() -> int:
         out.write_text(json.dumps(record, indent=1))
 
     if given.only != "checks":
-        figures(keep)
+        figures(keep, given.only)
     return 1 if any(r["wrong"] for r in record["checks"]) else 0
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from attndsl.codegen.expr_torch import mangle
+from attndsl.ir.channels import needs, numbers_of, within
 from attndsl.ir.expr import (
     Coord,
     Expr,
@@ -100,13 +101,14 @@ class Reads:
     """What the kernel must be given beside q, k and v: arguments in order of first use, and helper functions.
 
     `ranks` maps inputs (and const arrays) to their number of dimensions. Offsets within them are int32 unless `wide`.
-    `loaded` are the scalars that are passed as pointers to a number. `vectors` becomes true when more than a number of
-    an input is read at once.
+    `loaded` are the scalars that are passed as pointers to a number, `channels` the inputs whose vectors are read
+    component by component. `vectors` becomes true when more than a number of an input is read at once.
     """
 
     ranks: Mapping[str, int]
     wide: bool = False
     loaded: frozenset[str] = frozenset()
+    channels: frozenset[str] = frozenset()
     vectors: bool = False
     sizes: dict[str, None] = field(default_factory=dict[str, None])
     extents: dict[tuple[str, str, str], None] = field(default_factory=dict[tuple[str, str, str], None])
@@ -127,7 +129,10 @@ class Printer:
 
     `leaves` maps leaf nodes to the names that the kernel gives them; `used` collects those that were needed.
     `component` is the index vector [1, width] of components in an epilogue, where vectors are allowed. `turned`: the
-    rows of a tile are keys, its columns queries.
+    rows of a tile are keys, its columns queries. `columns` is the number of these, all of them inside where they are
+    `seen`. In a loop over components `channel` is the number of one, and vectors are what they have there. `like` is a
+    number of every pair whose layout such loops begin with. `places` are the positions of rows and of columns where
+    they are neighbours: that of the first, and their distance from it.
     """
 
     reads: Reads
@@ -136,6 +141,11 @@ class Printer:
     outer: Scope | None = None
     component: tuple[str, str] | None = None
     turned: bool = False
+    columns: str = "BN"
+    seen: bool = False
+    channel: str = ""
+    like: str = ""
+    places: Mapping[Expr, tuple[str, str]] = field(default_factory=dict[Expr, tuple[str, str]])
     used: set[Expr] = field(default_factory=set[Expr])
     uses: Counter[Expr] = field(default_factory=Counter[Expr])
     crossing: set[Expr] = field(default_factory=set[Expr])
@@ -150,18 +160,28 @@ class Printer:
         """Values that will be printed: what several of them need gets a name at its first use."""
         for root in roots:
             self.uses[root] += 1
-            for node in walk(root):
+            for node in self._nodes(root):
                 if node not in self.expected:
                     self.expected.add(node)
-                    self.uses.update(node.children)
+                    self.uses.update(self._needs(node))
+
+    def _nodes(self, root: Expr) -> list[Expr]:
+        """What is printed for a value, what it needs first."""
+        if self.channel:
+            vectors, numbers = within(Op(root.type, "total", (root,)))
+            return [*numbers, *vectors]
+        return list(walk(root) if self.component else numbers_of(root))
+
+    def _needs(self, node: Expr) -> tuple[Expr, ...]:
+        return node.children if self.channel or self.component else needs(node)
 
     def print(self, root: Expr) -> str:
         """The code of a value, after its statements."""
-        nodes = list(walk(root))
+        nodes = self._nodes(root)
         for node in nodes:
             if node not in self.expected:
-                self.uses.update(node.children)
-            self.crossing.update(c for c in node.children if self.level(c) <= Level.ROW < self.level(node))
+                self.uses.update(self._needs(node))
+            self.crossing.update(c for c in self._needs(node) if self.level(c) <= Level.ROW < self.level(node))
         if self.level(root) <= Level.ROW:
             self.crossing.add(root)
         for node in nodes:
@@ -173,11 +193,20 @@ class Printer:
             return self.outer.known[node]
         return self.inner.known[node]
 
-    def _scope(self, node: Expr) -> Scope:
+    def value_of(self, node: Expr) -> Text:
+        """A value under a name."""
+        self.print(node)
+        scope, text = self.scope_of(node), self._at(node)
+        if node not in self.leaves and not isinstance(node, Literal) and not _simple(text.code):
+            text = scope.known[node] = scope.name(text.code)
+        return text
+
+    def scope_of(self, node: Expr) -> Scope:
+        """Where a value is computed."""
         return self.outer if self.outer is not None and self.level(node) <= Level.ROW else self.inner
 
     def _visit(self, node: Expr) -> None:
-        scope = self._scope(node)
+        scope = self.scope_of(node)
         if node in self.leaves:
             self.used.add(node)
         if node in scope.known:
@@ -229,6 +258,8 @@ class Printer:
     def _load(self, node: Load) -> Text:
         if node.tensor in ("Q", "K", "V"):
             raise UnsupportedError(f"the vector {node.tensor} in an expression")
+        if node.tensor in self.reads.channels:
+            return Text(self.component_of(node))
         rank, given = self.reads.ranks[node.tensor], len(node.indices)
         if rank - given > (1 if self.component else 0):
             raise UnsupportedError(f"vectors read from `{node.tensor}`")
@@ -258,10 +289,41 @@ class Printer:
             return Text(f"({read} != 0)")
         return Text(f"{read}.to({'tl.int32' if kind is Kind.INT else 'tl.float32'})")
 
+    def component_of(self, node: Load) -> str:
+        """The code that loads a component of a vector of every row, or of every column, side by side in memory."""
+        place, inside = self.place_of(node)
+        where = f", mask={inside}, other=0.0" if inside else ""
+        return f"tl.load({input_name(node.tensor)} + {place}{where})"
+
+    def place_of(self, node: Load) -> tuple[str, str]:
+        """Where a component lies in its tensor, and the condition that it is inside."""
+        assert self.channel
+        *lead, position = node.indices
+        name, at = input_name(node.tensor), self.print_number(position)
+        self.reads.inputs[node.tensor] = None
+        self.reads.vectors = True
+        terms = [f"{self.print_number(i)} * {name}_s{n}" for n, i in enumerate(lead)]
+        terms += [f"{self.channel} * {name}_s{len(node.indices)}", *self.places.get(position, (at,))]
+        inside = f"({at} < {name}_n{len(lead)})"
+        if self.level(position) is Level.COLUMN:
+            inside = "" if self.seen else f"({at} >= 0) & {inside}"
+        return " + ".join(terms), inside
+
+    def print_number(self, node: Expr) -> str:
+        """The code of a number that is known in a loop over components."""
+        if node in self.leaves:
+            self.used.add(node)
+            return self.leaves[node]
+        return self._at(node).operand
+
     # Operations
 
     def _op(self, node: Op) -> Text:
-        if node.type.shape and not self.component:
+        if node.op in ("total", "amax") and not self.component:
+            from attndsl.codegen.triton_channels import reduction
+
+            return reduction(self, node)
+        if node.type.shape and not self.component and not self.channel:
             raise UnsupportedError(f"vectors (`{node.op}`)")
         args = [self._at(a) for a in node.args]
         codes = [a.code for a in args]
@@ -302,7 +364,7 @@ class Printer:
         if isinstance(exponent, Literal) and float(exponent.value) in (1.0, 2.0, 3.0, 4.0):
             base = args[0]
             if not base.code.isidentifier():
-                scope = self._scope(node)
+                scope = self.scope_of(node)
                 base = scope.known[node.args[0]] = scope.name(base.code)
             return Text(" * ".join([base.code] * int(exponent.value)), False)
         if node.type.kind is Kind.INT:

@@ -20,7 +20,7 @@ from attndsl.codegen.triton_arguments import Argument, operands, read_arguments,
 from attndsl.codegen.triton_bands import FURTHEST, KEY, Band, bands_of, rising_of, searches_of
 from attndsl.codegen.triton_form import Form, Part, limited, parts, products_of, typical_forms
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
-from attndsl.codegen.triton_sides import PieceCode, RowCode, local_meaning, piece_code, row_code
+from attndsl.codegen.triton_sides import PieceCode, RowCode, local_meaning, neighbours, piece_code, row_code
 from attndsl.codegen.triton_slots import Slot
 from attndsl.codegen.triton_weight import rule_of, vector_free
 from attndsl.ir.attention import Attention, Const, Input
@@ -105,7 +105,7 @@ class Generator:
         vector_free(attention)
         self.attention, self.form = attention, form
         self.rule = rule_of(attention)
-        self.reads = Reads(input_ranks(attention), form.wide, frozenset(form.loaded))
+        self.reads = reads_of(attention, form)
         self.hoisted = Scope("r")
         self.searched: dict[Expr, str] = {}
         self.exponent = self._exponent()
@@ -194,7 +194,10 @@ class Generator:
     def _loop(self, local: Any, leaves: Mapping[Expr, str], piece: PieceCode, *, masked: bool) -> LoopCode:
         loop = LoopCode()
         scope = Scope("c")
-        printer = Printer(self.reads, leaves, scope, self.hoisted)
+        printer = Printer(
+            self.reads, leaves, scope, self.hoisted, columns=piece.size, seen=not masked,
+            like="s" if self.form.low_precision else "", places=neighbours(self.rows, piece, self.form),
+        )  # fmt: skip
         if masked:
             self._visible(loop, local(self.attention.mask), piece, printer)
             loop.mask_lines, scope.lines = scope.lines, []
@@ -389,6 +392,12 @@ def score_leaves(attention: Attention) -> dict[Expr, str]:
     """The names of a pair's dot products in a kernel."""
     found: dict[Expr, str] = {leaf: leaf.name for leaf, _ in zip(FURTHER, attention.products, strict=False)}
     return {SCORE: "s", **found}
+
+
+def reads_of(attention: Attention, form: Form) -> Reads:
+    """What a kernel of a form reads: nothing yet."""
+    channels = frozenset(p.name for p in attention.channels)
+    return Reads(input_ranks(attention), form.wide, frozenset(form.loaded), channels)
 
 
 def input_ranks(attention: Attention) -> dict[str, int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from attndsl.codegen.expr_triton import Level, Printer, Reads, Scope, level
+from attndsl.codegen.expr_triton import Level, Printer, Scope, level
 from attndsl.codegen.templates import render, title
-from attndsl.codegen.triton import TritonModule, input_ranks, score_leaves, tidy
+from attndsl.codegen.triton import TritonModule, input_ranks, reads_of, score_leaves, tidy
 from attndsl.codegen.triton_arguments import (
     Argument,
     numbers,
@@ -17,10 +17,11 @@ from attndsl.codegen.triton_arguments import (
     table_arguments,
 )
 from attndsl.codegen.triton_bands import KEY, QUERY, Band, bands_of
+from attndsl.codegen.triton_channels import channel_gradients, gradient_arguments, moving
 from attndsl.codegen.triton_form import Form, Product, limited, parts, products_of
 from attndsl.codegen.triton_gradient import Term, certain, load_slopes, score_slopes, terms, without_uniform
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
-from attndsl.codegen.triton_sides import PieceCode, local_meaning, piece_code, row_code
+from attndsl.codegen.triton_sides import PieceCode, local_meaning, neighbours, piece_code, row_code
 from attndsl.codegen.triton_slots import Slot, Slots, element_of, scope_lines
 from attndsl.codegen.triton_weight import Rule, rule_of, vector_free
 from attndsl.ir.attention import Attention
@@ -35,7 +36,8 @@ from attndsl.ir.types import INT
 class BackwardForm:
     """A backward kernel: `form` (turned for dkdv), the inputs whose gradients are `wanted`, whether lse has one, and
     whether sums must not depend on the order of programs. `fused`: dq is computed along with dk and dv, as sums that
-    several programs add to, whole boxes at a time where they are `boxed_sums`."""
+    several programs add to, whole boxes at a time where they are `boxed_sums`. `channels` are those of the vectors that
+    are read component by component whose gradients are wanted."""
 
     form: Form
     wanted: frozenset[str] = frozenset()
@@ -43,6 +45,7 @@ class BackwardForm:
     deterministic: bool = False
     fused: bool = False
     boxed_sums: bool = False
+    channels: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -71,7 +74,8 @@ class GradientCode:
 class LoopCode:
     """The statements of one loop's body and the values it needs. `uncertain`: the amplitude may be no number on
     invisible pairs. `gradients` are those of products that have one,
-    `kept` the exponent VALUE of visible pairs, -inf of others, where one comparison tells them apart."""
+    `kept` the exponent VALUE of visible pairs, -inf of others, where one comparison tells them apart; `channels` add up
+    the gradients of vectors that are read component by component."""
 
     mask_lines: list[str] = field(default_factory=list[str])
     visible: str = ""
@@ -84,6 +88,7 @@ class LoopCode:
     after: list[str] = field(default_factory=list[str])
     gradients: list[GradientCode] = field(default_factory=list[GradientCode])
     slots: list[SlotCode] = field(default_factory=list[SlotCode])
+    channels: list[str] = field(default_factory=list[str])
     columns: bool = False
     position: bool = False
 
@@ -115,13 +120,12 @@ class _Sweep:
         self.attention, self.backward, self.form = attention, backward, backward.form
         self.turned, self.fused = self.form.turned, backward.fused
         assert self.turned or not self.fused
-        assert not (self.fused and self.form.products)
+        assert not (self.fused and (self.form.products or attention.channels))
         self.products = products_of(self.form, self.form.narrowest)
         self.operands = operands(attention.products)
         self.rule = rule_of(attention)
-        ranks = input_ranks(attention)
-        self.reads = Reads(ranks, self.form.wide, frozenset(self.form.loaded))
-        self.slots = Slots(backward.wanted, ranks, self.form.batch_offset)
+        self.reads = reads_of(attention, self.form)
+        self.slots = Slots(backward.wanted, input_ranks(attention), self.form.batch_offset)
         self.hoisted = Scope("r")
         self.rows = row_code(self.form, self.reads)
         self.exponent = self._exponent()
@@ -134,6 +138,8 @@ class _Sweep:
         self.exp = "tl.exp2" if self.form.low_precision else "tl.exp"
         self.unit = LOG2E if self.form.low_precision else 1.0
         self.terms = terms(attention, self.rule)
+        own = Level.COLUMN if self.turned else Level.ROW
+        self.vectors = moving(self.terms, backward.channels, own)
         self.factor = self._common_factor()
 
     def _exponent(self) -> Exponent | None:
@@ -217,7 +223,11 @@ class _Sweep:
     ) -> LoopCode:
         loop = LoopCode()
         scope = Scope("c")
-        printer = Printer(self.reads, leaves, scope, self.hoisted, turned=self.turned)
+        own = Level.COLUMN if self.turned else Level.ROW
+        printer = Printer(
+            self.reads, leaves, scope, self.hoisted, turned=self.turned, columns=piece.size, seen=not masked,
+            like="s" if self.form.low_precision else "", places=neighbours(self.rows, piece, self.form),
+        )  # fmt: skip
         if masked:
             self._visible(loop, local(self.attention.mask), piece, printer)
             loop.mask_lines = scope_lines(scope, "x")
@@ -240,7 +250,8 @@ class _Sweep:
             if self.corrected and slot.level is not Level.PAIR:
                 share = next((printer.print(e) for part, e in of_load if part == "dl"), "")
             loop.slots.append(SlotCode(slot, text, share, at, inside))
-        loop.after = scope.lines
+        loop.after = scope_lines(scope, "j")
+        loop.channels = channel_gradients(found, moving(found, self.backward.channels, own), printer, masked=masked)
         used = printer.used & piece.leaves.keys()
         places = {Index(INT, "k"), Index(INT, "q"), Index(INT, "row")}
         loop.columns = bool(used) or self.turned
@@ -391,6 +402,7 @@ class _Sweep:
         found += operand_arguments(self.operands)
         own = [(t, name) for t, name in self.operands.items() if t[0] == ("k" if self.turned else "q")]
         found += [Argument("d" + t, "*qkv", "tensor", ("d " + name,)) for t, name in own]
+        found += gradient_arguments(self.vectors)
         if self.stats:
             found.append(Argument("stats", "*fp32", "tensor", ("stats",)))
         if self.fused:

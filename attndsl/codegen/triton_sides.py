@@ -203,6 +203,17 @@ def linear(names: Sequence[str], extents: Sequence[str]) -> str:
     return text
 
 
+def neighbours(rows: RowCode, piece: PieceCode, form: Form) -> dict[Expr, tuple[str, str]]:
+    """The positions of rows and of columns that are neighbours: that of the first, and the distance from it."""
+    found: dict[Expr, tuple[str, str]] = {}
+    own, other = (Index(INT, "k"), Index(INT, "row")) if form.turned else (Index(INT, "row"), Index(INT, "k"))
+    if len(rows.axes) == 1 and not rows.split:
+        found[own] = f"({form.sides[0]}_start + row_0).to(tl.int64)", "tl.arange(0, BM)[:, None]"
+    if len(piece.axes) == 1 and not piece.residues:
+        found[other] = f"({piece.start} + start).to(tl.int64)", f"tl.arange(0, {piece.size})[None, :]"
+    return found
+
+
 def local_meaning(attention: Attention, form: Form, index: int | None) -> Callable[[Expr], Expr]:
     """Expressions as they read between the form's segment of rows and one of columns (None: after the last column)."""
     other = None if index is None else form.pieces[index].side.segment

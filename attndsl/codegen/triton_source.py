@@ -86,7 +86,7 @@ def _first(found: Projection) -> list[str]:
     for name, pair in operands(found.inner.products).items():
         vectors = next(p.vectors for p in found.products if pair in (p.query, p.key))
         lines.append(f"{name} = {infix(vectors.query if name[0] == 'q' else vectors.key)}")
-    lines += [f"{n.name} = {infix(n.value)}" for n in found.numbers]
+    lines += [f"{n.name} = {infix(n.value)}" for n in (*found.numbers, *found.channels)]
     lines += [
         f"{t.name}[.., j] = dot({infix(t.vector)}, {t.tensor}[{', '.join([*map(infix, t.lead), 'j'])}])"
         for t in found.tables

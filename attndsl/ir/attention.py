@@ -12,8 +12,9 @@ from attndsl.ir.expr import SCORE, TRUE, Expr
 from attndsl.ir.types import Kind
 
 ConstValue = bool | int | float | tuple[bool | int | float, ...]
-Fact = Lit["sorted", "permutation", "log_decay", "operand"]
-"""What is promised of an input. `operand`, of those that a projection adds: vectors of q's type for a dot product."""
+Fact = Lit["sorted", "permutation", "log_decay", "operand", "channels"]
+"""What is promised of an input. Of those that a projection adds: `operand`, vectors of q's type for a dot product;
+`channels`, vectors in fp32 whose components are read one by one, each side by side for all positions in memory."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ class Attention:
     products: tuple[tuple[Input, Input], ...] = field(init=False, compare=False, repr=False)
     """The vectors of queries, [B, H, Lq, n], and of keys, [B, Hkv, Lk, n], whose dot products `FURTHER` are, in
     order."""
+    channels: tuple[Input, ...] = field(init=False, compare=False, repr=False)
+    """The vectors whose components are read one by one."""
 
     def __post_init__(self) -> None:
         inputs = tuple(p for p in self.params if isinstance(p, Input))
@@ -145,6 +148,7 @@ class Attention:
             "scalars": tuple(p for p in self.params if isinstance(p, Scalar)),
             "inputs": inputs,
             "products": tuple(zip(pairs[::2], pairs[1::2], strict=True)),
+            "channels": tuple(p for p in inputs if "channels" in p.facts),
         }
         for name, value in found.items():
             object.__setattr__(self, name, value)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from attndsl.ir.attention import Attention
 from attndsl.ir.evaluate import Env, evaluate
 from attndsl.ir.expr import Expr, Index, Load, Size, integer, op
-from attndsl.ir.types import FLOAT, INT
+from attndsl.ir.types import FLOAT, INT, Kind, Type
 
 GIVEN_SIZE = "D_given"
 """The size of q's vectors, where `D` is that of the projected ones."""
@@ -63,20 +63,44 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Channels:
+    """A vector of one side whose components a kernel reads one by one, given as an input in fp32: `[B, H, Lq, size]` of
+    rows, `[B, H, Lk, size]` of keys where it varies with the query head, else `[B, Hkv, Lk, size]`."""
+
+    name: str
+    value: Expr
+    of_row: bool
+    by_head: bool
+    size: str
+
+
+@dataclass(frozen=True)
 class Prefix:
     """The sums of a `log_decay` input up to each position: `keys` are two inputs of its shape whose sum they are, and
-    `rows` two [B, H, Lq] with what `indices` read at the position of each query, at most the last."""
+    `rows` two [B, H, Lq] with what `indices` read at the position of each query, at most the last. Of decays per
+    channel (`size` names how many) all four are as those of `Channels`."""
 
     tensor: str
     indices: tuple[Expr, ...]
     rows: tuple[str, str]
     keys: tuple[str, str]
+    size: str = ""
+    by_head: bool = False
 
     @property
     def at_row(self) -> Expr:
         """The read of such a sum by a query."""
         last = op("sub", Size(INT, "L"), integer(1))
-        return Load(FLOAT, self.tensor, (*self.indices, op("min", Index(INT, "q"), last)))
+        return self._at(op("min", Index(INT, "q"), last))
+
+    @property
+    def at_key(self) -> Expr:
+        """The read of such a sum by a key."""
+        return self._at(Index(INT, "k"))
+
+    def _at(self, position: Expr) -> Expr:
+        type_ = Type(Kind.FLOAT, (self.size,)) if self.size else FLOAT
+        return Load(type_, self.tensor, (*self.indices, position))
 
 
 @dataclass(frozen=True)
@@ -92,6 +116,9 @@ class Projection:
     prefixes: tuple[Prefix, ...] = ()
     moved_lse: bool = False
     products: tuple[Product, ...] = ()
+    channels: tuple[Channels, ...] = ()
+    extents: tuple[tuple[str, Expr], ...] = ()
+    """How many components the vectors of a size have."""
 
     @property
     def by_head(self) -> bool:
@@ -112,7 +139,7 @@ class Projection:
         extents = {p.size: p.vectors.extent for p in self.products}
         if self.vectors is not None:
             extents["D"] = self.vectors.extent
+        known = Env({Size(INT, n): v for n, v in given.items()})
         for name, extent in extents.items():
-            size = int(evaluate(extent, Env({Size(INT, n): v for n, v in given.items()})))
-            found[name] = -(-size // MULTIPLE) * MULTIPLE
-        return found
+            found[name] = -(-int(evaluate(extent, known)) // MULTIPLE) * MULTIPLE
+        return found | {name: int(evaluate(extent, known)) for name, extent in self.extents}

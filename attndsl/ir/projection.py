@@ -9,7 +9,9 @@ of the pair beside them. `projection` rewrites an attention until that is all it
 - a number of one side that reads vectors (`norm(Q)`, `dot(K, w[h])`) becomes an input with one element a position;
 - a dot product with a vector that the pair chooses, `dot(Q, r[q - k])`, becomes an input with one element for each
   position and each such vector;
-- a decay per token becomes a difference of prefix sums, each given as two floats whose sum it is.
+- a decay becomes a difference of prefix sums, each given as two floats whose sum it is;
+- what is summed over the components of a vector of the pair (`norm(Q - K)`, a dot product with decays per channel)
+  reads vectors of one side component by component: these become inputs too (`attndsl.ir.channels`).
 
 Whoever runs the attention computes these vectors, numbers and prefix sums first, once a position.
 """
@@ -22,8 +24,9 @@ from functools import lru_cache, reduce
 from typing import Any
 
 from attndsl.ir import build
-from attndsl.ir.attention import Attention, Input
+from attndsl.ir.attention import Attention, Fact, Input
 from attndsl.ir.build import ONE
+from attndsl.ir.channels import lowered, of_pair, reduces_components, retyped, within
 from attndsl.ir.expr import (
     SCORE,
     Coord,
@@ -47,10 +50,10 @@ from attndsl.ir.features import extent_of, read_elsewhere
 from attndsl.ir.free import column_only, depends, row_only
 from attndsl.ir.many_products import divided
 from attndsl.ir.one_product import CannotProjectError, dots, unified
-from attndsl.ir.projected import GIVEN_SIZE, Number, Prefix, Product, Projection, Table, Vectors
+from attndsl.ir.projected import GIVEN_SIZE, Channels, Number, Prefix, Product, Projection, Table, Vectors
 from attndsl.ir.separate import product
 from attndsl.ir.simplify import simplify_expr
-from attndsl.ir.types import FLOAT, INT
+from attndsl.ir.types import FLOAT, INT, Kind, Type
 from attndsl.ir.weights import Exponential, factors, weight_form
 
 _B, _H, _HKV, _Q, _K, _ROW = (Index(INT, n) for n in ("b", "h", "hkv", "q", "k", "row"))
@@ -105,18 +108,19 @@ class _Rewriting:
     tables: dict[tuple[Expr, str, tuple[Expr, ...]], Table] = field(default_factory=dict[Any, Table])
     prefixes: dict[Decay, Prefix] = field(default_factory=dict[Decay, Prefix])
     inputs: list[Input] = field(default_factory=list[Input])
+    channels: dict[Expr, Channels] = field(default_factory=dict[Expr, Channels])
+    extents: dict[Expr, str] = field(default_factory=dict[Expr, str])
 
     def result(self) -> Projection:
         a = self.attention
         weight, moved = _joined(a)
-        score = rewrite(a.score, self._decays)
-        weight = None if weight is None else rewrite(weight, self._decays)
+        score, weight = self._components(a.score), None if weight is None else self._components(weight)
         score, weight = self._one_sided(score), None if weight is None else self._one_sided(weight)
         output = None if a.output is None else self._one_sided(a.output)
         score, weight, vectors, further = self._products(score, weight)
         products = tuple(self._product(number, of) for number, of in enumerate(further))
         kept = [e for e in (score, weight) if e is not None]
-        if any(mentions(e, _is_vector) for e in kept) or (output is not None and _reads_vectors(output)):
+        if any(map(self._strays, kept)) or (output is not None and _reads_vectors(output)):
             raise CannotProjectError("a vector of the pair, which no dot product of one side each is")
         if mentions(a.mask, lambda n: isinstance(n, Decay)):
             raise CannotProjectError("a decay in a mask")
@@ -138,7 +142,10 @@ class _Rewriting:
             weight=None if weight is None else simplify_expr(weight),
         )  # fmt: skip
         numbers, tables = tuple(self.numbers.values()), tuple(self.tables.values())
-        return Projection(inner, vectors, numbers, tables, tuple(self.prefixes.values()), moved, products)
+        return Projection(
+            inner, vectors, numbers, tables, tuple(self.prefixes.values()), moved, products,
+            tuple(self.channels.values()), tuple((name, extent) for extent, name in self.extents.items()),
+        )  # fmt: skip
 
     def _repeated(self, e: Expr) -> Expr:
         """With the numbers of every key, which has a copy for every query head, by query head too."""
@@ -147,7 +154,12 @@ class _Rewriting:
                 self.numbers[node] = replace(number, by_head=True)
                 own = next(p for p in self.inputs if p.name == number.name)
                 self.inputs[self.inputs.index(own)] = replace(own, shape=_shape(False, True))
-        names = {n.name for n in self.numbers.values() if not n.of_row}
+        for node, vector in self.channels.items():
+            if not vector.of_row and not vector.by_head:
+                self.channels[node] = replace(vector, by_head=True)
+                own = next(p for p in self.inputs if p.name == vector.name)
+                self.inputs[self.inputs.index(own)] = replace(own, shape=(*_shape(False, True), own.shape[-1]))
+        names = {n.name for n in (*self.numbers.values(), *self.channels.values()) if not n.of_row}
 
         def rule(node: Expr) -> Expr | None:
             return (
@@ -156,12 +168,19 @@ class _Rewriting:
 
         return rewrite(e, rule)
 
-    def _input(self, name: str, *shape: Expr, operand: bool = False) -> str:
+    def _input(self, name: str, *shape: Expr, fact: Fact | None = None) -> str:
         taken = {p.name for p in (*self.attention.params, *self.inputs)}
         while name in taken:
             name += "_"
-        self.inputs.append(Input(name, "f32", shape, frozenset({"operand"} if operand else ())))
+        self.inputs.append(Input(name, "f32", shape, frozenset(() if fact is None else (fact,))))
         return name
+
+    def _size(self, stem: str) -> str:
+        """The name of a size that nothing else has."""
+        taken = {e.name for p in self.attention.inputs for e in p.shape if isinstance(e, Size)}
+        while stem in taken:
+            stem += "_"
+        return stem
 
     def _sized(self, e: Expr, vectors: Vectors | None) -> Expr:
         if vectors is None:
@@ -175,30 +194,88 @@ class _Rewriting:
             return node.args[0].args[0]
         if not isinstance(node, Decay):
             return None
-        if node.type.shape:
-            raise CannotProjectError("a decay per channel outside a scan")
-        param = self.attention.param(node.tensor)
-        assert isinstance(param, Input)
         known = self.prefixes.get(node)
         if known is None:
-            shape = (Size(INT, "B"), Size(INT, "H"), Size(INT, "Lq"))
-            rows = [self._input(f"{node.tensor}_at_row{n}", *shape) for n in ("", "_rest")]
-            keys = [self._input(f"{node.tensor}_at_key{n}", *param.shape) for n in ("", "_rest")]
-            known = self.prefixes[node] = Prefix(node.tensor, node.indices, (rows[0], rows[1]), (keys[0], keys[1]))
+            known = self.prefixes[node] = self._channel_sums(node) if node.type.shape else self._sums(node)
+        type_ = Type(Kind.FLOAT, (known.size,)) if known.size else FLOAT
+        place = _place(False, known.by_head) if known.size else (*node.indices, _K)
         gaps = [
-            op("sub", Load(FLOAT, row, (_B, _H, _ROW)), Load(FLOAT, key, (*node.indices, _K)))
+            op("sub", Load(type_, row, (_B, _H, _ROW)), Load(type_, key, place))
             for row, key in zip(known.rows, known.keys, strict=True)
         ]
         return op("exp", op("add", *gaps))
+
+    def _sums(self, node: Decay) -> Prefix:
+        param = self.attention.param(node.tensor)
+        assert isinstance(param, Input)
+        shape = (Size(INT, "B"), Size(INT, "H"), Size(INT, "Lq"))
+        rows = [self._input(f"{node.tensor}_at_row{n}", *shape) for n in ("", "_rest")]
+        keys = [self._input(f"{node.tensor}_at_key{n}", *param.shape) for n in ("", "_rest")]
+        return Prefix(node.tensor, node.indices, (rows[0], rows[1]), (keys[0], keys[1]))
+
+    def _channel_sums(self, node: Decay) -> Prefix:
+        size, by_head = self._extent(node), "h" in depends(node)
+        sides = (("row", _shape(True, True)), ("key", _shape(False, by_head)))
+        names = [
+            [self._vector_input(f"{node.tensor}_at_{side}{n}", shape, size) for n in ("", "_rest")]
+            for side, shape in sides
+        ]
+        rows, keys = ((n[0], n[1]) for n in names)
+        return Prefix(node.tensor, node.indices, rows, keys, size, by_head)
+
+    # Components of vectors of the pair
+
+    def _components(self, e: Expr) -> Expr:
+        """Without decays, and with what is reduced over the components of vectors of the pair over inputs."""
+        e = lowered(rewrite(e, self._decays))
+        return rewrite(e, lambda n: self._reduction(n) if reduces_components(n) and of_pair(n) else None)
+
+    def _reduction(self, node: Expr) -> Expr:
+        assert isinstance(node, Op)
+        return op(node.op, retyped(node.args[0], self._channel, lambda n: n))
+
+    def _channel(self, node: Expr) -> Expr | None:
+        """A vector of one side as an input; None for one that is made of several."""
+        if isinstance(node, Load) and any(node.tensor == p.name for p in self.inputs):
+            return node
+        if of_pair(node) or mentions(node, lambda n: isinstance(n, _NO_SIDE)):
+            return None
+        if read_elsewhere(tuple(n for n in walk(node) if _is_given(n))) is not None:
+            raise CannotProjectError("q or k at another position than its own")
+        known = self.channels.get(node)
+        if known is None:
+            of_row, size = row_only(node), self._extent(node)
+            by_head = of_row or "h" in depends(node)
+            name = self._vector_input(f"{_side(of_row)}_vector{len(self.channels)}", _shape(of_row, by_head), size)
+            known = self.channels[node] = Channels(name, node, of_row, by_head, size)
+        return Load(Type(Kind.FLOAT, (known.size,)), known.name, _place(known.of_row, known.by_head))
+
+    def _extent(self, vector: Expr) -> str:
+        """The size of a vector."""
+        extent = extent_of(vector, self.attention)
+        if extent is None:
+            raise CannotProjectError("a vector of a size that is not known")
+        if extent not in self.extents:
+            self.extents[extent] = self._size(f"C_{len(self.extents)}")
+        return self.extents[extent]
+
+    def _vector_input(self, name: str, shape: tuple[Expr, ...], size: str) -> str:
+        return self._input(name, *shape, Size(INT, size), fact="channels")
+
+    def _strays(self, e: Expr) -> bool:
+        """Whether an expression has vectors that no reduction over components reads."""
+        read = {v for n in walk(e) if reduces_components(n) for v in within(n)[0]}
+        return mentions(e, lambda n: _is_vector(n) and n not in read)
 
     # Numbers of one side
 
     def _one_sided(self, e: Expr) -> Expr:
         """With its largest numbers of one side that read vectors as inputs; vectors stay whole."""
         vectors, paired, outputs = (_holding(e, test) for test in (_is_vector, _has_no_side, _is_value))
+        components = _holding(e, lambda n: isinstance(n, Load) and any(n.tensor == p.name for p in self.inputs))
 
         def is_whole(node: Expr) -> bool:
-            return bool(node.type.shape) and node not in outputs
+            return bool(node.type.shape) and node not in outputs and node not in components
 
         made: dict[Expr, Expr] = {}
         stack, seen = [e], set[Expr]()
@@ -291,12 +368,10 @@ class _Rewriting:
         return several.score, several.weight, first, [self._vectors(found) for found in several.further]
 
     def _product(self, number: int, vectors: Vectors) -> Product:
-        size = f"D_{number}"
-        while any(isinstance(e, Size) and e.name == size for p in self.attention.inputs for e in p.shape):
-            size += "_"
+        size = self._size(f"D_{number}")
         shape = Size(INT, "B"), Size(INT, "H"), Size(INT, "Lq"), Size(INT, size)
         names = [
-            self._input(f"{side}{number}", *own, operand=True)
+            self._input(f"{side}{number}", *own, fact="operand")
             for side, own in (("queries", shape), ("keys", (shape[0], Size(INT, "Hkv"), Size(INT, "Lk"), shape[3])))
         ]
         return Product(names[0], names[1], size, vectors)

@@ -101,7 +101,7 @@ def _params(attention: Attention) -> None:
             case Input(dtype=dtype, facts=facts):
                 if dtype not in DTYPES:
                     raise VerifyError("parameters", f"`{param.name}` has no element type {dtype}")
-                if facts - {"sorted", "permutation", "log_decay", "operand"}:
+                if facts - {"sorted", "permutation", "log_decay", "operand", "channels"}:
                     raise VerifyError("parameters", f"`{param.name}` promises {', '.join(sorted(facts))}")
 
 

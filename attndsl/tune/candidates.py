@@ -69,7 +69,7 @@ def _padded(size: int) -> int:
 
 def fits(step: Pass, config: Config, facts: Facts, gpu: Gpu) -> bool:
     """Whether a candidate can run at all."""
-    need = footprint(step, config, facts.depth, facts.sizes["Dv"], facts.dtype, 1 + len(facts.further))
+    need = footprint(step, config, facts.depth, facts.sizes["Dv"], facts.dtype, facts.products)
     return need.registers <= REGISTERS and need.shared <= gpu.machine.shared_memory
 
 
@@ -94,7 +94,7 @@ def candidates(step: Pass, facts: Facts, gpu: Gpu, default: Config) -> tuple[Con
         if fits(step, config, facts, gpu):
             found[config] = None
     found |= dict.fromkeys(_crowded(step, tuple(found), facts))
-    if facts.further:
+    if facts.products > 1:
         # specialised warps and sweeps that compute dq along have one product
         return tuple(found)
     if step == "forward" and gpu.machine.capability // 10 == 9 and facts.dtype != "fp32":
@@ -130,7 +130,7 @@ def _crowded(step: Pass, configs: Sequence[Config], facts: Facts) -> Iterator[Co
     """Programs of eight warps that leave room for a second one: with a limit of half of the registers, where the tiles
     take little more."""
     for config in configs:
-        need = footprint(step, config, facts.depth, facts.sizes["Dv"], facts.dtype, 1 + len(facts.further))
+        need = footprint(step, config, facts.depth, facts.sizes["Dv"], facts.dtype, facts.products)
         if config.warps == 8 and not config.registers and HALF * 0.75 < need.registers <= HALF * 1.25:
             yield replace(config, registers=HALF)
 

@@ -43,7 +43,8 @@ class Subject:
 
 def subject_of(inner: Attention, call: Call, grid: Any, grad: Tensor | None) -> Subject:
     """The subject of a call of what a projection leaves for kernels of tiles."""
-    width = max((call.inputs[q.name].shape[-1] for q, _ in inner.products), default=1)
+    vectors = (*(q for q, _ in inner.products), *inner.channels)
+    width = max((call.inputs[p.name].shape[-1] for p in vectors), default=1)
     return Subject(spelled(inner), call, grid, grad, width)
 
 

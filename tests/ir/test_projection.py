@@ -154,8 +154,10 @@ def test_sizes_of_further_products_are_whole_tiles() -> None:
     ("text", "reason"),
     [
         ("(input r: f32[Lq, Lk, D]) { score s + dot(Q, r[q, k]) }", "a vector of the pair"),
-        ("{ score norm(Q - K) }", "a vector of the pair"),
-        ("(input g: f32[B, H, L, D] log_decay) { mask k <= q weight dot(Q, K * decay(g)) }", "per channel"),
+        ("{ score total(abs(concat(Q + K, K))) }", "`concat` of a vector of the pair"),
+        ("{ score norm(rope(Q + K, q - k)) }", "`rope` of a vector of the pair"),
+        ("(input w: f32[D, M]) { score norm(tanh(Q + K) @ w) }", "`@` of a vector of the pair"),
+        ("(input r: f32[M, D]) { score norm(Q - r[clamp(q - k, 0, M - 1)]) }", "a vector of `r` that the pair chooses"),
         (
             "{ score s " + "".join(f"+ tanh(dot(roll(Q, {i}), K))" for i in range(1, 9)) + " }",
             "more than 8 dot products",

@@ -19,6 +19,8 @@ from attndsl.codegen.triton_gradient import load_slopes, terms
 from attndsl.codegen.triton_slots import Slots
 from attndsl.codegen.triton_weight import Rule, rule_of, vector_free
 from attndsl.ir.attention import Attention
+from attndsl.ir.expr import Size
+from attndsl.ir.types import INT
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.collect import Collected, deterministic
@@ -29,7 +31,7 @@ from attndsl.runtime.triton.generated import backward_module
 from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, launch, sums_boxes, wanted_by
 from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.machine import machine_of
-from attndsl.runtime.triton.several import depth
+from attndsl.runtime.triton.several import depth, pair_tiles
 from attndsl.runtime.triton.sift import Sifter
 from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, dtype_of, exact, form_of
 from attndsl.runtime.triton.walks import pipelines
@@ -96,6 +98,7 @@ class Backward:
         run = _Run(self, call, plan, saved, grad_out, grad_lse, needs)
         found = run.result()
         operands = [p.name for pair in self.attention.products for p in pair]
+        operands += [p.name for p in self.attention.channels]
         kept = ("q", "k", *operands) if self.exact_gradients else ()
         return {n: t if n in kept else t.to(like[n].dtype) for n, t in found.items() if n in needs}
 
@@ -185,7 +188,11 @@ class _Run:
         vectors = {n: call.inputs[n] for pair in self.operands for n in pair}
         self.given |= vectors
         floats = {n for n, t in call.inputs.items() if t.is_floating_point()}
-        self.wanted = frozenset(needs & (floats - vectors.keys()))
+        channels = {p.name: p for p in backward.attention.channels}
+        self.wanted = frozenset(needs & (floats - vectors.keys() - channels.keys()))
+        self.channels = frozenset(needs & channels.keys())
+        """The vectors read component by component whose gradients are wanted."""
+        self.of_rows = frozenset(n for n in self.channels if channels[n].shape[2] == Size(INT, "Lq"))
         self.buffers: dict[int, Tensor] = {}
         self.collected = Collected(call, deterministic())
         self.dq, self.dkdv = backward.config("dq", call), backward.config("dkdv", call)
@@ -194,12 +201,12 @@ class _Run:
             gpu = machine_of(call.q.device)
             capability = 90 if gpu is None else gpu.capability
             dtype = dtype_of(backward.attention, call)
-            D, products = depth(backward.attention, call.sizes), 1 + len(self.operands)
+            D, products = depth(backward.attention, call.sizes), pair_tiles(backward.attention)
             self.dkdv = apart(self.dkdv, dtype, D, call.v.shape[-1], capability, products)
 
     def _may_fuse(self) -> bool:
         """Whether one sweep over keys finds all that is asked for, of one dot product."""
-        if self.operands:
+        if self.operands or self.backward.attention.channels:
             return False
         both = "q" in self.needs and bool({"k", "v"} & self.needs)
         return both and not self.collected.deterministic and not self._summed(Level.UNIFORM, Level.ROW, Level.PAIR)
@@ -215,6 +222,10 @@ class _Run:
         results: dict[str, Tensor] = {}
         queries = needs & {"q", *(q for q, _ in self.operands)}
         keys = needs & {"k", "v", *(k for _, k in self.operands)}
+        for name in self.channels:
+            self.given["d " + name] = results[name] = channel_room(call.inputs[name])
+        queries |= self.of_rows
+        keys |= self.channels - self.of_rows
         if queries or (keys - {"v"} and self._refined()) or self._summed(Level.UNIFORM, Level.ROW, Level.PAIR):
             results["q"] = self._output(call.q, rows, summed=True)
             self.given["dq"] = results["q"]
@@ -258,8 +269,8 @@ class _Run:
         # what else tells kernels apart is compiled as it comes
         names = tuple(step for step, _ in steps)
         place = (
-            names, self.dq, self.dkdv, self.wanted, self.grad_lse, self.collected.deterministic, call.q.dtype,
-            call.q.shape[3], call.v.shape[3],
+            names, self.dq, self.dkdv, self.wanted, self.channels, self.grad_lse, self.collected.deterministic,
+            call.q.dtype, call.q.shape[3], call.v.shape[3],
         )  # fmt: skip
         if not machine.on_gpu(call.q.device) or place in begun:
             return
@@ -290,7 +301,8 @@ class _Run:
 
     def _key(self, step: str, found: OnDevice) -> Hashable:
         config = self.dkdv if step == "dkdv" else self.dq
-        return "backward", step, id(found), config, self.wanted, self.grad_lse, self.collected.deterministic
+        asked = self.wanted, self.channels, self.grad_lse, self.collected.deterministic
+        return "backward", step, id(found), config, *asked
 
     def _launch(self, step: str, found: OnDevice) -> None:
         if found.located is not None:
@@ -332,9 +344,10 @@ class _Run:
         if bare:
             form = replace(form, pieces=(), tma=False, aligned=False, pipelined=False)
         wanted = frozenset[str]() if step == "finish" else self.wanted
+        channels = frozenset[str]() if bare else self.channels
         fused = turned and self.fused
         boxes = fused and config.fused == "boxes" and sums_boxes()
-        made = BackwardForm(form, wanted, self.grad_lse, self.collected.deterministic, fused, boxes)
+        made = BackwardForm(form, wanted, self.grad_lse, self.collected.deterministic, fused, boxes, channels)
         module = self.backward.module(step, made)
         return None if module is None else (form, config, module)
 
@@ -344,6 +357,11 @@ class _Run:
         if found.located is not None:
             given = {**given, TABLES: self.buffers[id(found)]}
         return Launch(self.call, form, module, found.tables, found.views, config, given, {}, found.places)
+
+
+def channel_room(like: Tensor) -> Tensor:
+    """Zeros that lie in memory as a vector that is read component by component does."""
+    return torch.zeros_like(like, dtype=torch.float32, memory_format=torch.preserve_format)
 
 
 def _aligned(t: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from attndsl.runtime.cache.store import generation
 from attndsl.runtime.triton.config import Config, Pass, Visits, all_forced, choose, forced
 from attndsl.runtime.triton.labels import config_of, label
 from attndsl.runtime.triton.machine import triton_version
-from attndsl.runtime.triton.several import depths
+from attndsl.runtime.triton.several import depths, pair_tiles
 from attndsl.runtime.triton.visits import visits_of
 from attndsl.schedule.problem import Problem
 
@@ -35,6 +35,8 @@ class Facts:
     """What the forward pass visits, where an untuned configuration depends on it."""
     further: tuple[int, ...] = ()
     """Components of the vectors of further dot products."""
+    products: int = 1
+    """Numbers that kernels keep of every pair: as `several.pair_tiles`."""
 
     @property
     def depth(self) -> int:
@@ -52,9 +54,12 @@ class Facts:
 def facts_of(attention: Attention, problem: Problem, dtype: str, machine: Machine | None) -> Facts:
     """The facts of calls of an attention (consts bound, simplified) on a GPU."""
     visits, further = partial(visits_of, attention, problem), depths(attention, problem.sizes)
+    products = pair_tiles(attention)
     if not attention.gridded or problem.moved:
-        return Facts(machine, dtype, problem.sizes, {}, {}, visits, further)
-    return Facts(machine, dtype, problem.sizes, problem.q_extents, problem.k_extents, visits, further)
+        return Facts(machine, dtype, problem.sizes, {}, {}, visits, further, products)
+    return Facts(
+        machine, dtype, problem.sizes, problem.q_extents, problem.k_extents, visits, further, products
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def key_for(attention: Attention, step: Pass, facts: Facts) -> Key:
 
 def untuned(step: Pass, facts: Facts) -> Config:
     """What runs where nothing is known."""
-    Dv, products = facts.sizes["Dv"], 1 + len(facts.further)
+    Dv, products = facts.sizes["Dv"], facts.products
     if facts.machine is None:
         return choose(step, facts.dtype, facts.depth, Dv, products=products)
     return choose(step, facts.dtype, facts.depth, Dv, facts.machine.capability, facts.visits, products)

@@ -107,7 +107,8 @@ def choose(
     products: int = 1,
 ) -> Config:
     """The configuration of a pass for an element type (`fp16`, `bf16`, `fp32`), head sizes and compute capability
-    (times ten), where nothing was tuned. Of several `products` D is the sum of their components.
+    (times ten), where nothing was tuned. Of several `products` D is the sum of their components; a sum over components
+    counts as one without any.
 
     `visits` tells what a forward pass visits. On compute capability 9 and with heads of 64 or 128
     components it decides, by what was measured on H100 and H200 (`benchmarks/results`):

@@ -131,6 +131,7 @@ class Decode:
         if (
             asked == "off"
             or self.attention.products
+            or self.attention.channels
             or not call.q.numel()
             or not call.k.numel()
             or not self._on_line(call)

@@ -72,7 +72,10 @@ def backward_module(step: str, attention: Attention, backward: BackwardForm) -> 
         return found(attention, backward)
 
     # a set prints in any order
-    form = [sorted(backward.wanted) if f.name == "wanted" else getattr(backward, f.name) for f in fields(backward)]
+    sets = "wanted", "channels"
+    form = [
+        sorted(getattr(backward, f.name)) if f.name in sets else getattr(backward, f.name) for f in fields(backward)
+    ]
     return _kept(step, TritonModule, attention, form, make)
 
 

@@ -21,7 +21,7 @@ from attndsl.runtime.triton.cross import Compiled, cross_compile, signature_of
 from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
 from attndsl.runtime.triton.launch import constants
 from attndsl.runtime.triton.locate import Located
-from attndsl.runtime.triton.several import LARGEST_HEAD, check_depth, depth, depths
+from attndsl.runtime.triton.several import LARGEST_HEAD, check_depth, depth, depths, pair_tiles
 from attndsl.runtime.triton.side_by_side import side_by_side
 from attndsl.runtime.triton.sift import Sifted
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
@@ -109,7 +109,7 @@ def lower(
     on_grid = attention.gridded and not problem.moved
     if config is None:
         visits = partial(visits_of, attention, problem)
-        config = choose("forward", dtype, whole, Dv, capability, visits, 1 + len(further))
+        config = choose("forward", dtype, whole, Dv, capability, visits, pair_tiles(attention))
     plan = build(
         attention, problem, Tiling(config.rows, config.columns, config.q_box, config.k_box).tile(attention, problem)
     )
@@ -153,11 +153,13 @@ def lower_backward(
     deterministic: bool = False,
     variant: str = "",
     locate: Locate | None = None,
+    channels: bool = True,
 ) -> tuple[Lowered, ...]:
     """The launches of the backward pass to q, k and v, in order: `prepare` and `dq` over rows, `dkdv` over keys, which
     computes dq along only where the given configuration says so. With the gradients of the inputs that are `wanted`,
-    and for a gradient of lse; `variant` tells their names from others. `plan` is that of the forward pass. ValueError
-    names a feature that the backend does not have."""
+    of the vectors that are read component by component where `channels`, and for a gradient of lse; `variant` tells
+    their names from others. `plan` is that of the forward pass. ValueError names a feature that the backend does not
+    have."""
     D, Dv = problem.sizes["D"], problem.sizes["Dv"]
     on_grid = attention.gridded and not problem.moved
     element = 4 if dtype == "fp32" else 2
@@ -170,7 +172,7 @@ def lower_backward(
     try:
         for step, given in steps:
             turned = step == "dkdv"
-            count = 1 + len(further)
+            count = pair_tiles(attention)
             chosen = given or choose(step, dtype, whole, Dv, capability, products=count)
             config = chosen if given else apart(chosen, dtype, whole, Dv, capability, count)
             sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
@@ -209,6 +211,7 @@ def lower_backward(
                     backward = BackwardForm(
                         form, wanted, grad_lse, deterministic,
                         fused=bool(config.fused), boxed_sums=config.fused == "boxes",
+                        channels=frozenset(p.name for p in attention.channels if channels),
                     )  # fmt: skip
                     module = generate_sweep(attention, backward)
                     swept.append(

@@ -164,6 +164,9 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
             inputs[number.name] = _number(call, number, rows, keys)
         for table in found.tables:
             inputs[table.name] = _table(call, table, rows, keys)
+        for channels in found.channels:
+            side = rows if channels.of_row else keys[H if channels.by_head else call.sizes["Hkv"]]
+            inputs[channels.name] = _channels(call, side, side.value(channels.value))
         for prefix in found.prefixes:
             inputs |= _prefix_sums(call, prefix)
         sizes = found.sizes(call.sizes)
@@ -200,7 +203,14 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
 def _expressions(found: Projection) -> tuple[Expr, ...]:
     several = [*([found.vectors] if found.vectors else []), *(p.vectors for p in found.products)]
     vectors = [e for v in several for e in (v.query, v.key)]
-    return (*vectors, *(n.value for n in found.numbers), *(t.vector for t in found.tables))
+    numbers = (n.value for n in (*found.numbers, *found.channels))
+    return (*vectors, *numbers, *(t.vector for t in found.tables))
+
+
+def _channels(call: Call, side: Sides, vectors: Tensor) -> Tensor:
+    """Vectors [B, heads, places, components] with each component of all places side by side in memory."""
+    whole = vectors.expand(call.sizes["B"], side.heads, side.length, vectors.shape[-1])
+    return whole.transpose(-1, -2).contiguous().transpose(-1, -2)
 
 
 def _vector(call: Call, e: Expr, sides: Sides, size: int) -> Tensor:
@@ -231,12 +241,19 @@ def _table(call: Call, table: Table, rows: Sides, keys: Mapping[int, Sides]) -> 
 
 def _prefix_sums(call: Call, prefix: Prefix) -> dict[str, Tensor]:
     """Sums up to each position, each in two floats: a difference has the precision of one that is as small."""
-    sums = prefix_sums(call.inputs[prefix.tensor])
+    steps = call.inputs[prefix.tensor]
+    sums = prefix_sums(steps.transpose(-1, -2)).transpose(-1, -2) if prefix.size else prefix_sums(steps)
     given = replace(call, inputs={**call.inputs, prefix.tensor: sums})
-    sides = Sides(given, call.sizes["H"], offset=call.q_offset, dtype=torch.float64)
-    at_row = sides.value(prefix.at_row).expand(call.sizes["B"], call.sizes["H"], sides.length)
+    H = call.sizes["H"]
+    sides = Sides(given, H, offset=call.q_offset, dtype=torch.float64)
+    at_row, at_key = sides.value(prefix.at_row), sums
+    if prefix.size:
+        own = Sides(given, H if prefix.by_head else call.sizes["Hkv"], length=call.sizes["Lk"], dtype=torch.float64)
+        at_row, at_key = _channels(call, sides, at_row), _channels(call, own, own.value(prefix.at_key))
+    else:
+        at_row = at_row.expand(call.sizes["B"], H, sides.length)
     found: dict[str, Tensor] = {}
-    for (name, rest), x in ((prefix.rows, at_row), (prefix.keys, sums)):
-        found[name] = x.float().contiguous()
+    for (name, rest), x in ((prefix.rows, at_row), (prefix.keys, at_key)):
+        found[name] = x.float() if prefix.size else x.float().contiguous()
         found[rest] = (x.detach() - found[name].detach()).float()
     return found

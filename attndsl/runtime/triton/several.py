@@ -1,11 +1,13 @@
-"""Kernels whose tiles have several dot products: how long their vectors may be."""
+"""Kernels whose tiles have several dot products, or sums over components: how many, and how long vectors may be."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import Size
+from attndsl.ir.channels import reduces_components
+from attndsl.ir.expr import Size, walk
+from attndsl.ir.types import INT
 
 LARGEST_HEAD = 256
 """Components of a vector of one dot product, and of a value."""
@@ -28,6 +30,15 @@ def depths(attention: Attention, sizes: Mapping[str, int]) -> tuple[int, ...]:
 def depth(attention: Attention, sizes: Mapping[str, int]) -> int:
     """The components of a query in all dot products."""
     return sizes["D"] + sum(depths(attention, sizes))
+
+
+def pair_tiles(attention: Attention) -> int:
+    """How many numbers a kernel keeps of every pair for its score: dot products, sums over components, and of these the
+    components that are under way, one of each column for few rows of a thread."""
+    clauses = [e for e in (attention.score, attention.weight) if e is not None]
+    sums = {n for e in clauses for n in walk(e) if reduces_components(n)}
+    rows = sum(p.shape[2] == Size(INT, "Lq") for p in attention.channels)
+    return 1 + len(attention.products) + len(sums) + max(rows, len(attention.channels) - rows)
 
 
 def check_depth(attention: Attention, sizes: Mapping[str, int]) -> None:

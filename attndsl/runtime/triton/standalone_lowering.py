@@ -96,6 +96,11 @@ def lower_module(
             f"{attention.name}: its weight needs sums over the row that kernels of their own add up first, which no "
             "module does by itself; `attndsl explain` says what they are, and calls of attndsl run them"
         )
+    if inner.channels:
+        raise ValueError(
+            f"{attention.name}: it sums over the components of vectors of the pair, which no module does by itself; "
+            "calls of attndsl do"
+        )
     own = problem if found is None else replace(problem, sizes=found.sizes(problem.sizes))
     locate = locating(inner, own, dtype)
     plan, rows = lower(

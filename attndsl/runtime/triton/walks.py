@@ -62,6 +62,8 @@ def refusal(attention: Attention, form: Form, tables: LaunchTables, config: Conf
         return "Triton 3.6 computes wrong numbers with specialised warps and other than 2 stages"
     if form.products:
         return "tiles have several dot products"
+    if attention.channels:
+        return "tiles have sums over components"
     if not form.low_precision:
         return "fp32 products have no matrix instructions"
     if not form.tma:

@@ -178,7 +178,7 @@ def test_kernels_that_ask_for_memory_get_it_on_the_device_of_the_launch(monkeypa
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("attention apart { score norm(Q - K) }", "a vector of the pair"),
+        ("attention apart { score norm(rope(Q + K, q - k)) }", "`rope` of a vector of the pair"),
         ("attention arc { score acos(s) }", "`acos`"),
     ],
 )

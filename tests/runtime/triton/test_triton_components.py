@@ -1,0 +1,93 @@
+"""Kernels whose tiles sum over components of vectors of the pair: their text, and their code for GPUs that are not
+there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("triton")
+
+import attndsl
+from attndsl.codegen.triton_form import Dtype
+from attndsl.ir.attention import Attention
+from attndsl.ir.projection import Projection, projection
+from attndsl.runtime.triton.config import Config, shared_memory
+from attndsl.runtime.triton.lowering import Lowered, compile_fitting, lower, lower_backward
+from attndsl.runtime.triton.several import pair_tiles
+from attndsl.runtime.triton.standalone_lowering import lower_module
+from attndsl.schedule.problem import Problem
+
+ADDITIVE = "attention additive(input w: f32[H, D]) { mask k <= q score dot(w[h], tanh(Q + K)) }"
+DISTANCE = "attention distance { mask k <= q score s - norm(Q - K) }"
+FADING = """attention fading(input g: f32[B, Hkv, L, D] log_decay) {
+    mask k <= q and q - k < 512
+    weight dot(Q, K * decay(g))
+}"""
+
+
+def inner_of(text: str, D: int) -> tuple[Attention, Problem]:
+    f = attndsl.load(text)
+    problem = f.problem(D=D, Dv=D, L=4096, H=8, B=1)
+    found = projection(f.simplified)
+    assert isinstance(found, Projection)
+    return found.inner, replace(problem, sizes=found.sizes(problem.sizes))
+
+
+def kernels(text: str, D: int, dtype: Dtype, capability: int) -> list[Lowered]:
+    attention, problem = inner_of(text, D)
+    plan, forward = lower(attention, problem, dtype, capability=capability)
+    back = lower_backward(attention, problem, dtype, plan, capability=capability)
+    return [it for it in (*forward, *back) if it.step != "prepare"]
+
+
+def test_a_sum_is_a_loop_over_components() -> None:
+    text = attndsl.load(ADDITIVE).source(backend="triton")
+    assert "# row_vector2 = w[h]" in text
+    assert "# key_vector0 = K[b, hkv, k]" in text
+    full = text[text.index("for i in tl.range(begin, middle)") :]
+    loop = full[full.index("for c0_c in tl.range(0, size_C_0):") : full.index("x = ")]
+    assert "c0 += c0_0 * tanh(c0_1 + c0_2)" in loop
+    # what FULL boxes read is inside
+    (keys,) = [line for line in loop.splitlines() if "in_key_vector0 +" in line]
+    assert "mask" not in keys
+
+
+def test_gradients_go_to_the_pass_that_owns_the_vectors() -> None:
+    dq, dkdv = (it.module.source for it in kernels(ADDITIVE, 64, "bf16", 90)[1:])
+    assert dq.count("tl.atomic_add(grad_in_row_vector") == 4
+    assert "grad_in_key_vector" not in dq
+    assert dkdv.count("tl.atomic_add(grad_in_key_vector0 ") == 2
+    assert "grad_in_row_vector" not in dkdv
+
+
+@pytest.mark.parametrize(
+    ("text", "D", "dtype", "capability", "spills"),
+    [
+        (ADDITIVE, 64, "bf16", 90, 0),
+        (DISTANCE, 128, "fp16", 90, 120),
+        (FADING, 64, "bf16", 90, 600),
+        (ADDITIVE, 64, "bf16", 80, 60),
+        (DISTANCE, 64, "bf16", 100, 40),
+    ],
+)
+def test_tiles_fit(text: str, D: int, dtype: Dtype, capability: int, spills: int) -> None:
+    """What is chosen compiles, in the shared memory that there is."""
+    for it in kernels(text, D, dtype, capability):
+        _, built = compile_fitting(it)
+        assert built.shared <= shared_memory(capability)
+        assert built.spills <= spills, it.name
+
+
+def test_sums_count_as_tiles_of_pairs() -> None:
+    attention, problem = inner_of(DISTANCE, 64)
+    assert pair_tiles(attention) == 3
+    _, (it,) = lower(attention, problem, "bf16", config=Config(128, 128, 4, 2, specialize=True))
+    assert it.form.walk == "two loops"
+
+
+def test_no_module_is_built() -> None:
+    f = attndsl.load(ADDITIVE)
+    with pytest.raises(ValueError, match="which no module does by itself"):
+        lower_module(f.simplified, f.attention, f.problem(D=64, Dv=64, L=256, H=8, B=1), "bf16")
