@@ -54,7 +54,9 @@ def tune_apart(
             chosen = asked_passes(recipe.attention.name, form, steps)
             searches += [_scan(recipe, attention, problem, form, step, workers, measurer) for step in chosen]
         else:
-            parts = [(step, part) for step in steps for part in parts_of(attention, problem, step)]
+            parts: list[tuple[Pass, Part]] = [
+                (step, part) for step in steps for part in parts_of(attention, problem, step)
+            ]
             searches += [_tiles(recipe, part, step, workers, measurer) for step, part in parts]
         return tune_all(searches, workers, budget=budget, report=report, store=store)
     finally:

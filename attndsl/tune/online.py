@@ -122,7 +122,7 @@ def _tune_sums(
 
     call = subject.call
     every: list[tuple[Pass, Part]] = [(s, p) for s in steps for p in parts_of(call.attention, call.problem, s)]
-    parts = [(step, part) for step, part in every if part.stage is not None]
+    parts: list[tuple[Pass, Part]] = [it for it in every if it[1].stage is not None]
     if not parts:
         return []
     machine = machine_of(call.q.device)
