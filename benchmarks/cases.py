@@ -227,6 +227,8 @@ COMPONENTS = (
     Case("distances above their mean",
          "attention a { mask k <= q let c = norm(Q - K) weight softplus(s + mean(c) - c) / sum }", Lq=21, D=8,
          lse=False),
+    Case("angles", "attention angles { mask k <= q score 3 * acos(tanh(s)) - atan2(s, 0.5 + norm(Q - K)) }", Lq=35,
+         D=8),
     Case("few, additive", ADDITIVE, Lq=2, Lk=45, Hkv=1, D=8, q_offset="end", inputs=ADDED),
 )  # fmt: skip
 """Sums over the components of a vector of the pair."""

@@ -103,7 +103,9 @@ def _score(w: Writer) -> str:
     forms = ["scale", "alibi", "distance", "softcap", "table", "per head table", "temperature", "relu", "log", "where"]
     if w.tables_by_position:
         forms += ["per key", "per row", "pair of vectors", "per key"]
-    form = w.pick([*forms, "vector", "curve"])
+    form = w.pick([*forms, "vector", "curve", "components"])
+    if form == "components":
+        return f"s + {_strength(w)} * {_components(w)}"
     if form == "scale":
         return f"s * {w.pick(['2', '0.5', '-1.5'])} + {_strength(w)}"
     if form == "alibi":
@@ -141,6 +143,15 @@ def _score(w: Writer) -> str:
         name = w.input("f32", "H, D", "normal", 0.3)
         return f"s + dot({name}[h], tanh(Q))"
     return f"s + {_strength(w)} * sin({w.pick(['0.1', '0.7'])} * (q - k))"
+
+
+def _components(w: Writer) -> str:
+    """A sum over the components of a vector of the pair, of about the size of s."""
+    pair = w.pick(["Q - K", "Q + roll(K, 1)", "0.5 * Q - tanh(K)", "max(Q, K)", "rmsnorm(Q) * s - K"])
+    if w.chance(30):
+        return w.pick([f"norm({pair})", f"total(abs({pair}))"]) + " / sqrt(D)"
+    name = w.input("f32", "H, D", "normal", 0.5)
+    return f"dot({name}[h], {w.pick(['tanh', 'sigmoid', 'relu', 'softmax', 'cos'])}({pair}))"
 
 
 WEIGHTS = (

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import lru_cache
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from attndsl.cli import bench, build, cache, check, doctor, explain, fmt, run, tune, verify, viz
 from attndsl.cli.output import CALL_WRONG, COMPILER_WRONG, OK, SPEC_WRONG, CallError, print_diagnostics
 from attndsl.diagnostics.report import SpecError
 from attndsl.runtime.failures import KernelError
 
-app = typer.Typer(
-    name="attndsl",
-    help="A compiler for attention: write the mask, the score and the weight; get the kernel.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("check")(check.check)
-app.command("fmt")(fmt.fmt)
-app.command("explain")(explain.explain)
-app.command("run")(run.run)
-app.command("build")(build.build)
-app.command("bench")(bench.bench)
-app.command("verify")(verify.verify)
-app.command("viz")(viz.viz)
-app.command("tune")(tune.tune)
-app.command("doctor")(doctor.doctor)
-app.add_typer(cache.app)
+COMMANDS = ("check", "fmt", "explain", "run", "build", "bench", "verify", "viz", "tune", "doctor", "cache")
+"""Modules of this package with a function, or commands of their own, of that name."""
 
 
 def _version(wanted: bool) -> None:
@@ -42,13 +26,38 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
     """A compiler for attention: write the mask, the score and the weight; get the kernel."""
+
+
+@lru_cache(maxsize=16)
+def _app(commands: tuple[str, ...]) -> typer.Typer:
+    found = typer.Typer(
+        name="attndsl",
+        help="A compiler for attention: write the mask, the score and the weight; get the kernel.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    found.callback()(options)
+    for name in commands:
+        module = import_module(f"attndsl.cli.{name}")
+        if name == "cache":
+            found.add_typer(module.app)
+        else:
+            found.command(name)(getattr(module, name))
+    return found
+
+
+def _app_for(arguments: list[str]) -> typer.Typer:
+    """With the command that is asked for, the only one that is imported; all of them where it is not known."""
+    asked = next((a for a in arguments if not a.startswith("-")), "")
+    return _app((asked,) if asked in COMMANDS else COMMANDS)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     try:
-        result = app(arguments or ["--help"], standalone_mode=False, prog_name="attndsl")
+        result = _app_for(arguments)(arguments or ["--help"], standalone_mode=False, prog_name="attndsl")
     except SpecError as error:
         print_diagnostics(error.diagnostics)
         return SPEC_WRONG

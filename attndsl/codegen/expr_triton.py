@@ -42,7 +42,7 @@ LIBRARY = {
 HELPERS = {
     "tanh": "tanh", "sign": "sign", "elu": "elu", "silu": "silu", "gelu": "gelu", "softplus": "softplus",
     "sin": "sine", "cos": "cosine", "bitlen": "bitlen", "ispow2": "ispow2", "pow": "power", "floordiv": "floordiv",
-    "mod": "modulo",
+    "mod": "modulo", "acos": "arccosine", "atan2": "angle",
 }  # fmt: skip
 """Operations that become calls of functions written into the module."""
 NEEDS = {"silu": (), "gelu": (), "modulo": ("floordiv",), "sine": ("turns",), "cosine": ("turns",)}

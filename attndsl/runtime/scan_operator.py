@@ -119,7 +119,7 @@ class _Scan(torch.autograd.Function):
         needs = frozenset(n for n, w in zip(names, wanted, strict=True) if w)
         operands = (frame, needs, ctx.count, *given, *ctx.saved_tensors)
         # with a graph of its own where one is asked for, to say that it has no derivative
-        run = partial(_apply, _Gradient) if torch.is_grad_enabled() else _Gradient.forward
+        run: Any = partial(_apply, _Gradient) if torch.is_grad_enabled() else _Gradient.forward
         results: Any = in_context(ctx.context, run, *operands)
         found = iter(results)
         return (None, *(next(found) if w else None for w in wanted))

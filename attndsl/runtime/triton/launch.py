@@ -52,9 +52,11 @@ def sums_boxes() -> bool:
 
 
 class Views(dict[tuple[str, int], Tensor]):
-    """Tables on a device by table and piece. `uploaded` is the event after which they are there; None: they are."""
+    """Tables on a device by table and piece. `uploaded` is the event after which they are there; None: they are.
+    `stream` is the one on which all of them were made, and to which their memory belongs, where it is known."""
 
     uploaded: Any = None
+    stream: int | None = None
 
 
 @dataclass(frozen=True)
@@ -383,12 +385,12 @@ def keep_tables(tables: Mapping[tuple[str, int], Tensor], streams: set[int], str
     if torch.cuda.is_current_stream_capturing():
         _held[id(tables)] = tables
     elif stream not in streams:
-        uploaded: Any = getattr(tables, "uploaded", None)
-        if uploaded is not None:
-            torch.cuda.current_stream().wait_event(uploaded)
-        # all tables of a launch are parts of one tensor
-        for view in list(tables.values())[:1]:
-            view.record_stream(torch.cuda.current_stream())
+        if not isinstance(tables, Views) or stream != tables.stream:
+            uploaded: Any = getattr(tables, "uploaded", None)
+            if uploaded is not None:
+                torch.cuda.current_stream().wait_event(uploaded)
+            for view in tables.values():
+                view.record_stream(torch.cuda.current_stream())
         streams.add(stream)
 
 

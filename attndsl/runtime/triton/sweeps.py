@@ -23,11 +23,12 @@ from attndsl.ir.attention import Attention
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton import machine
 from attndsl.runtime.triton.filling import Filling
-from attndsl.runtime.triton.launch import Views, interpreting
+from attndsl.runtime.triton.launch import Views, interpreting, keep_tables
 from attndsl.runtime.triton.lines import line_tables
 from attndsl.runtime.triton.locate import Located
 from attndsl.runtime.triton.reach import far_tiles, moved, wide
 from attndsl.runtime.triton.several import check_depth
+from attndsl.runtime.triton.submit import raw_stream
 from attndsl.runtime.triton.tables import Ints, LaunchTables, QSegment, joined, launches, looked_up
 from attndsl.schedule.plan import Plan
 
@@ -47,13 +48,13 @@ class OnDevice:
     own there."""
 
     tables: LaunchTables
-    views: Mapping[tuple[str, int], Tensor]
+    views: Views
     located: Filling | None = None
 
     @staticmethod
     def of(located: Located) -> OnDevice:
         """A launch whose tables every call makes."""
-        return OnDevice(located.tables, {}, located)
+        return OnDevice(located.tables, Views(), located)
 
     @property
     def places(self) -> Mapping[tuple[str, int], int] | None:
@@ -229,18 +230,21 @@ def first_of(whole: OnDevice, tables: LaunchTables) -> OnDevice:
     shift = -begin % ALIGNED
     views["order", -1] = views.pop(("shifted", -1))[shift, begin + shift :]
     if not len(tables.rows):
-        made = Views(views)
-        made.uploaded = whole.views.uploaded if isinstance(whole.views, Views) else None
-        return OnDevice(tables, made)
+        return OnDevice(tables, _ready(views, views["order", -1].device, whole.views))
     device, same = views["order", -1].device, tables.tiles - len(tables.rows)
-    if isinstance(whole.views, Views) and whole.views.uploaded is not None:
-        torch.cuda.current_stream(device).wait_event(whole.views.uploaded)
+    before, now = whole.views, _stream(device)
+    if now is not None and before.stream != now:
+        with torch.cuda.device(device):
+            keep_tables(before, set(), now)
     ends = tables.rows.ravel(), piece.bounds.ravel()
     copied = _copied(np.concatenate(ends), device)
     for key, end in zip((("rows", -1), ("bounds", 0)), copied.split([e.size for e in ends]), strict=True):
         each = len(end) // len(tables.rows)
         views[key] = torch.cat([views[key][: same * each], end])
-    return OnDevice(tables, _ready(views, device))
+    made = _ready(views, device)
+    # what is the other's belongs to its stream
+    made.stream = now if before.stream == now else None
+    return OnDevice(tables, made)
 
 
 def _captures(device: torch.device) -> bool:
@@ -258,12 +262,19 @@ def _copied(numbers: Ints, device: torch.device) -> Tensor:
     return found
 
 
-def _ready(views: Mapping[tuple[str, int], Tensor], device: torch.device) -> Views:
-    """Views of what was just copied, for launches on any stream."""
+def _ready(views: Mapping[tuple[str, int], Tensor], device: torch.device, like: Views | None = None) -> Views:
+    """Views of what was just copied, or of what others are views of, for launches on any stream."""
     found = Views(views)
-    if machine.on_gpu(device) and not torch.cuda.is_current_stream_capturing():
-        found.uploaded = torch.cuda.current_stream(device).record_event()
+    if like is not None:
+        found.uploaded, found.stream = like.uploaded, like.stream
+    elif machine.on_gpu(device) and not torch.cuda.is_current_stream_capturing():
+        found.uploaded, found.stream = torch.cuda.current_stream(device).record_event(), _stream(device)
     return found
+
+
+def _stream(device: torch.device) -> int | None:
+    """The current stream of a device, as launches know it; None for one without."""
+    return raw_stream(device.index) if machine.on_gpu(device) else None
 
 
 def _has_tma(call: Call) -> bool:

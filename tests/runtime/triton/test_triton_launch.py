@@ -179,7 +179,7 @@ def test_kernels_that_ask_for_memory_get_it_on_the_device_of_the_launch(monkeypa
     ("text", "words"),
     [
         ("attention apart { score norm(rope(Q + K, q - k)) }", "`rope` of a vector of the pair"),
-        ("attention arc { score acos(s) }", "`acos`"),
+        ("attention moved { score total(abs(concat(Q + K, K))) }", "`concat` of a vector of the pair"),
     ],
 )
 def test_a_missing_feature_is_named(text: str, words: str) -> None:
@@ -263,6 +263,12 @@ def test_another_stream_waits_for_tables(monkeypatch: pytest.MonkeyPatch) -> Non
     for number in (1, 1, 2):
         launch_module.keep_tables(views, seen, number)
     assert waited == ["uploaded", stream, "uploaded", stream]
+    waited.clear()
+    # on the stream that made them they are there
+    views.stream = 3
+    for number in (3, 4):
+        launch_module.keep_tables(views, set(), number)
+    assert waited == ["uploaded", stream]
 
 
 def test_const_arrays_are_copied_to_a_device_once() -> None:

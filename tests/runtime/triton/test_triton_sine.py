@@ -1,4 +1,4 @@
-"""Sine and cosine of generated kernels: their numbers, and that they take no branch."""
+"""Sine, cosine and their inverses in generated kernels: their numbers, and that they take no branch."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ class Tile(np.ndarray[Any, Any]):
 
 @pytest.fixture(scope="module")
 def functions() -> dict[str, Any]:
-    text = render("triton/helpers.py.j2", helpers={"turns": None, "sine": None, "cosine": None}, fast_tanh=False)
+    names = "turns", "sine", "cosine", "arccosine", "angle"
+    text = render("triton/helpers.py.j2", helpers=dict.fromkeys(names), fast_tanh=False)
     tl = SimpleNamespace(
-        int32=np.int32, float32=F32, floor=np.floor, minimum=np.minimum, maximum=np.maximum,
+        int32=np.int32, float32=F32, floor=np.floor, abs=np.abs, sqrt=np.sqrt, minimum=np.minimum, maximum=np.maximum,
         where=lambda c, a, b: np.where(c, a, b).view(Tile),
     )  # fmt: skip
     found: dict[str, Any] = {"triton": SimpleNamespace(jit=lambda f: f), "tl": tl}
@@ -49,6 +50,21 @@ def test_numbers(functions: dict[str, Any], largest: float, most: float) -> None
     # numpy reduces large angles in fp64 exactly
     assert np.abs(sine - np.sin(x.astype(np.float64))).max() < most
     assert np.abs(cosine - np.cos(x.astype(np.float64))).max() < most
+
+
+def test_inverses(functions: dict[str, Any]) -> None:
+    x = np.concatenate([np.linspace(-1, 1, 20_001), 1 - np.geomspace(1e-7, 0.5, 1000)]).astype(F32)
+    found = np.asarray(functions["arccosine"](x.view(Tile)), np.float64)
+    assert np.abs(found - np.arccos(x.astype(np.float64))).max() < 4e-7
+    np.testing.assert_allclose(found[20_001:], np.arccos(x[20_001:].astype(np.float64)), rtol=4e-7)
+    y, x = (np.random.default_rng(1).normal(size=20_000).astype(F32) ** 3 for _ in range(2))
+    y[:4], x[:4] = (0, 0, 2, -2), (0, -1, 0, 0)
+    found = np.asarray(functions["angle"](y.view(Tile), x.view(Tile)), np.float64)
+    assert np.abs(found - np.arctan2(y.astype(np.float64), x.astype(np.float64))).max() < 4e-7
+    nan = np.full(2, np.nan, F32).view(Tile)
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(functions["angle"](nan, nan + 1)).all()
+        assert np.isnan(functions["arccosine"](np.array([1.1, -2, np.nan], F32).view(Tile))).all()
 
 
 def test_small_angles_keep_their_digits(functions: dict[str, Any]) -> None:
