@@ -74,7 +74,7 @@ def projection_code(attention: Attention, found: Projection, problem: Problem, f
     expressions = (
         *(() if found.vectors is None else (found.vectors.query, found.vectors.key)),
         *(e for p in found.products for e in (p.vectors.query, p.vectors.key)),
-        *(n.value for n in found.numbers), *(t.vector for t in found.tables),
+        *(n.value for n in (*found.numbers, *found.channels)), *(t.vector for t in found.tables),
     )  # fmt: skip
     helpers = body.helpers | {n for n in ("number",) if any(f"{n}(" in line for line in body.lines)}
     return TorchCode(body.lines, frozenset(helpers), arrays_of(attention, expressions))
@@ -102,7 +102,7 @@ class _Writer:
         for v in every:
             self.rows.expect(v.query)
             self.side(False, found.by_head).expect(v.key)
-        for n in found.numbers:
+        for n in (*found.numbers, *found.channels):
             self.side(n.of_row, n.by_head).expect(n.value)
         for t in found.tables:
             self.side(t.of_row, t.by_head).expect(t.vector)
@@ -111,12 +111,17 @@ class _Writer:
             self._number(number)
         for table in found.tables:
             self._table(table)
+        for channels in found.channels:
+            side = self.side(channels.of_row, channels.by_head)
+            self._comment(channels.value)
+            lines.append(f'read["{channels.name}"] = {self._components(side, side.value(channels.value))}')
         for prefix in found.prefixes:
             self._prefix(prefix)
         sizes = found.sizes(self.problem.sizes)
         heads = "H" if found.by_head else "Hkv"
         changed = {GIVEN_SIZE: str(self.problem.sizes["D"])}
         changed |= {"Hkv": heads} if every else {}
+        changed |= {name: str(sizes[name]) for name, _ in found.extents}
         for product in found.products:
             self._vectors(product.vectors, f'read["{product.query}"]', f'read["{product.key}"]', sizes[product.size])
             changed[product.size] = str(sizes[product.size])
@@ -167,15 +172,36 @@ class _Writer:
     def _prefix(self, prefix: Prefix) -> None:
         body, lines = self.body, self.body.lines
         lines.append(f"# sums of {prefix.tensor} up to each position, in two floats each")
-        sums = body.assign(f"sums_of_{len(lines)}", f'{body.helper("prefix_sums")}(inputs["{prefix.tensor}"])')
+        added = body.helper("prefix_sums")
+        steps = f'inputs["{prefix.tensor}"]'
+        whole = f"{added}({steps}.transpose(-1, -2)).transpose(-1, -2)" if prefix.size else f"{added}({steps})"
+        sums = body.assign(f"sums_of_{len(lines)}", whole)
         assert isinstance(self.problem.q_offset, int)
         side = _Doubles(body, f"at{len(lines)}_", "H", self.problem.sizes["Lq"], self.problem.q_offset, "double")
         side.sums = {prefix.tensor: sums}
         side.expect(prefix.at_row)
-        at_row = f"{side.value(prefix.at_row).within(8)}.expand({shape(side)})"
+        at_row = side.value(prefix.at_row)
         halves = body.helper("halves")
-        for (name, rest), code in ((prefix.rows, at_row), (prefix.keys, sums)):
-            lines.append(f'read["{name}"], read["{rest}"] = {halves}({code})')
+        if not prefix.size:
+            for (name, rest), code in (
+                (prefix.rows, f"{at_row.within(8)}.expand({shape(side)})"), (prefix.keys, sums)
+            ):  # fmt: skip
+                lines.append(f'read["{name}"], read["{rest}"] = {halves}({code})')
+            return
+        heads = "H" if prefix.by_head else "Hkv"
+        own = _Doubles(body, f"at{len(lines)}_", heads, self.problem.sizes["Lk"], dtype="double")
+        own.sums = side.sums
+        own.expect(prefix.at_key)
+        for (name, rest), of, code in (
+            (prefix.rows, side, at_row), (prefix.keys, own, own.value(prefix.at_key))
+        ):  # fmt: skip
+            parts = body.assign(f"halves_of_{len(lines)}", f"{halves}({code.within(8)})")
+            for i, part in enumerate((name, rest)):
+                lines.append(f'read["{part}"] = {self._components(of, Text(f"{parts}[{i}]"))}')
+
+    def _components(self, side: SideCode, vectors: Text) -> str:
+        """Vectors with each component of all places side by side in memory."""
+        return f"{self.body.helper('components')}({vectors.code}, ({shape(side)}))"
 
 
 @dataclass

@@ -40,7 +40,8 @@ _TAKEN = frozenset((
     "launch_backward", "on_device", "run", "Attend", "once_differentiable",
     "check", "agree", "kind", "aligned", "as_read", "kernel", "tables_on", "importlib", "json", "math", "os", "Path",
     "torch", "triton", "inputs", "scalars", "sizes", "out", "lse", "q", "k", "v", "scale", "return_lse",
-    "launch_gradients", "collect", "prepare", "number", "vector", "halves", "gradient_of", "reduce", "Tensor",
+    "launch_gradients", "collect", "prepare", "number", "vector", "components", "halves", "gradient_of", "reduce",
+    "Tensor",
     "annotations", "SCANS", "STRIDED", "State", "NamedTuple", "Scan", "Sum", "Walk", "attend", "finish", "entering",
     "both_ways", "total_of", "of_heads", "product", "forward", "backward", "segments", "ids_of", "within", "spread",
     "initial_state", "return_state", "find_forward", "find_dq", "find_dkdv", *_FUNCTIONS,
@@ -121,7 +122,8 @@ def standalone(lowering: Lowering, text: Sequence[str] = ()) -> str:
             {"name": p.name, "whole": whole[step]}
             for pair in attention.products
             for p, step in zip(pair, ("dq", "dkdv"), strict=True)
-        ],
+        ]
+        + [{"name": p.name, "whole": False} for p in attention.channels],
     )
 
 

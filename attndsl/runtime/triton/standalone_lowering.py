@@ -96,11 +96,6 @@ def lower_module(
             f"{attention.name}: its weight needs sums over the row that kernels of their own add up first, which no "
             "module does by itself; `attndsl explain` says what they are, and calls of attndsl run them"
         )
-    if inner.channels:
-        raise ValueError(
-            f"{attention.name}: it sums over the components of vectors of the pair, which no module does by itself; "
-            "calls of attndsl do"
-        )
     own = problem if found is None else replace(problem, sizes=found.sizes(problem.sizes))
     locate = locating(inner, own, dtype)
     plan, rows = lower(
@@ -117,17 +112,17 @@ def lower_module(
             grad_lse=grad_lse, deterministic=deterministic and bool(wanted), variant=variant, locate=locate,
         )  # fmt: skip
 
-    wanted = frozenset(
-        p.name for p in inner.inputs if kind_of_dtype(p.dtype) is Kind.FLOAT and "operand" not in p.facts
-    )
+    floats = [p for p in inner.inputs if kind_of_dtype(p.dtype) is Kind.FLOAT]
+    wanted = frozenset(p.name for p in floats if not p.facts & {"operand", "channels"})
     plain = passes(frozenset(), False, "")
+    further = bool(inner.products or inner.channels)
     if not wanted and not made.has_lse:
-        # vectors of further dot products are inputs, whose gradients kernels write as those of q and k
-        return replace(made, gradients=plain) if inner.products else replace(made, backward=plain)
+        # vectors of further dot products and sums are inputs, whose gradients kernels write as those of q and k
+        return replace(made, gradients=plain) if further else replace(made, backward=plain)
     full = tuple(_same(it, plain) for it in passes(wanted, made.has_lse, "inputs" if wanted else "lse"))
-    if all(any(it is other for other in plain) for it in full) and not inner.products:
+    if all(any(it is other for other in plain) for it in full) and not further:
         return replace(made, backward=plain)
-    if found is not None and (found.numbers or found.tables or found.products):
+    if found is not None and (found.numbers or found.tables or further):
         # what torch makes of q and k
         plain = ()
         full = tuple(replace(it, variant="") for it in full)

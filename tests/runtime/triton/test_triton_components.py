@@ -16,7 +16,6 @@ from attndsl.ir.projection import Projection, projection
 from attndsl.runtime.triton.config import Config, shared_memory
 from attndsl.runtime.triton.lowering import Lowered, compile_fitting, lower, lower_backward
 from attndsl.runtime.triton.several import pair_tiles
-from attndsl.runtime.triton.standalone_lowering import lower_module
 from attndsl.schedule.problem import Problem
 
 ADDITIVE = "attention additive(input w: f32[H, D]) { mask k <= q score dot(w[h], tanh(Q + K)) }"
@@ -85,9 +84,3 @@ def test_sums_count_as_tiles_of_pairs() -> None:
     assert pair_tiles(attention) == 3
     _, (it,) = lower(attention, problem, "bf16", config=Config(128, 128, 4, 2, specialize=True))
     assert it.form.walk == "two loops"
-
-
-def test_no_module_is_built() -> None:
-    f = attndsl.load(ADDITIVE)
-    with pytest.raises(ValueError, match="which no module does by itself"):
-        lower_module(f.simplified, f.attention, f.problem(D=64, Dv=64, L=256, H=8, B=1), "bf16")

@@ -84,6 +84,9 @@ BUILT = (
     Case("relative vectors", RELATIVE, Lq=33, H=4, Hkv=2, D=16,
          inputs={"r": normal(9, 16), "c": normal(2, 9, 16, size=0.3)}),
     Case("forgetting", FORGET, Lq=70, B=2, D=16, inputs={"g": decays(2, 2, 70)}),
+    Case("components", "attention sums(input g: f32[B, Hkv, L, D] log_decay, input w: f32[H, D]) { mask k <= q "
+         "score dot(Q, K * decay(g)) / 2 + dot(w[h], tanh(Q + K)) }", Lq=19, H=4, Hkv=2, D=8,
+         inputs={"g": lambda g: decays(1, 2, 19, 8)(g) * 0.1, "w": normal(4, 8)}),
     Case("positions and cases", "attention odd(input f: f32[L, D], const c: float[2] = (0.5, 2.0)) { score s - "
          "dot(roll(Q, q % 3) * (if q // 4 == 1 or ispow2(q + 1) then c[q % 2] else 3 - norm(Q)), K + f[k]) / 4 }",
          Lq=20, D=16, inputs={"f": normal(20, 16)}),
