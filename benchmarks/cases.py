@@ -164,6 +164,9 @@ PROJECTED = (
     Case("forgetting, offsets", FORGET, Lq=70, Lk=197, B=2, q_offset=(3, 127), inputs={"g": decays(2, 2, 197)}),
     Case("fading", FADE, H=4, Hkv=2, inputs={"g": decays(1, 2, 197)}, lse=False),
     Case("fading, one key", FADE, Lq=1, H=4, Hkv=2, D=24, inputs={"g": decays(1, 2, 1)}, lse=False),
+    Case("unseen keys that fade", "attention a(input g: f32[B, Hkv, L] log_decay) { mask k <= q "
+         "score if k % 3 == 1 then -inf else s weight exp(s) * decay(g) / sum }",
+         H=4, Hkv=2, D=24, Lq=37, inputs={"g": decays(1, 2, 37)}),
     Case("gated sum", "attention gated(scalar c: float) { mask k <= q weight sigmoid(s) * exp(s - c) / sum(exp(s)) }",
          scalars={"c": 0.7}),
     Case("two scores", TWO_SCORES, H=4, Hkv=2, D=32, Lq=97, Lk=97, inputs={"w": normal(4, 32, 8, size=0.2)}),

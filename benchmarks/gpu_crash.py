@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.labels import label
 from attndsl.tune.apart import Asked, Measurer, Recipe
+from attndsl.tune.parts import parts_of
 
 SPEC = "attention causal { mask k <= q }"
 SIZES = {"B": 1, "H": 8, "Hkv": 8, "Lq": 2048, "Lk": 2048, "L": 2048, "D": 64, "Dv": 64}
@@ -143,6 +144,7 @@ def documents(repeats: int) -> dict[str, Any]:
 
     w = next(w for w in library("cpu") if w.name == "std document")
     f, problem = problem_of(w)
+    (part,) = parts_of(f.simplified, problem, "dkdv")
     recipe = Recipe(f.attention, problem.sizes, "bf16", {n: t.cpu() for n, t in w.inputs.items()}, {})
     rows: dict[str, str] = {}
     for way in ("device", "host"):
@@ -151,8 +153,8 @@ def documents(repeats: int) -> dict[str, Any]:
             for config in DOCUMENTS * repeats:
                 place = f"{way}: {label(config)}"
                 try:
-                    said = measurer.ask(Asked("dkdv", config, DOCUMENTS[0]))
-                    ms = measurer.ask(Asked("dkdv", config, DOCUMENTS[0], seconds=0.1)).ms
+                    said = measurer.ask(Asked("dkdv", config, DOCUMENTS[0], part=part))
+                    ms = measurer.ask(Asked("dkdv", config, DOCUMENTS[0], seconds=0.1, part=part)).ms
                     text = said or f"{ms:.4f} ms"
                 except RuntimeError as error:
                     text = str(error)

@@ -118,6 +118,7 @@ def _calls(file: str, given: Any, name: str | None, dtype: str, target: str | No
     from attndsl.ir.simplify import simplify
     from attndsl.runtime.triton.choices import decide, facts_of
     from attndsl.runtime.triton.labels import label
+    from attndsl.tune.parts import parts_of
 
     if dtype not in ("bf16", "fp16", "fp32"):
         raise CallError(f"--dtype: there is no {dtype!r}; it is bf16, fp16 or fp32")
@@ -135,11 +136,12 @@ def _calls(file: str, given: Any, name: str | None, dtype: str, target: str | No
     found["passes"] = _scans(attention, problem, dtype, machine)
     if found["passes"]:
         return found
-    facts = facts_of(attention, problem, dtype, machine)
     steps: tuple[Pass, ...] = ("forward", "dq", "dkdv", "decode")
     for step in steps:
-        choice = decide(attention, step, facts)
-        found["passes"][step] = {"config": label(choice.config), "origin": choice.origin, "why": choice.why}
+        for part in parts_of(attention, problem, step):
+            choice = decide(part.attention, step, facts_of(part.attention, part.problem, dtype, machine))
+            place = part.name(step)
+            found["passes"][place] = {"config": label(choice.config), "origin": choice.origin, "why": choice.why}
     return found
 
 
@@ -213,7 +215,8 @@ def _print(found: dict[str, Any]) -> None:
     if "calls" in found:
         calls = found["calls"]
         print(f"calls     {calls['attention']} {calls['dtype']} {calls['call']} on {calls['gpu'] or 'no GPU'}")
+        width = max([8, *map(len, calls["passes"])])
         for step, p in calls["passes"].items():
-            print(f"  {step:<8} {p['config']:<24} {p['origin']}: {p['why']}")
+            print(f"  {step:<{width}} {p['config']:<24} {p['origin']}: {p['why']}")
         if not calls["passes"]:
             print("  backend 'cpu', which has nothing to tune; --target names a GPU to ask about")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -77,10 +78,29 @@ def _centred(score: Expr) -> tuple[Expr, Expr | None]:
     base = build.whole(build.mul(slope, SCORE))
     if level(here) is Level.UNIFORM:
         return base, bias
-    # what was left out does not vary with the key: taken at the row's own position, where differences are exact
+    left_out = _moved(bias, lambda e: rewrite(e, lambda n: origin.get(n) if isinstance(n, Index) else None))
+    return op("add", base, here), None if left_out is None else simplify_expr(left_out)
+
+
+def _moved(e: Expr, moved: Callable[[Expr], Expr]) -> Expr | None:
+    """What a sum loses where it is `moved` to the tile's first row; None where nothing in it varies with the row.
+
+    That is the same for all keys. It is taken at the row's own position, where differences are exact, and without terms
+    of the key alone, which may be no number there.
+    """
+    if moved(e) == e:
+        return None
+    if isinstance(e, Op) and e.op in ("add", "sub", "neg"):
+        first, *rest = (_moved(a, moved) for a in e.args)
+        if e.op == "neg":
+            return None if first is None else op("neg", first)
+        (second,) = rest
+        if first is None or second is None:
+            return first if second is None else second if e.op == "add" else op("neg", second)
+        return op(e.op, first, second)
     own = {Index(INT, "k"): Index(INT, "q")}
-    there, near = (rewrite(e, lambda n: own.get(n) if isinstance(n, Index) else None) for e in (bias, here))
-    return op("add", base, here), simplify_expr(op("sub", there, near))
+    there, near = (rewrite(x, lambda n: own.get(n) if isinstance(n, Index) else None) for x in (e, moved(e)))
+    return op("sub", there, near)
 
 
 def _times(e: Expr, factor: float) -> Expr:

@@ -26,6 +26,7 @@ from attndsl.runtime.triton.config import Pass
 from attndsl.runtime.triton.labels import AnyConfig
 from attndsl.runtime.triton.scan_config import ScanPass
 from attndsl.tune.failures import CRASHED, FailedError, LostError, MeasurerError, ShortOfMemoryError
+from attndsl.tune.parts import Part
 
 START = 180.0
 """Seconds until such a process has the tensors of a call."""
@@ -58,14 +59,14 @@ class Recipe:
 @dataclass(frozen=True)
 class Asked:
     """A candidate to check (`seconds` 0) or to measure. `safe` is what it is compared with, `safe_fails` that this
-    cannot run. `stage` is the part of a call that a kernel of its own runs, none for the last one."""
+    cannot run. `part` is what of the call runs."""
 
     step: Pass | ScanPass
     config: AnyConfig
     safe: AnyConfig
     safe_fails: bool = False
     seconds: float = 0.0
-    stage: int | None = None
+    part: Part | None = None
 
 
 @dataclass(frozen=True)

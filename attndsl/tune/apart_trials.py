@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from attndsl.codegen.triton import supported
 from attndsl.ir.attention import Attention
-from attndsl.ir.projection import Projection, projection
 from attndsl.ir.simplify import simplify
-from attndsl.ir.statistics import Staged, staged
 from attndsl.runtime.cache.entry import Entry
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton.choices import facts_of, key_for, untuned
@@ -21,6 +18,7 @@ from attndsl.schedule.problem import Problem
 from attndsl.tune.apart import Asked, Measurer, Recipe
 from attndsl.tune.machines import Gpu, like
 from attndsl.tune.offline import space
+from attndsl.tune.parts import Part, parts_of
 from attndsl.tune.scan_candidates import Shape
 from attndsl.tune.scan_candidates import shape_of as scan_shape
 from attndsl.tune.scan_trials import ScanPredictions
@@ -56,7 +54,10 @@ def tune_apart(
             chosen = asked_passes(recipe.attention.name, form, steps)
             searches += [_scan(recipe, attention, problem, form, step, workers, measurer) for step in chosen]
         else:
-            searches += [_tiles(recipe, attention, problem, step, workers, measurer) for step in steps]
+            parts: list[tuple[Pass, Part]] = [
+                (step, part) for step in steps for part in parts_of(attention, problem, step)
+            ]
+            searches += [_tiles(recipe, part, step, workers, measurer) for step, part in parts]
         return tune_all(searches, workers, budget=budget, report=report, store=store)
     finally:
         workers.close()
@@ -76,25 +77,17 @@ def _scan(
     return task, ApartScanTrials(attention, problem, shape, step, gpu, workers, configs[0], measurer)
 
 
-def _tiles(
-    recipe: Recipe, attention: Attention, problem: Problem, step: Pass, workers: Workers, measurer: Measurer
-) -> Searched:
-    machine = measurer.ready.machine
-    inner = projection(attention)
-    if isinstance(inner, Projection):
-        # kernels of tiles run on what is computed before them
-        attention, problem = inner.inner, replace(problem, sizes=inner.sizes(problem.sizes))
-    stages = staged(attention)
-    if isinstance(stages, Staged):
-        attention = stages.inner
+def _tiles(recipe: Recipe, part: Part, step: Pass, workers: Workers, measurer: Measurer) -> Searched:
+    attention, problem, name = part.attention, part.problem, recipe.attention.name
     supported(attention)
     if step == "decode" and attention.gridded and not problem.moved:
-        raise ValueError(f"{recipe.attention.name}: pass 'decode' is of calls whose rows are not a whole grid")
+        raise ValueError(f"{name}: pass 'decode' is of calls whose rows are not a whole grid")
+    machine = measurer.ready.machine
     facts, gpu = facts_of(attention, problem, recipe.dtype, machine), like(machine)
     configs = space(attention, problem, facts, step, gpu)
-    task = Task(key_for(attention, step, facts), recipe.attention.name, shape_of(facts), configs)
+    task = Task(key_for(attention, step, facts), part.name(name), shape_of(facts), configs)
     default = untuned(step, facts)
-    return task, ApartTrials(attention, problem, recipe.dtype, step, gpu, workers, default, measurer)
+    return task, ApartTrials(attention, problem, recipe.dtype, step, gpu, workers, default, measurer, part)
 
 
 class ApartTrials(Predictions):
@@ -112,10 +105,10 @@ class ApartTrials(Predictions):
         workers: Workers,
         safe: Config,
         measurer: Measurer,
-        stage: int | None = None,
+        part: Part,
     ) -> None:
         super().__init__(attention, problem, dtype, step, gpu, workers, safe)
-        self._measurer, self._stage, self._safe_fails = measurer, stage, False
+        self._measurer, self._part, self._safe_fails = measurer, part, False
 
     def skip_safe(self) -> None:
         """As `Trials.skip_safe`."""
@@ -127,11 +120,11 @@ class ApartTrials(Predictions):
 
     def check(self, config: Config) -> str:
         """As `Trials.check`."""
-        return self._measurer.ask(Asked(self.step, config, self._safe, self._safe_fails, stage=self._stage))
+        return self._measurer.ask(Asked(self.step, config, self._safe, self._safe_fails, part=self._part))
 
     def measure(self, config: Config, seconds: float) -> Sample:
         """As `Trials.measure`."""
-        return self._measurer.ask(Asked(self.step, config, self._safe, self._safe_fails, seconds, self._stage))
+        return self._measurer.ask(Asked(self.step, config, self._safe, self._safe_fails, seconds, self._part))
 
 
 class ApartScanTrials(ScanPredictions):

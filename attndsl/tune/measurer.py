@@ -66,7 +66,7 @@ class Candidates:
         form = scan_of(simplified, call.problem)
         self.form = form if form is not None and self.kernel.scan_gap(call, form) is None else None
         self.ready = Ready(self._machine(device), self.form is not None)
-        self._trials: dict[tuple[str, int | None], CallTrials | ScanTrials] = {}
+        self._trials: dict[tuple[str, tuple[int | None, int] | None], CallTrials | ScanTrials] = {}
 
     @staticmethod
     def _device(recipe: Recipe) -> Any:
@@ -93,7 +93,7 @@ class Candidates:
         return trials.measure(asked.config, asked.seconds) if asked.seconds else trials.check(asked.config)
 
     def _of(self, asked: Asked) -> CallTrials | ScanTrials:
-        key = asked.step, asked.stage
+        key = asked.step, None if asked.part is None else (asked.part.stage, asked.part.nth)
         found = self._trials.get(key)
         if found is None:
             # of a pass before this one nothing is asked any more, and its tensors take memory
@@ -104,12 +104,10 @@ class Candidates:
     def _made(self, asked: Asked) -> CallTrials | ScanTrials:
         from dataclasses import replace
 
-        from attndsl.runtime.triton.projected import tiles_of
         from attndsl.tune.machines import like
-        from attndsl.tune.oracle import subject_of
         from attndsl.tune.scan_candidates import shape_of
         from attndsl.tune.scan_trials import ScanTrials
-        from attndsl.tune.trials import CallTrials
+        from attndsl.tune.stage_trials import trials_of
         from attndsl.tune.workers import Workers
 
         gpu, workers = like(self.ready.machine), Workers()
@@ -122,11 +120,8 @@ class Candidates:
             return ScanTrials(
                 self.kernel, subject, self.form, shape_of(step, facts, self.form), step, safe, gpu, workers
             )
-        tiles, inner = tiles_of(self.kernel, call)
-        subject = self.subject
-        if inner is not call:
-            subject = subject_of(tiles.attention, inner, subject.grid, subject.grad)
-        return CallTrials(tiles, subject, step, safe, gpu, workers)
+        assert asked.part is not None
+        return trials_of(self.kernel, self.subject, asked.part, step, safe, gpu, workers)
 
 
 def serve(asks: IO[bytes], answers: IO[bytes], begin: Callable[[Any], Any], alive: Callable[[], bool]) -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from attndsl.ir.attention import Attention
-from attndsl.ir.projection import Projection, projection
-from attndsl.ir.statistics import Staged, staged
 from attndsl.runtime.cache.entry import Entry, Timing
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton.choices import Facts, facts_of, key_for, untuned
@@ -18,6 +15,7 @@ from attndsl.runtime.triton.labels import config_data, label
 from attndsl.schedule.problem import Problem
 from attndsl.tune.candidates import candidates
 from attndsl.tune.machines import Gpu
+from attndsl.tune.parts import Part, parts_of
 from attndsl.tune.search import AHEAD, C, Progress, Report
 from attndsl.tune.session import made_now
 from attndsl.tune.shape import shape_of
@@ -43,37 +41,49 @@ def predict_passes(
     """Predicted entries of passes of calls of these sizes, each for at most `budget` seconds of compiling; kept beside
     what was measured. `attention` has its consts bound and is simplified. ValueError names a feature that the Triton
     backend does not have."""
-    from attndsl.codegen.triton import supported
     from attndsl.tune.scans import asked_passes, predict_scan_passes, scan_of
 
     form = scan_of(attention, problem)
     if form is not None:
         chosen = asked_passes(name, form, steps)
         return predict_scan_passes(attention, name, problem, form, dtype, chosen, gpu, budget, report, store)
-    inner = projection(attention)
-    if isinstance(inner, Projection):
-        # kernels of tiles run on what is computed before them
-        attention, problem = inner.inner, replace(problem, sizes=inner.sizes(problem.sizes))
-    stages = staged(attention)
-    if isinstance(stages, Staged):
-        attention = stages.inner
-    supported(attention)
-    if "decode" in steps and attention.gridded and not problem.moved:
-        raise ValueError(f"{name}: pass 'decode' is of calls whose rows are not a whole grid")
-    facts = facts_of(attention, problem, dtype, gpu.machine)
     found: list[Entry] = []
     workers = Workers()
     try:
         for step in steps:
-            default = untuned(step, facts)
-            configs = space(attention, problem, facts, step, gpu)
-            trials = Predictions(attention, problem, dtype, step, gpu, workers, default)
-            timings = compiled_best(trials, configs, budget, report)
-            entry = Entry(key_for(attention, step, facts), name, shape_of(facts), timings, label(default), made_now())
-            found.append(kept(store or Store(), entry))
+            found += [
+                _predicted(part, name, dtype, step, gpu, workers, budget, report, store or Store())
+                for part in parts_of(attention, problem, step)
+            ]
     finally:
         workers.close()
     return found
+
+
+def _predicted(
+    part: Part,
+    name: str,
+    dtype: str,
+    step: Pass,
+    gpu: Gpu,
+    workers: Workers,
+    budget: float,
+    report: Report | None,
+    store: Store,
+) -> Entry:
+    from attndsl.codegen.triton import supported
+
+    attention, problem = part.attention, part.problem
+    supported(attention)
+    if step == "decode" and attention.gridded and not problem.moved:
+        raise ValueError(f"{name}: pass 'decode' is of calls whose rows are not a whole grid")
+    facts = facts_of(attention, problem, dtype, gpu.machine)
+    default = untuned(step, facts)
+    configs = space(attention, problem, facts, step, gpu)
+    trials = Predictions(attention, problem, dtype, step, gpu, workers, default)
+    timings = compiled_best(trials, configs, budget, report)
+    key = key_for(attention, step, facts)
+    return kept(store, Entry(key, part.name(name), shape_of(facts), timings, label(default), made_now()))
 
 
 def space(attention: Attention, problem: Problem, facts: Facts, step: Pass, gpu: Gpu) -> tuple[Config, ...]:

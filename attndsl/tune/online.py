@@ -17,10 +17,11 @@ from attndsl.runtime.cache.entry import Entry
 from attndsl.runtime.cache.key import Key, hashes
 from attndsl.runtime.call import Call
 from attndsl.runtime.dispatch import choose_backend
-from attndsl.runtime.triton.choices import Facts, key_for, untuned
+from attndsl.runtime.triton.choices import Facts, facts_of, key_for, untuned
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.launch import interpreting
+from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.projected import ProjectedKernel, tiles_of
 from attndsl.runtime.triton.scan_choices import scan_key
 from attndsl.runtime.triton.scan_config import ScanPass
@@ -36,6 +37,7 @@ from attndsl.tune.failures import CrashedError, crashed
 from attndsl.tune.machines import like
 from attndsl.tune.offline import space
 from attndsl.tune.oracle import Subject, subject_of
+from attndsl.tune.parts import Part, parts_of
 from attndsl.tune.scans import scan_of, scan_passes, tune_scan_passes
 from attndsl.tune.search import CAREFUL, Progress, Report
 from attndsl.tune.session import Searched, Task, tune_all
@@ -102,8 +104,47 @@ def tune_call(
     steps: list[Pass] = [s for s in passes_of(kernel, call) if key_for(tiles.attention, s, facts) not in _done]
     grad = torch.randn_like(call.q[..., :1].expand(*call.q.shape[:3], call.v.shape[-1])) if len(steps) > 1 else None
     alone = inner is call
-    subject = Subject(runner.attention, call, grid, grad) if alone else subject_of(tiles.attention, inner, grid, grad)
-    return tune_passes(tiles, subject, facts, steps, asked.budget, report)
+    whole = Subject(runner.attention, call, grid, grad)
+    subject = whole if alone else subject_of(tiles.attention, inner, grid, grad)
+    sums = _tune_sums(kernel, whole, passes_of(kernel, call), asked.budget, report)
+    return [*sums, *tune_passes(tiles, subject, facts, steps, asked.budget, report)]
+
+
+def _tune_sums(
+    kernel: TritonKernel | StagedKernel | ProjectedKernel,
+    subject: Subject,
+    steps: Sequence[Pass],
+    budget: float,
+    report: Report | None,
+) -> list[Entry]:
+    """Tune the kernels that add up what a weight needs before its pairs."""
+    from attndsl.tune.stage_trials import trials_of
+
+    call = subject.call
+    every: list[tuple[Pass, Part]] = [(s, p) for s in steps for p in parts_of(call.attention, call.problem, s)]
+    parts: list[tuple[Pass, Part]] = [it for it in every if it[1].stage is not None]
+    if not parts:
+        return []
+    machine = machine_of(call.q.device)
+    assert machine is not None
+    gpu, dtype, workers = like(machine), dtype_of(call.attention, call), Workers()
+    searches: list[Searched] = []
+    try:
+        for step, part in parts:
+            facts = facts_of(part.attention, part.problem, dtype, machine)
+            key = key_for(part.attention, step, facts)
+            if key in _done:
+                continue
+            configs = space(part.attention, part.problem, facts, step, gpu)
+            task = Task(key, part.name(subject.attention.name), shape_of(facts), configs)
+            searches.append((task, trials_of(kernel, subject, part, step, configs[0], gpu, workers)))
+        found = tune_all(searches, workers, budget=budget, report=report)
+    except CrashedError as error:
+        raise crashed(error, subject.attention) from error
+    finally:
+        workers.close()
+    _done.update(e.key for e in found)
+    return found
 
 
 _apart: set[Hashable] = set()

@@ -24,6 +24,7 @@ from attndsl.tune.workers import UNSPECIALISED, Compiled, Job, Workers, job_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from attndsl.runtime.call import Call
     from attndsl.runtime.triton.kernel import TritonKernel
     from attndsl.tune.oracle import Subject
 
@@ -149,7 +150,7 @@ class CallTrials(Predictions):
         refused = config.specialize and self.step == "forward" and config != self._safe
         if refused and self.kernel.refused(config):
             return f"{UNSPECIALISED}{self.kernel.refused(config)}"
-        wrong = self._oracle.wrong(found)
+        wrong = self._oracle.wrong(self._judged(found))
         if wrong:
             return wrong
         if self._safe_fails:
@@ -157,6 +158,15 @@ class CallTrials(Predictions):
         if self._expected is None:
             self._expected = found if config == self._safe else self._run(self._safe, grad)
         return apart(found, self._expected)
+
+    def _judged(self, found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The results that the oracle knows."""
+        return found
+
+    def _needs(self) -> frozenset[str]:
+        """The gradients that are compared: a sweep for dk and dv may find dq too, so that it is of the whole backward
+        pass."""
+        return frozenset("q" if self.step == "dq" else "qkv")
 
     def measure(self, config: Config, seconds: float) -> Sample:
         """The median of runs by the GPU's own clock."""
@@ -175,10 +185,8 @@ class CallTrials(Predictions):
                 return {"out": out}
             call = replace(call, differentiated=True)
             plan, saved = self._forward()
-            # a sweep for dk and dv may find dq too: what is compared is the whole backward pass
-            needs = frozenset("q" if self.step == "dq" else "qkv")
             with configured(**{self.step: config}):
-                return self.kernel.backward(call, plan, saved, grad, None, needs)
+                return self.kernel.backward(call, plan, saved, grad, None, self._needs())
 
     def _forward(self) -> tuple[Plan | None, tuple[Tensor, ...]]:
         """What forward keeps for backward, once."""
@@ -186,12 +194,15 @@ class CallTrials(Predictions):
             call = replace(self.subject.call, differentiated=True)
             plan = None
             if not self.kernel.locates(call):
-                tiling = self.kernel.tiling(call)
-                problem = tiling.problem(self.attention, self.problem)
-                plan = build(self.attention, problem, tiling.tile(self.attention, problem))
+                plan = self._plan_of(call)
             _, _, saved = self.kernel.forward(call, plan, False, save=True)
             self._saved = plan, saved
         return self._saved
+
+    def _plan_of(self, call: Call) -> Plan:
+        tiling = self.kernel.tiling(call)
+        problem = tiling.problem(self.attention, self.problem)
+        return build(self.attention, problem, tiling.tile(self.attention, problem))
 
 
 def alive(device: Any) -> bool:

@@ -11,19 +11,25 @@ from typing import Any
 import torch
 
 import attndsl
+from attndsl.ir.attention import Attention
 from attndsl.runtime.binding import bind_call
-from attndsl.runtime.cache.key import Machine
+from attndsl.runtime.cache.key import Key, Machine
 from attndsl.runtime.call import Call
+from attndsl.runtime.triton.choices import Facts, facts_of, key_for
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.kernel import TritonKernel
+from attndsl.runtime.triton.projected import kernel_for
 from attndsl.runtime.triton.scan_config import SCAN_PASSES, ScanConfig, choose_step
+from attndsl.runtime.triton.staged import StagedKernel
 from attndsl.tune.apart import Asked, Recipe
 from attndsl.tune.machines import gpu_of
 from attndsl.tune.measurer import Candidates
 from attndsl.tune.oracle import Subject
+from attndsl.tune.parts import parts_of
 from attndsl.tune.scan_candidates import shape_of
 from attndsl.tune.scan_trials import ScanTrials
 from attndsl.tune.scans import scan_of
+from attndsl.tune.stage_trials import trials_of
 from attndsl.tune.trials import CallTrials
 from attndsl.tune.workers import Workers
 from tests.runtime.triton import guard
@@ -109,7 +115,8 @@ def apart() -> None:
     made = Here(Recipe(attndsl.load(DOCUMENTS).attention, sizes, "fp16", {"doc": doc}, {}, token_major=True))
     assert not made.ready.scans
     assert made.subject.call.q.stride() == (70 * 2 * 16, 16, 2 * 16, 1)
-    asked = Asked("dkdv", OTHER, SAFE)
+    (part,) = parts_of(made.subject.call.attention, made.subject.call.problem, "dkdv")
+    asked = Asked("dkdv", OTHER, SAFE, part=part)
     assert made(asked) == ""
     assert made(replace(asked, safe_fails=True)) == ""
     gamma = torch.tensor([0.9, 0.99])
@@ -117,6 +124,50 @@ def apart() -> None:
     assert made.ready.scans
     assert made(Asked("scan", ScanConfig(16, 16, 4, 1), ScanConfig(32, 16, 4, 1))) == ""
     print("apart right")
+
+
+SUMS = "attention sums { mask k <= q weight relu(s - mean(s)) / sum }"
+
+
+def sums() -> None:
+    """The kernels that add up what a weight needs first are checked by their sums, and their gradients."""
+    f = attndsl.load(SUMS)
+    torch.manual_seed(0)
+    for length, steps in ((40, ("forward", "dkdv")), (2, ("decode",))):
+        q = torch.randn(1, 2, length, 16, dtype=torch.float16)
+        k, v = (torch.randn(1, 2, 40, 16, dtype=torch.float16) for _ in range(2))
+        call = bind_call(f.attention, f.simplified, q, k, v, {}, q_offset=40 - length)
+        kernel = kernel_for(f.simplified)
+        assert isinstance(kernel, StagedKernel)
+        subject = Subject(f.attention, call, None, torch.randn_like(q))
+        for step in steps:
+            name: Pass = step  # type: ignore[assignment]
+            first, *_, last = parts_of(f.simplified, call.problem, name)
+            assert (first.stage, last.stage) == (0, None)
+            for part in (first, last):
+                trials = trials_of(kernel, subject, part, name, SAFE, gpu_of("h200"), Workers())
+                own = trials.kernel.facts(trials.subject.call)
+                assert key_of(trials.attention, name, own) == key_of(
+                    part.attention, name, facts_of(part.attention, part.problem, "fp16", None)
+                )
+                for config in (SAFE, OTHER):
+                    wrong = trials.check(config)
+                    assert wrong == "", (step, part.stage, config, wrong)
+            trials = trials_of(kernel, subject, first, name, SAFE, gpu_of("h200"), Workers())
+            run = trials._run  # pyright: ignore[reportPrivateUsage]
+            trials._run = partial(doubled, run)  # type: ignore[method-assign]
+            assert trials.check(SAFE) != "", step
+    print("sums right")
+
+
+def key_of(attention: Attention, step: Pass, facts: Facts) -> Key:
+    """The key that calls look up, on some GPU."""
+    return key_for(attention, step, replace(facts, machine=gpu_of("h200").machine))
+
+
+def doubled(run: Callable[..., Any], *given: Any) -> dict[str, torch.Tensor]:
+    """Twice the results."""
+    return {n: 2 * t for n, t in run(*given).items()}
 
 
 LINEAR = """
@@ -164,5 +215,6 @@ if __name__ == "__main__":
     guard.install()
     main()
     documents()
+    sums()
     apart()
     linear()

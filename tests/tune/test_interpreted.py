@@ -10,5 +10,18 @@ pytest.importorskip("triton")
 
 
 def test_trials_on_the_interpreter() -> None:
-    passes = ["forward", "dq", "dkdv", "decode", "documents", "apart", "scan", "scan_dq", "scan_dk", "scan_dv", "step"]
+    passes = [
+        "forward",
+        "dq",
+        "dkdv",
+        "decode",
+        "documents",
+        "sums",
+        "apart",
+        "scan",
+        "scan_dq",
+        "scan_dk",
+        "scan_dv",
+        "step",
+    ]
     assert run_cases("tests.tune.interpreted").splitlines() == [f"{p} right" for p in passes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import attndsl
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.cache import folder, tidy
 from attndsl.runtime.cache.store import Store
+from attndsl.runtime.triton.choices import decide, facts_of
 from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.tune import offline
@@ -25,8 +26,9 @@ from attndsl.tune.failures import CrashedError, crashed
 from attndsl.tune.machines import gpu_of
 from attndsl.tune.offline import predict_passes
 from attndsl.tune.oracle import Subject
+from attndsl.tune.parts import parts_of
 from attndsl.tune.trials import CallTrials, Predictions
-from attndsl.tune.workers import Job, Ranking, Workers, job_of
+from attndsl.tune.workers import Compiled, Job, Ranking, Workers, job_of
 
 pytest.importorskip("triton")
 
@@ -190,3 +192,25 @@ def test_a_crash_is_told_with_the_kernels_that_crashed() -> None:
     assert "crashed the GPU when it ran" in text
     compile(text, kept, "exec")
     assert str(pickle.loads(pickle.dumps(error))) == said
+
+
+def test_sums_that_come_first_are_tuned_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kernel of a weight that needs sums has an entry of its own, which calls of it find."""
+
+    class Compiles(Workers):
+        def compile(self, jobs: Sequence[Job]) -> list[Compiled]:
+            return [Compiled(registers=100, stages=4)] * len(jobs)
+
+    monkeypatch.setattr(offline, "Workers", Compiles)
+    f = attndsl.load("attention a { mask k <= q weight relu(s - mean(s)) / sum }")
+    problem, gpu = f.problem(L=4096, H=8, D=64), gpu_of("a100")
+    found = predict_passes(f.simplified, "a", problem, "bf16", ("forward", "dkdv", "decode"), gpu, 60)
+    names = ["a sums 1", "a", "a sums 1", "a", "a sums 1", "a sums 1.2", "a"]
+    assert [e.name for e in found] == names
+    assert len({e.key for e in found}) == len(names)
+    for step in ("forward", "dkdv", "decode"):
+        for part in parts_of(f.simplified, problem, step):  # type: ignore[arg-type]
+            facts = facts_of(part.attention, part.problem, "bf16", gpu.machine)
+            choice = decide(part.attention, step, facts)  # type: ignore[arg-type]
+            assert choice.origin == "tuned"
+            assert "predicted for a" in choice.why

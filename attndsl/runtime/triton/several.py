@@ -11,6 +11,8 @@ from attndsl.ir.types import INT
 
 LARGEST_HEAD = 256
 """Components of a vector of one dot product, and of a value."""
+STAGE_WIDTH = 16
+"""Components of the values of a stage, and of the vectors of one that multiplies none: as few as matrix units take."""
 MOST_COMPONENTS = 512
 """Components of a query in all dot products: tiles of more do not fit."""
 

@@ -16,14 +16,15 @@ from attndsl.ir.expr import ParamRef, walk
 from attndsl.ir.statistics import GIVEN, Stage, Staged, gradient_of, staged
 from attndsl.runtime.call import Call, Kept, Saved
 from attndsl.runtime.sides import Sides
+from attndsl.runtime.triton.config import Pass
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.scan_choices import ScanChoices
+from attndsl.runtime.triton.several import STAGE_WIDTH
 from attndsl.runtime.triton.wrapping import Wrapping
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.tiling import Tiling
 
-WIDTH = 16
-"""Components of the values of a stage, and of the vectors of one that multiplies none: as few as matrix units take."""
+WIDTH = STAGE_WIDTH
 
 
 def tile_kernel(attention: Attention) -> TritonKernel | StagedKernel:
@@ -74,6 +75,14 @@ class StagedKernel(Wrapping[TritonKernel]):
     def shaped(self, call: Call) -> Call:
         """As `Wrapping.shaped`."""
         return self._call(call, call.inputs)
+
+    def part(self, call: Call, step: Pass, stage: int, nth: int) -> tuple[TritonKernel, Call, Tensor | None]:
+        """A kernel of a stage, a call of it with values of one, and for a gradient that of its output; `nth` of the
+        sums where each has a kernel. Gradients of sums are random numbers."""
+        rows = _Rows(call)
+        for before in self.stages[:stage]:
+            rows.take(before.stage, before.sums(call, None, rows))
+        return self.stages[stage].part(call, rows, step, nth)
 
     def backward(
         self,
@@ -218,6 +227,17 @@ class _StageKernel:
         *_, sums = self.forward.forward(own, self._plan(self.forward, own, plan), False, True)[2]
         return sums
 
+    def part(self, call: Call, rows: _Rows, step: Pass, nth: int) -> tuple[TritonKernel, Call, Tensor | None]:
+        """As `StagedKernel.part`."""
+        if step in ("forward", "decode"):
+            kernel = self.forward if step == "forward" else self.alone[nth]
+            return kernel, self._call(call, kernel.attention, rows, {}, torch.ones), None
+        kernel = self.backward
+        assert kernel is not None
+        slopes = {gradient_of(n): torch.randn_like(call.q[..., 0], dtype=torch.float32) for n, _ in self.stage.sums}
+        own = self._call(call, kernel.attention, rows, slopes, torch.ones)
+        return kernel, own, _one(own)
+
     def sums_of_few(self, call: Call, plan: Plan | None, rows: _Rows) -> Tensor:
         """The same where the keys of few rows are split over programs, whose kernels leave outputs and no sums."""
         found: list[Tensor] = []
@@ -241,8 +261,7 @@ class _StageKernel:
         if not wanted or not own.q.numel():
             return {}
         # the gradient of every pair's weight is one
-        one = torch.zeros((*own.q.shape[:3], WIDTH), dtype=own.q.dtype, device=own.q.device)
-        one[..., 0] = 1.0
+        one = _one(own)
         # an exponential that nothing is divided by has an lse, of which nothing is read
         saved = one, torch.zeros(own.q.shape[:3], dtype=torch.float32, device=own.q.device)
         return kernel.backward(own, self._plan(kernel, own, plan), saved, one, None, wanted)
@@ -269,6 +288,13 @@ class _StageKernel:
         # an attention lives as long as its kernel
         place = "stage", id(attention)
         return call.within(place, attention=attention, q=q, k=k, v=v, inputs=inputs, sizes=sizes)
+
+
+def _one(call: Call) -> Tensor:
+    """The gradient of an output whose first component is the sum of weights."""
+    one = torch.zeros((*call.q.shape[:3], WIDTH), dtype=call.q.dtype, device=call.q.device)
+    one[..., 0] = 1.0
+    return one
 
 
 def _aligned(t: Tensor) -> Tensor:
