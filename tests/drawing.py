@@ -21,5 +21,5 @@ def drawn(examples: int) -> settings:
         database=None,
         print_blob=True,
         phases=[Phase.explicit, Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
     )

@@ -56,13 +56,13 @@ class Case:
     def call(self) -> Call:
         a = self.attention
         arguments = {**self.inputs, **self.scalars}
-        plain = [x.float() if x.dtype == torch.float64 else x for x in (self.q, self.k, self.v)]
-        call = bind_call(a, a, *plain, arguments, grid=self.grid, q_offset=self.q_offset, scale=self.scale)
+        q, k, v = (x.float() if x.dtype == torch.float64 else x for x in (self.q, self.k, self.v))
+        call = bind_call(a, a, q, k, v, arguments, grid=self.grid, q_offset=self.q_offset, scale=self.scale)
         return call.with_tensors(self.q, self.k, self.v, call.inputs)
 
     def plan(self) -> Plan:
         names = ("B", "H", "Hkv", "Lq", "Lk", "D", "Dv")
-        sizes = dict(zip(names, self.shape, strict=True))
+        sizes: dict[str, int] = dict(zip(names, self.shape, strict=True))
         seen = visible(self.attention, sizes, inputs=self.inputs, scalars=self.scalars, grid=self.grid,
                        q_offset=self.q_offset)  # fmt: skip
         return block_plan(seen, *self.tile, exact=self.exact_plan)

@@ -340,7 +340,7 @@ class _Run:
         )
         others = [] if bare else [self.given[n] for n in ("do", *own)]
         form = form_of(self.backward.attention, call, found.tables, *others, turned=turned)
-        form = replace(form, pipelined=pipelines(form, config))
+        form = replace(form, pipelined=pipelines(self.backward.attention, form, config))
         if bare:
             form = replace(form, pieces=(), tma=False, aligned=False, pipelined=False)
         wanted = frozenset[str]() if step == "finish" else self.wanted

@@ -183,7 +183,7 @@ def lower_backward(
                 form = Form(dtype, D, Dv, tables.q, pieces, on_grid=on_grid, tma=tma, aligned=aligned, turned=turned,
                             batch_offset=not isinstance(problem.q_offset, int), products=further,
                             boxed_stats=turned and tma and tables.begin_even(problem.q_extents))  # fmt: skip
-                form = replace(form, pipelined=pipelines(form, config))
+                form = replace(form, pipelined=pipelines(attention, form, config))
                 columns = max((prod(p.box) for p in tables.pieces), default=16)
                 limit = shared_memory(capability)
                 stages = stages_that_fit(config, element, whole, Dv, prod(tables.box), columns, limit, backward=True)

@@ -25,7 +25,7 @@ class Walked:
 
 def walked(attention: Attention, form: Form, tables: LaunchTables, config: Config, capability: int) -> Walked:
     """Grant `config.specialize` where Triton is known to specialise the kernel's loop."""
-    form = replace(form, pipelined=pipelines(form, config))
+    form = replace(form, pipelined=pipelines(attention, form, config))
     reason = refusal(attention, form, tables, config, capability) if config.specialize else ""
     if config.specialize and not reason:
         return Walked(replace(form, walk="specialized", bare=tables.bare), config)
@@ -33,9 +33,10 @@ def walked(attention: Attention, form: Form, tables: LaunchTables, config: Confi
     return Walked(replace(form, bare=form.on_grid and tables.bare), plain(config), reason)
 
 
-def pipelines(form: Form, config: Config) -> bool:
-    """Whether descriptors load boxes ahead: shared memory holds two stages of heads that are not larger."""
-    return form.tma and config.stages > 1 and max(form.depth, form.Dv) <= 128
+def pipelines(attention: Attention, form: Form, config: Config) -> bool:
+    """Whether descriptors load boxes ahead: shared memory holds two stages of heads that are not larger. Nothing is
+    loaded ahead of a loop over components."""
+    return form.tma and config.stages > 1 and max(form.depth, form.Dv) <= 128 and not attention.channels
 
 
 def plain(config: Config) -> Config:

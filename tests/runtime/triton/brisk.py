@@ -50,15 +50,15 @@ def _np_dtype(of: Any) -> Any:
     return found
 
 
-def _check_overflow(self: Any, lhs: Any, rhs: Any, operation: Any) -> None:
+def _check_overflow(self: Any, lhs: Any, rhs: Any, binary_op: Any) -> None:
     """As the original with `debug`: whether a result is one of its type."""
     of = lhs.type.scalar
     if of.int_bitwidth >= 64:
         return
     a, b = (np.asarray(t.handle.data).astype(np.int64) for t in (lhs, rhs))
-    found = _WHOLE[operation.__name__](a, b)
+    found = _WHOLE[binary_op.__name__](a, b)
     low, high = of.get_int_min_value(), of.get_int_max_value()
-    assert found.min(initial=0) >= low and found.max(initial=0) <= high, f"{of} overflow of {operation.__name__}"
+    assert found.min(initial=0) >= low and found.max(initial=0) <= high, f"{of} overflow of {binary_op.__name__}"
 
 
 @cache

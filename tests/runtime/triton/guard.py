@@ -96,8 +96,8 @@ def install() -> None:
     guard = _Guard(interpreter._interpreter)
     begin: Callable[..., Any] = interpreter.GridExecutor._init_args_hst
 
-    def beginning(self: Any, args: Any, kwargs: Any) -> Any:
-        hosts = begin(self, args, kwargs)
+    def beginning(self: Any, args_dev: Any, kwargs: Any) -> Any:
+        hosts = begin(self, args_dev, kwargs)
         guard.allow(self.fn.__name__, [*hosts[0], *hosts[1].values()])
         return hosts
 
@@ -120,7 +120,8 @@ def install() -> None:
             ir.ATOMIC_OP.FADD, pointers, value, interpreter.TensorHandle(mask, tl.int1), ir.MEM_SEMANTIC.RELAXED, None
         )
 
-    interpreter.InterpreterBuilder.create_descriptor_store = storing
-    interpreter.InterpreterBuilder.create_descriptor_reduce = reducing
+    builder: Any = interpreter.InterpreterBuilder
+    builder.create_descriptor_store = storing
+    builder.create_descriptor_reduce = reducing
     interpreter._interpreter = guard
     interpreter.GridExecutor._init_args_hst = beginning
