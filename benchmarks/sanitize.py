@@ -230,8 +230,8 @@ def sweeps() -> dict[str, tuple[str, Config]]:
     return {f"{name}, {sweep}": (name, config) for name in SWEPT for sweep, config in FUSED.items()}
 
 
-def repeats(raw: Raw, times: int, workers: int, seconds: float) -> None:
-    """Whether the repeated cases were bitwise equal each time; the one sweep, which is not, near the two passes."""
+def repeats(raw: Raw, times: int, workers: int, seconds: float, part: str) -> None:
+    """Whether the repeated cases with `part` in their names were bitwise equal each time; the one sweep, which is not, near the two passes."""
 
     # threads of torch's for tensors on the host would be as many for each process as there are cores
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -244,10 +244,12 @@ def repeats(raw: Raw, times: int, workers: int, seconds: float) -> None:
             )
         except subprocess.TimeoutExpired:
             return name, "", "not done in time"
-        return name, done.stdout, "" if done.returncode in (0, 1) else f"its process ended with {done.returncode}"
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        ended = "" if done.returncode in (0, 1) else f"its process ended with {done.returncode}: {last}"
+        return name, done.stdout, ended
 
     with ThreadPoolExecutor(workers) as pool:
-        for name, text, end in pool.map(ran, (*REPEATED, *sweeps())):
+        for name, text, end in pool.map(ran, [n for n in (*REPEATED, *sweeps()) if part in n]):
             lines = told(text)
             for line in lines:
                 raw.check(line["case"], line["wrong"], repeats=times)
@@ -315,6 +317,7 @@ def main() -> int:
     parser.add_argument("--dry", action="store_true", help="no GPU: compile the kernels of all jobs")
     parser.add_argument("--workers", type=int, default=1, help="compiling processes of a dry run, or repeating ones")
     parser.add_argument("--only", choices=["repeats"], help="leave out the other parts")
+    parser.add_argument("--cases", default="", help="a part of the names of repeated cases")
     parser.add_argument("--repeat", default="", help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help="run every job once, and nothing else")
     given = parser.parse_args()
@@ -330,7 +333,7 @@ def main() -> int:
         for tool in filter(None, given.tools.split(",")):
             sanitized(raw, tool, given.seconds)
     if given.repeats:
-        repeats(raw, given.repeats, given.workers, given.seconds)
+        repeats(raw, given.repeats, given.workers, given.seconds, given.cases)
     return raw.end()
 
 

@@ -87,7 +87,7 @@ def export(
     from attndsl.runtime.cache.entry import entry_data
 
     entries = _entries(False, gpu)
-    data = {"entries": [entry_data(e) for e in entries]}
+    data = {"entries": [entry_data(e.settled) for e in entries]}
     write_whole(file, json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
     print(f"{_entries_word(len(entries))} written to {file}")
     return OK
@@ -103,7 +103,7 @@ def import_(file: Annotated[Path, typer.Argument(help="A JSON file that `export`
 
     try:
         data: Any = json.loads(file.read_bytes())
-        entries = [entry_of(e) for e in data["entries"]]
+        entries = [entry_of(e).settled for e in data["entries"]]
     except OSError as error:
         raise CallError(f"cannot read {file}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from attndsl.runtime.cache.entry import Timing
 from attndsl.runtime.cache.key import kernels_version
 from attndsl.runtime.cache.store import Store
 from tests.cli.shell import EXAMPLES, attndsl, one_line
@@ -58,7 +59,7 @@ def test_list_show_and_verify(root: Path) -> None:
 
 def test_export_and_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = make_entry(fast=1.0)
-    Store().write(entry)
+    Store().write(entry.with_timings({"32x32 w4 s1": Timing({"rows": 32}, "running")}))
     assert attndsl("cache", "export", tmp_path / "all.json").out.startswith("1 entry written")
     monkeypatch.setenv("ATTNDSL_CACHE_DIR", str(tmp_path / "elsewhere"))
     assert attndsl("cache", "import", tmp_path / "all.json").code == 0

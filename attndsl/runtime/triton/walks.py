@@ -34,9 +34,9 @@ def walked(attention: Attention, form: Form, tables: LaunchTables, config: Confi
 
 
 def pipelines(attention: Attention, form: Form, config: Config) -> bool:
-    """Whether descriptors load boxes ahead: shared memory holds two stages of heads that are not larger, and Triton
-    loads nothing ahead in loops that hold others."""
-    return not attention.channels and form.tma and config.stages > 1 and max(form.depth, form.Dv) <= 128
+    """Whether descriptors load boxes ahead: shared memory holds two stages of heads that are not larger. Nothing is
+    loaded ahead of a loop over components."""
+    return form.tma and config.stages > 1 and max(form.depth, form.Dv) <= 128 and not attention.channels
 
 
 def plain(config: Config) -> Config:
