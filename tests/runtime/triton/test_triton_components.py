@@ -79,20 +79,6 @@ def test_tiles_fit(text: str, D: int, dtype: Dtype, capability: int, spills: int
         assert built.spills <= spills, it.name
 
 
-def test_no_product_is_narrow() -> None:
-    """On Hopper, products of narrow boxes that are not loaded ahead are wrong, and loops that hold others do not."""
-    f = attndsl.load(DISTANCE)
-    problem = f.problem(D=40, Dv=80, L=4096, H=8, B=1)
-    found = projection(f.simplified)
-    assert isinstance(found, Projection)
-    sized = replace(problem, sizes=found.sizes(problem.sizes))
-    plan, forward = lower(found.inner, sized, "bf16")
-    for it in (*forward, *lower_backward(found.inner, sized, "bf16", plan)):
-        assert it.step == "prepare" or it.form.tma
-        assert not it.form.pipelined
-        assert min(p.width for p in it.form.v_parts) >= 64
-
-
 def test_sums_count_as_tiles_of_pairs() -> None:
     attention, problem = inner_of(DISTANCE, 64)
     assert pair_tiles(attention) == 3
