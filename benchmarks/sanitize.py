@@ -231,7 +231,8 @@ def sweeps() -> dict[str, tuple[str, Config]]:
 
 
 def repeats(raw: Raw, times: int, workers: int, seconds: float, part: str) -> None:
-    """Whether the repeated cases with `part` in their names were bitwise equal each time; the one sweep, which is not, near the two passes."""
+    """Whether the repeated cases with `part` in their names were bitwise equal each time; the one sweep, which is not,
+    near the two passes."""
 
     # threads of torch's for tensors on the host would be as many for each process as there are cores
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -37,6 +37,8 @@ class Facts:
     """Components of the vectors of further dot products."""
     products: int = 1
     """Numbers that kernels keep of every pair: as `several.pair_tiles`."""
+    sums: bool = False
+    """Whether some of them are sums over components."""
 
     @property
     def depth(self) -> int:
@@ -56,9 +58,10 @@ def facts_of(attention: Attention, problem: Problem, dtype: str, machine: Machin
     visits, further = partial(visits_of, attention, problem), depths(attention, problem.sizes)
     products = pair_tiles(attention)
     if not attention.gridded or problem.moved:
-        return Facts(machine, dtype, problem.sizes, {}, {}, visits, further, products)
+        return Facts(machine, dtype, problem.sizes, {}, {}, visits, further, products, bool(attention.channels))
     return Facts(
-        machine, dtype, problem.sizes, problem.q_extents, problem.k_extents, visits, further, products
+        machine, dtype, problem.sizes, problem.q_extents, problem.k_extents, visits, further, products,
+        bool(attention.channels),
     )  # fmt: skip
 
 
@@ -86,8 +89,9 @@ def untuned(step: Pass, facts: Facts) -> Config:
     """What runs where nothing is known."""
     Dv, products = facts.sizes["Dv"], facts.products
     if facts.machine is None:
-        return choose(step, facts.dtype, facts.depth, Dv, products=products)
-    return choose(step, facts.dtype, facts.depth, Dv, facts.machine.capability, facts.visits, products)
+        return choose(step, facts.dtype, facts.depth, Dv, products=products, sums=facts.sums)
+    capability = facts.machine.capability
+    return choose(step, facts.dtype, facts.depth, Dv, capability, facts.visits, products, facts.sums)
 
 
 def decide(attention: Attention, step: Pass, facts: Facts) -> Choice:

@@ -105,10 +105,11 @@ def choose(
     capability: int = 90,
     visits: Callable[[], Visits] | None = None,
     products: int = 1,
+    sums: bool = False,
 ) -> Config:
     """The configuration of a pass for an element type (`fp16`, `bf16`, `fp32`), head sizes and compute capability
-    (times ten), where nothing was tuned. Of several `products` D is the sum of their components; a sum over components
-    counts as one without any.
+    (times ten), where nothing was tuned. Of several `products` D is the sum of their components; tiles with `sums` over
+    components count as `pair_tiles` does.
 
     `visits` tells what a forward pass visits. On compute capability 9 and with heads of 64 or 128
     components it decides, by what was measured on H100 and H200 (`benchmarks/results`):
@@ -126,6 +127,8 @@ def choose(
     if asked is not None:
         return asked
     head = max(D, Dv)
+    if sums and dtype != "fp32" and (found := _summing(step, D, Dv, capability, products)) is not None:
+        return found
     if products > 1 and dtype != "fp32":
         return _several(step, D, Dv, capability, products)
     if step in ("dq", "dkdv"):
@@ -182,6 +185,21 @@ def _several(step: Pass, depth: int, Dv: int, capability: int, products: int) ->
         if registers <= ROOM and held <= shared_memory(capability):
             return config
     return listed[-1]
+
+
+def _summing(step: Pass, depth: int, Dv: int, capability: int, products: int) -> Config | None:
+    """The tile of sums over components: 16 rows for every warp, so that no pair is computed by two; on Hopper, where
+    products of fewer than 64 columns are known to be wrong, a tile for dq of eight warps has halves of its columns for
+    them where registers run out. None where it does not fit into shared memory."""
+    backward = step in ("dq", "dkdv")
+    hopper = capability // 10 == 9
+    columns = 64 if hopper else 32
+    held = (64 * (depth + Dv if backward else depth) + columns * (depth + Dv) + 2 * 64 * columns) * 2
+    if held > shared_memory(capability):
+        return None
+    crowded = 64 * (depth + columns * (products + 2)) // 128 > ROOM
+    warps = 8 if hopper and step == "dq" and crowded else 4
+    return Config(64, columns, warps, 2 if hopper or not backward else 1)
 
 
 SHARED_MEMORY = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99}

@@ -62,7 +62,7 @@ class TritonKernel(LinearKernel):
     ) -> None:  # fmt: skip
         self.attention, self.exact_output = attention, exact_output
         self._operands = tuple(p.name for pair in attention.products for p in pair)
-        self._pair_tiles = pair_tiles(attention)
+        self._pair_tiles, self._sums = pair_tiles(attention), bool(attention.channels)
         self._modules: dict[Form, TritonModule] = {}
         self._choices = Choices(attention)
         self.scan_choices = ScanChoices(attention)
@@ -341,7 +341,7 @@ class TritonKernel(LinearKernel):
         visits = partial(self._visits_of, call)
         gpu, dtype = machine_of(call.q.device), dtype_of(self.attention, call)
         further = depths(self.attention, call.sizes) if self._operands else ()
-        return Facts(gpu, dtype, call.sizes, q_extents, k_extents, visits, further, self._pair_tiles)
+        return Facts(gpu, dtype, call.sizes, q_extents, k_extents, visits, further, self._pair_tiles, self._sums)
 
     def _visits_of(self, call: Call) -> Visits:
         """What a forward pass visits; where tensors decide it, what the first call of such sizes did: reading them

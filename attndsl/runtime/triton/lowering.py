@@ -109,7 +109,9 @@ def lower(
     on_grid = attention.gridded and not problem.moved
     if config is None:
         visits = partial(visits_of, attention, problem)
-        config = choose("forward", dtype, whole, Dv, capability, visits, pair_tiles(attention))
+        config = choose(
+            "forward", dtype, whole, Dv, capability, visits, pair_tiles(attention), bool(attention.channels)
+        )
     plan = build(
         attention, problem, Tiling(config.rows, config.columns, config.q_box, config.k_box).tile(attention, problem)
     )
@@ -173,7 +175,7 @@ def lower_backward(
         for step, given in steps:
             turned = step == "dkdv"
             count = pair_tiles(attention)
-            chosen = given or choose(step, dtype, whole, Dv, capability, products=count)
+            chosen = given or choose(step, dtype, whole, Dv, capability, products=count, sums=bool(attention.channels))
             config = chosen if given else apart(chosen, dtype, whole, Dv, capability, count)
             sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
             own = plan.tiled(Tiling(*sizes, config.q_box, config.k_box))
