@@ -31,8 +31,11 @@ class TemplateCode(BytecodeCache):
     """Where jinja2 looks for the code of a template. Keys are paths of files, empty where there is no place for any."""
 
     def get_cache_key(self, name: str, filename: str | None = None) -> str:
+        if filename is None or sys.pycache_prefix is not None:
+            # elsewhere others may own folders on the way
+            return ""
         try:
-            return "" if filename is None else cache_from_source(filename)
+            return cache_from_source(filename)
         except NotImplementedError:
             # a Python that keeps no compiled modules
             return ""

@@ -17,6 +17,7 @@ from attndsl.runtime.binding import HostTables
 from attndsl.runtime.call import Call
 from attndsl.runtime.given import Given
 from attndsl.runtime.host import conditions_of
+from attndsl.runtime.scalars import INT32
 from attndsl.schedule.legalise import scan_form
 
 CAPACITY = 32
@@ -80,6 +81,8 @@ class Lengths:
         if known is None or given.v.shape[2] != Lk:
             return None
         assert isinstance(known.q_offset, int)
+        if known.q_offset + Lq not in INT32:
+            return None
         sizes = {**known.sizes, "Lq": Lq, "Lk": Lk, "L": max(Lq, Lk) if known.q_offset == 0 else Lk}
         for dims, t in zip(self._dims, given.inputs, strict=True):
             if any(n != _value(d, sizes) for d, n in zip(dims, t.shape, strict=True)):

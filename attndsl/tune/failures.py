@@ -14,6 +14,10 @@ from attndsl.tune.workers import Job, ScanJob
 CRASHED = "crashed: "
 """How the note of a candidate begins that took a process, or its GPU context, with it."""
 ENDED = f"{CRASHED}its process ended while it ran"
+"""The note of one over which a process ended without a word: somebody may have ended it, so it is tried once more."""
+ENDED_TWICE = f"{ENDED}, twice"
+AGAIN = "once more, "
+"""How the note of what runs begins where a process ended over it before."""
 LOST = (
     "illegal memory access", "illegal instruction", "illegal address", "misaligned address",
     "unspecified launch failure", "invalid program counter", "invalid pc", "invalid address space",

@@ -17,6 +17,8 @@ from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.labels import AnyConfig, config_data, label
 from attndsl.runtime.triton.scan_config import ScanConfig
 from attndsl.tune.failures import (
+    AGAIN,
+    ENDED,
     CrashedError,
     LostError,
     MeasurerError,
@@ -136,19 +138,31 @@ class Search(Generic[C]):
         self._careful = careful
         self._start = clock()
         self._tried = 0
+        self._again = {n for n, t in entry.timings.items() if t.note == ENDED}
 
     def run(self) -> Entry:
         """The entry with what was found. A budget that ends leaves the rest for the next search."""
         default, *_ = self.configs
         predicted = {c: self.trials.predict(c) for c in self.configs}
-        todo = [c for c in self._ranked(predicted) if label(c) not in self.entry.timings]
+        ranked = self._ranked(predicted)
+        self._look_at(default)
+        finished = self._try([c for c in ranked if label(c) not in self.entry.timings], predicted)
+        # last, so that one that does end processes takes nothing with it
+        finished &= self._try([c for c in ranked if label(c) in self._again], predicted)
+        self._final()
+        if finished:
+            self.entry = self._made(space=space_of(self.configs))
+        self._write(self.entry)
+        return self.entry
+
+    def _try(self, todo: Sequence[C], predicted: Mapping[C, float | None]) -> bool:
+        """Try candidates, the likely ones first. Whether none was left that has a chance."""
+        default, *_ = self.configs
         since_best = short_in_a_row = 0
         finished = True
-        self._look_at(default)
         for config, reason in self._compiled(todo):
             if self._left() <= 0 and config != default:
-                finished = False
-                break
+                return False
             if since_best >= ENOUGH and self._hopeless(config, predicted):
                 break
             before = self._best_ms()
@@ -167,11 +181,7 @@ class Search(Generic[C]):
             if timing.state == "measured":
                 improved = before is None or (timing.ms is not None and timing.ms < BETTER * before)
                 since_best = 0 if improved else since_best + 1
-        self._final()
-        if finished:
-            self.entry = self._made(space=space_of(self.configs))
-        self._write(self.entry)
-        return self.entry
+        return finished
 
     def _ranked(self, predicted: Mapping[C, float | None]) -> list[C]:
         """The default, then what the cost model thinks fastest; what it does not know comes last, in its order."""
@@ -225,7 +235,8 @@ class Search(Generic[C]):
         name, data, before = label(config), config_data(config), self.entry
         if not self.trials.apart:
             # should this process end here, the next one knows
-            self._write(before.with_timings({name: Timing(data, "running", note=f"by process {os.getpid()}")}))
+            note = f"{AGAIN if name in self._again else ''}by process {os.getpid()}"
+            self._write(before.with_timings({name: Timing(data, "running", note=note)}))
         try:
             return run()
         except LostError as error:

@@ -12,7 +12,7 @@ from attndsl.runtime.cache.entry import Entry, Timing
 from attndsl.runtime.cache.key import Key
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton.labels import label
-from attndsl.tune.failures import ENDED, CrashedError
+from attndsl.tune.failures import AGAIN, ENDED, ENDED_TWICE, CrashedError
 from attndsl.tune.search import AHEAD, CAREFUL, C, Report, Search, Trials, settled
 from attndsl.tune.workers import Job, ScanJob, Workers
 
@@ -100,7 +100,9 @@ def _reread(fresh: Entry, known: Entry) -> Entry:
 
 
 def _ended(timing: Timing) -> Timing:
-    return replace(timing, state="failed", note=ENDED) if timing.state == "running" else timing
+    if timing.state != "running":
+        return timing
+    return replace(timing, state="failed", note=ENDED_TWICE if timing.note.startswith(AGAIN) else ENDED)
 
 
 def made_now() -> dict[str, str]:

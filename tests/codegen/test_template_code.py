@@ -96,6 +96,14 @@ def test_code_of_another_user_is_not_read(home: Path, monkeypatch: pytest.Monkey
     assert rendered(home) == ("one 5\n", 1)
 
 
+def test_code_in_a_folder_elsewhere_is_not_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who owns a folder above it can put another in its place, whoever owns the templates."""
+    monkeypatch.setattr(sys, "pycache_prefix", str(home / "elsewhere"))
+    for _ in range(2):
+        assert rendered(home) == ("one 5\n", 1)
+    assert not kept(home).exists()
+
+
 def test_where_nothing_can_be_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     assert rendered(home) == ("one 5\n", 1)

@@ -12,7 +12,7 @@ from attndsl.runtime.cache.entry import Entry, Timing
 from attndsl.runtime.cache.store import Store
 from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.labels import config_data, label
-from attndsl.tune.failures import ENDED, CrashedError, LostError, ShortOfMemoryError
+from attndsl.tune.failures import AGAIN, ENDED_TWICE, CrashedError, LostError, ShortOfMemoryError
 from attndsl.tune.search import ENOUGH, FINALISTS, Progress, Search
 from attndsl.tune.session import Task, tune
 from tests.runtime.cache.facts import make_key
@@ -124,26 +124,58 @@ def test_that_a_candidate_runs_is_written_down_before() -> None:
     assert not any(t.state == "running" for e in apart for t in e.timings.values())
 
 
-@pytest.mark.parametrize("candidate", [BEST, CONFIGS[0]])
-def test_what_ended_a_process_is_not_tried_again(candidate: Config, root: Path) -> None:
-    """A process that is gone without a word, in the middle of a measurement."""
-    task = Task(make_key(), "window", {}, CONFIGS)
+def killed(task: Task[Config], candidate: Config, times: int) -> Timing:
+    """What a process leaves that is gone without a word when it measures a candidate for so many times."""
     child = os.fork()
     if child == 0:
-        tune(task, Fake(time=lambda c: usual(c) if c != candidate else os._exit(9)), budget=100)
+        left = [times]
+
+        def time(config: Config) -> float:
+            left[0] -= config == candidate
+            return usual(config) if left[0] or config != candidate else os._exit(9)
+
+        tune(task, Fake(time=time), budget=100)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    found = Store().read(task.key)
+    assert found is not None
+    return found.timings[label(candidate)]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("candidate", [BEST, CONFIGS[0]])
+def test_what_ended_two_processes_is_not_tried_again(candidate: Config, times: int, root: Path) -> None:
+    """When it was tried, or among the finalists."""
+    task = Task(make_key(), "window", {}, CONFIGS)
+    assert killed(task, candidate, times).state == "running"
+    second = killed(task, candidate, times)
+    assert (second.state, second.note.startswith(AGAIN)) == ("running", True)
     left = Store().read(task.key)
     assert left is not None
-    assert left.timings[label(candidate)].state == "running"
+    others = {label(c) for c in CONFIGS if c != candidate}
+    # it was the last one
+    assert {left.timings[n].state for n in others if n in left.timings} == {"measured"}
     fake = Fake()
     found = tune(task, fake, budget=100)
-    assert found.timings[label(candidate)] == Timing(config_data(candidate), "failed", note=ENDED)
+    assert found.timings[label(candidate)] == Timing(config_data(candidate), "failed", note=ENDED_TWICE)
     assert candidate not in fake.measured
     assert fake.safe_skipped == (candidate == CONFIGS[0])
     assert found.config is not None
     assert Store().read(task.key) == found
     assert Store().problems() == {}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("candidate", [BEST, CONFIGS[0]])
+def test_one_process_that_ended_blames_nobody_for_good(candidate: Config, times: int, root: Path) -> None:
+    """Somebody may have killed it, or the power may have gone."""
+    task = Task(make_key(), "window", {}, CONFIGS)
+    killed(task, candidate, times)
+    fake = Fake()
+    found = tune(task, fake, budget=100)
+    assert found.timings[label(candidate)].state == "measured"
+    assert found.best == label(BEST)
+    assert tune(task, Fake(), budget=100) == found
 
 
 def test_who_is_interrupted_blames_nobody(root: Path) -> None:

@@ -206,6 +206,17 @@ def test_lengths_that_do_not_fit_are_told(happened: list[Any]) -> None:
                 call(*wrong)
 
 
+def test_positions_that_leave_32_bits_are_told(happened: list[Any]) -> None:
+    f = attndsl.load(SPECS["causal"][0])
+    q = torch.zeros(1, 2, 400, 64, dtype=torch.bfloat16)
+    first = 2**31 - 350
+    for n in (200, 300):
+        f(q[:, :, :n], q[:, :, :n], q[:, :, :n], q_offset=first)
+    assert len(f._runner._lengths._known) == 1
+    with pytest.raises(ValueError, match="within 32 bits"):
+        f(q, q, q, q_offset=first)
+
+
 def test_what_has_conditions_on_lengths_is_checked_anew(happened: list[Any]) -> None:
     f = attndsl.load('attention even { require Lk % 2 == 0, "an odd number of keys" mask k <= q }')
     q = torch.zeros(1, 2, 400, 64, dtype=torch.bfloat16)
