@@ -30,11 +30,6 @@ class Part:
         return f"{whole} sums {self.stage + 1}" + (f".{self.nth + 1}" if self.nth else "")
 
 
-def last_part(attention: Attention, problem: Problem) -> Part:
-    """What runs last, which has the name of the whole."""
-    return _projected_and_staged(attention, problem)[0]
-
-
 def parts_of(attention: Attention, problem: Problem, step: Pass) -> list[Part]:
     """Everything that a pass of a call runs, what runs last at the end. `attention` has its consts bound and is
     simplified."""
