@@ -92,6 +92,7 @@ def work(seed_of_worker: int, seconds: float, device: str, log: Path) -> None:
     """Draw and check programs until the time is over: a line of the log for each as it begins, and as it ends."""
     from hypothesis import HealthCheck, Phase, given, seed, settings
 
+    from benchmarks.raw import bare
     from tests.random_specs import specs
 
     torch.set_num_threads(1)
@@ -122,7 +123,7 @@ def work(seed_of_worker: int, seconds: float, device: str, log: Path) -> None:
             said = check(spec, device)
         except Exception as error:
             if "backend 'triton' does not have" in str(error):
-                say("not there")
+                say("not there", missing=bare(str(error))[:300], text=spec.text)
                 return
             said = f"{type(error).__name__}: {error}"[:600]
             # nothing runs in this process any more
@@ -132,9 +133,9 @@ def work(seed_of_worker: int, seconds: float, device: str, log: Path) -> None:
     run()
 
 
-def gathered(logs: list[Path]) -> tuple[Counter[str], list[dict[str, str]]]:
-    """Counts, and what is wrong, of the workers' logs."""
-    count, wrong = Counter[str](), list[dict[str, str]]()
+def gathered(logs: list[Path]) -> tuple[Counter[str], list[dict[str, str]], list[dict[str, str]]]:
+    """Counts, what is wrong, and what has no kernel, of the workers' logs."""
+    count, wrong, missing = Counter[str](), list[dict[str, str]](), list[dict[str, str]]()
     for log in logs:
         lines: list[dict[str, Any]] = (
             [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -143,6 +144,7 @@ def gathered(logs: list[Path]) -> tuple[Counter[str], list[dict[str, str]]]:
             if line["what"] != "begins":
                 count[line["what"]] += 1
                 wrong += [{n: line[n] for n in ("wrong", "text", "spec")}] if "wrong" in line else []
+                missing += [{n: line[n] for n in ("missing", "text")}] if "missing" in line else []
         if lines and lines[-1]["what"] == "begins":
             last = lines[-1]
             seconds = time.time() - float(last["at"])
@@ -152,7 +154,7 @@ def gathered(logs: list[Path]) -> tuple[Counter[str], list[dict[str, str]]]:
             where = stack.read_text()[:3000] if stack.exists() else ""
             said = f"{what}: {seconds:.0f} s"
             wrong.append({"wrong": said, "text": last["text"], "spec": last["spec"], "where": where})
-    return count, wrong
+    return count, wrong, missing
 
 
 def main() -> int:
@@ -176,9 +178,9 @@ def main() -> int:
         "seed": given.seed,
     }  # fmt: skip
 
-    def write(count: Counter[str], wrong: list[dict[str, str]]) -> None:
+    def write(count: Counter[str], wrong: list[dict[str, str]], missing: list[dict[str, str]]) -> None:
         """What is known so far: a run may be ended at any moment."""
-        out.write_text(json.dumps({**about, "counts": dict(count), "wrong": wrong}, indent=1))
+        out.write_text(json.dumps({**about, "counts": dict(count), "wrong": wrong, "not there": missing}, indent=1))
 
     context = get_context("spawn")
     with tempfile.TemporaryDirectory() as folder_of_logs:
@@ -199,8 +201,10 @@ def main() -> int:
         time.sleep(1.0 if late else 0.0)
         for worker in workers:
             worker.kill()
-        total, wrong = gathered(logs)
-    write(total, wrong)
+        total, wrong, missing = gathered(logs)
+    write(total, wrong, missing)
+    for m in missing:
+        print(f"NOT THERE {m['missing']}\n{m['text']}", flush=True)
     for w in wrong:
         print(f"WRONG {w['wrong']}\n{w['text']}{w['spec'][:700]}", flush=True)
     print(f"-- {dict(total)}, written to {out}", flush=True)
