@@ -329,6 +329,10 @@ CASES = (
          "attention g { grid m(y, x) mask abs(q.y - k.y) <= 2 score s + 0.1 * (q.x - k.x) output o + q.y }",
          Lq=135, grid=(9, 15)),
     Case("joint", JOINT, Lq=140, grid={"text": (20,), "video": (4, 5, 6)}, consts={"window": (3, 3, 3)}),
+    Case("joint, dilated", "use masks (neighborhood) attention dilated { grid text(m) ++ video(t, y, x) "
+         "mask not (q in video and k in video) or "
+         "all(neighborhood(q.video, k.video, size(video), 3, 1, (1, 2, 2), false)) }",
+         Lq=20 + 3 * 6 * 7, grid={"text": (20,), "video": (3, 6, 7)}),
     Case("pooled keys", "attention pooled { grid q (y, x) grid k (v, u) "
          "mask abs(q.y // 2 - k.v) <= 1 and abs(q.x // 2 - k.u) <= 2 }",
          Lq=96, Lk=24, grid={"q": (8, 12), "k": (4, 6)}),

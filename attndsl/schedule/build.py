@@ -16,8 +16,9 @@ from attndsl.schedule.tiles import Tile, shapes
 from attndsl.schedule.words import closed_forms
 
 
-def build(attention: Attention, problem: Problem, tile: Tile | None = None) -> Plan:
-    """The plan of a call. `tile` fixes the boxes instead of the cost model.
+def build(attention: Attention, problem: Problem, tile: Tile | None = None, *, split: bool = True) -> Plan:
+    """The plan of a call. `tile` fixes the boxes instead of the cost model. Without `split` no axis is split by the
+    residues that a mask compares.
 
     Raises ValueError for a `tile` of another form or with other axes than the grid.
     """
@@ -31,7 +32,7 @@ def build(attention: Attention, problem: Problem, tile: Tile | None = None) -> P
         if not prod(pair.q.extents) or not prod(pair.k.extents):
             continue
         class_of, items = classes(attention, problem, pair)
-        analysed = analyse_all(items, rows_are_q=True)
+        analysed = analyse_all(items, rows_are_q=True, split=split)
         shape = given or choose(analysed)
         total += len(items) * _dense_boxes(analysed[0], shape)
         if all(empty(a) for a in analysed):
@@ -43,7 +44,7 @@ def build(attention: Attention, problem: Problem, tile: Tile | None = None) -> P
     def make_dkdv() -> TilePass:
         turned = Findings()
         pieces = [
-            make_piece(class_of, analyse_all(items, rows_are_q=False), shape, False, turned)
+            make_piece(class_of, analyse_all(items, rows_are_q=False, split=split), shape, False, turned)
             for class_of, items, shape in groups
         ]
         return TilePass("dkdv", tuple(pieces), turned.exact)
@@ -55,13 +56,14 @@ def build(attention: Attention, problem: Problem, tile: Tile | None = None) -> P
         tuple(forms),
         make_dkdv,
         lambda sweep: plan_bounds(attention, problem, sweep, total),
-        lambda tiling: build(attention, problem, tiling.tile(attention, problem)),
+        lambda tiling: build(attention, problem, tiling.tile(attention, problem), split=split),
+        (lambda: build(attention, problem, tile, split=False)) if split else None,
     )
 
 
-def analyse_all(items: tuple[ClassMask, ...], *, rows_are_q: bool) -> tuple[Analysed, ...]:
+def analyse_all(items: tuple[ClassMask, ...], *, rows_are_q: bool, split: bool = True) -> tuple[Analysed, ...]:
     """The classes, with one layout: they are split by residues alike or not at all."""
-    found = tuple(analyse(i, rows_are_q=rows_are_q, split=True) for i in items)
+    found = tuple(analyse(i, rows_are_q=rows_are_q, split=split) for i in items)
     splits = {tuple(a.split for a in f.separated.axes) for f in found}
     unsolved_split = any(not f.separated.solved and max(a.split for a in f.separated.axes) > 1 for f in found)
     if len(splits) > 1 or unsolved_split:

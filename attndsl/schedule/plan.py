@@ -261,6 +261,7 @@ class Plan:
     make_dkdv: Callable[[], TilePass] = field(repr=False, compare=False)
     make_bounds: Callable[[TilePass], Bounds] = field(repr=False, compare=False)
     make_tiled: Callable[[Any], Plan] | None = field(default=None, repr=False, compare=False)
+    make_whole: Callable[[], Plan] | None = field(default=None, repr=False, compare=False)
     _tiled: dict[Any, Plan] = field(default_factory=dict[Any, "Plan"], repr=False, compare=False, init=False)
 
     def tiled(self, tiling: Any) -> Plan:
@@ -271,6 +272,11 @@ class Plan:
         if tiling not in self._tiled:
             self._tiled[tiling] = self.make_tiled(tiling)
         return self._tiled[tiling]
+
+    @cached_property
+    def whole(self) -> Plan:
+        """The same pairs in boxes of axes that no residue splits: this plan where none does."""
+        return self if self.make_whole is None else self.make_whole()
 
     @cached_property
     def dkdv(self) -> TilePass:

@@ -172,10 +172,11 @@ def launches(
     segment that sees nothing gets tiles of `rows_per_tile` rows without boxes.
 
     With `spans` tiles of few runs of boxes have them told by spans; pieces that are to be `listed` list every box.
+    A tile of rows visits all segments of columns: where residues split its axes for some of them alone, none is split.
     """
-    by_segment: dict[str, list[Piece]] = {}
-    for piece in (plan.dkdv if turned else plan.forward).pieces:
-        by_segment.setdefault(piece.rows.segment, []).append(piece)
+    by_segment = _by_segment(plan, turned)
+    if any(len({_splits(piece) for piece in pieces}) > 1 for pieces in by_segment.values()):
+        by_segment = _by_segment(plan.whole, turned)
     found: list[LaunchTables] = []
     for s in segments:
         if s.length == 0:
@@ -183,6 +184,19 @@ def launches(
         pieces = by_segment.get(s.name)
         found.append(_bare(s, rows_per_tile) if pieces is None else _launch(pieces, on_grid, spans, listed))
     return tuple(found)
+
+
+def _by_segment(plan: Plan, turned: bool) -> dict[str, list[Piece]]:
+    """The pieces of a sweep by the segment of their rows."""
+    found: dict[str, list[Piece]] = {}
+    for piece in (plan.dkdv if turned else plan.forward).pieces:
+        found.setdefault(piece.rows.segment, []).append(piece)
+    return found
+
+
+def _splits(piece: Piece) -> tuple[int, ...]:
+    """Residue classes of the rows' axes."""
+    return tuple(piece.rows.axes[i].split for i in _real(piece.rows))
 
 
 def _bare(segment: QSegment, box: int) -> LaunchTables:
@@ -196,14 +210,14 @@ def _bare(segment: QSegment, box: int) -> LaunchTables:
 def _launch(pieces: Sequence[Piece], on_grid: bool, spans: bool, listed: Callable[[Piece], bool]) -> LaunchTables:
     first = pieces[0]
     keep = _real(first.rows)
-    splits = tuple(first.rows.axes[i].split for i in keep)
+    splits = _splits(first)
     rows = _rows(first, keep)
     cost, work = np.zeros((2, len(rows)))
     made: list[PieceTables] = []
     for piece in pieces:
         own = _real(piece.rows)
         if not np.array_equal(_rows(piece, own), rows):
-            raise UnsupportedError("residue classes that differ between segments of keys")
+            raise UnsupportedError("tiles of rows that differ between segments of keys")
         tables, share = _piece(piece, spans, listed(piece))
         made.append(tables)
         cost += share

@@ -200,3 +200,19 @@ def test_tiles_far_longer_than_most() -> None:
         plan = build(f.simplified, problem, Tiling(64, 64).tile(f.simplified, problem))
         (tables,) = launches(plan, [QSegment("", 0, 4096)], 64, False, spans=True, turned=turned)
         assert tables.skewed == skewed
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_residues_split_tiles_for_all_segments_or_none(turned: bool) -> None:
+    f = attndsl.load("""use masks (neighborhood)
+    attention dilated { grid text(m) ++ video(y, x)
+        mask not (q in video and k in video) or all(neighborhood(q.video, k.video, size(video), 3, 1, 2, false)) }""")
+    plan = f.plan(B=1, H=1, D=64, Lq=62, Lk=62, grid={"text": (20,), "video": (6, 7)})
+    pieces = (plan.dkdv if turned else plan.forward).pieces
+    assert {tuple(a.split for a in p.rows.axes) for p in pieces if p.rows.segment == "video"} == {(1, 1), (2, 2)}
+    segments = [QSegment("text", 0, 20), QSegment("video", 20, 42)]
+    text, video = launches(plan, segments, 64, True, turned=turned)
+    assert text.splits == (1,)
+    assert video.splits == (1, 1)
+    assert len(video.pieces) == 2
+    assert plan.whole.whole is plan.whole
