@@ -11,6 +11,7 @@ from attndsl.ir.attention import Attention
 from attndsl.ir.expr import FURTHER, SCORE, Count, Expr, Reduce, mentions, op, rewrite, walk
 from attndsl.ir.forms import Elementwise, Exponential, FeatureMap, Normalised, Softmax, above_own_sum, weight_form
 from attndsl.ir.projection import Projection, projection
+from attndsl.ir.vector_sums import vector_sums
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ def _plain(e: Expr | None) -> None:
 
 def vector_free(attention: Attention) -> None:
     """UnsupportedError where expressions read vectors of q and k, and are not the numbers that a projection leaves."""
+    summed = vector_sums(attention)
+    if isinstance(summed, str):
+        raise UnsupportedError(summed)
     found = projection(attention)
     if isinstance(found, Projection):
         raise UnsupportedError("vectors of one position within its kernels, which torch computes before them")

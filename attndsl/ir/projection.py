@@ -63,8 +63,13 @@ _NO_SIDE = (Coord, Member, Extent, Value, Reduce, Count, Decay)
 @lru_cache(maxsize=512)
 def projection(attention: Attention) -> Projection | str | None:
     """The projection of an attention; None where it needs none, and in words why there is none."""
-    parts = [e for e in (attention.mask, attention.score, attention.weight, attention.output) if e is not None]
-    if not any(_reads_vectors(e) or mentions(e, lambda n: isinstance(n, Decay)) for e in parts):
+    pairs = [e for e in (attention.mask, attention.score, attention.weight) if e is not None]
+    parts = pairs if attention.output is None else [*pairs, attention.output]
+    channels = {p.name for p in attention.channels}
+    given = any(
+        mentions(e, lambda n: isinstance(n, Load) and bool(n.type.shape) and n.tensor not in channels) for e in pairs
+    )
+    if not given and not any(_reads_vectors(e) or mentions(e, lambda n: isinstance(n, Decay)) for e in parts):
         return None
     try:
         return _Rewriting(attention).result()

@@ -188,7 +188,7 @@ class _Staging:
         assert self.attention.weight is not None
         powers = [n for n in factors(self.attention.weight)[0] if isinstance(n, Op) and n.op == "exp"]
         moved = any(reduces(p) and row_only(p) for p in powers)
-        return Staged(tuple(stages), replace(attention, weight=_written_out(attention.weight, self.known)), moved)
+        return Staged(tuple(stages), replace(attention, weight=written_out(attention.weight, self.known)), moved)
 
     def _stage(self, attention: Attention, leaves: list[Reduce], counted: bool) -> tuple[Stage, Attention]:
         bodies = [b for b in dict.fromkeys(n.body for n in leaves) if b not in self.sums]
@@ -236,7 +236,7 @@ class _Staging:
         for node in _outermost(e, lambda n: n in holding and n not in beyond and n.type == FLOAT and row_only(n)):
             known = self.numbers.get(node)
             if known is None:
-                known = self.numbers[node] = Number(self._name("row_stat"), node, _written_out(node, self.known))
+                known = self.numbers[node] = Number(self._name("row_stat"), node, written_out(node, self.known))
                 self.known.add(known.name)
             made[node] = Load(FLOAT, known.name, _ROW)
         return _with(e, made)
@@ -253,7 +253,7 @@ class _Staging:
 
     def _made(self, sums: tuple[tuple[str, Expr], ...], count: str, numbers: tuple[Number, ...]) -> Stage:
         score = self.attention.score
-        bodies = [_written_out(body, self.known) for _, body in sums]
+        bodies = [written_out(body, self.known) for _, body in sums]
         of_score = any(mentions(substitute(b, SCORE, score), lambda n: isinstance(n, Value)) for b in bodies)
         below: list[Expr] = [Reduce(FLOAT, "sum", body) for body in bodies]
         gradients = [gradient_of(name) for name, _ in sums]
@@ -319,7 +319,7 @@ def _replaced(e: Expr, value: Callable[[Expr], Expr | None]) -> Expr:
     return done[e]
 
 
-def _written_out(e: Expr, names: Container[str]) -> Expr:
+def written_out(e: Expr, names: Container[str]) -> Expr:
     """With quotients by what reads a sum of the row as they are meant: 0, without a gradient, where that is 0."""
 
     def rule(node: Expr) -> Expr | None:
@@ -328,7 +328,9 @@ def _written_out(e: Expr, names: Container[str]) -> Expr:
         above, below = node.args
         if reduces(below) or not mentions(below, lambda n: isinstance(n, Load) and n.tensor in names):
             return None
-        nothing = op("eq", below, ZERO)
+        # of a vector, where a component is
+        least = op("amax", op("neg", op("abs", below))) if below.type.shape else below
+        nothing = op("eq", least, ZERO)
         share = op("select", nothing, ZERO, op("div", ONE, op("select", nothing, ONE, below)))
         return share if above == ONE else op("mul", above, share)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from attndsl.ir.attention import Attention
 from attndsl.ir.projection import Projection, projection
 from attndsl.ir.statistics import GIVEN, Stage, Staged, staged
+from attndsl.ir.vector_sums import VectorSums, vector_sums
 from attndsl.runtime.triton.config import Pass
 from attndsl.runtime.triton.several import STAGE_WIDTH
 from attndsl.schedule.problem import Problem
@@ -51,6 +52,10 @@ def attentions_of(stage: Stage, step: Pass) -> tuple[Attention, ...]:
 
 
 def _projected_and_staged(attention: Attention, problem: Problem) -> tuple[Part, list[tuple[Stage, Problem]]]:
+    summed = vector_sums(attention)
+    if isinstance(summed, VectorSums):
+        # what sums vectors runs as any attention does, in configurations that are not searched for
+        attention = summed.inner
     inner = projection(attention)
     if isinstance(inner, Projection):
         # kernels of tiles run on what is computed before them

@@ -18,8 +18,9 @@ from attndsl.ir.types import INT
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.config import Config, Pass, configured
 from attndsl.runtime.triton.kernel import TritonKernel
-from attndsl.runtime.triton.projected import ProjectedKernel, tiles_of
+from attndsl.runtime.triton.projected import ProjectedKernel
 from attndsl.runtime.triton.staged import StagedKernel
+from attndsl.runtime.triton.summed import AnyKernel, SummedKernel, last_of, tiles_of
 from attndsl.schedule.plan import Plan
 from attndsl.tune.machines import Gpu
 from attndsl.tune.oracle import Subject, subject_of
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def trials_of(
-    kernel: TritonKernel | StagedKernel | ProjectedKernel,
+    kernel: AnyKernel | SummedKernel,
     subject: Subject,
     part: Part,
     step: Pass,
@@ -47,7 +48,7 @@ def trials_of(
             if inner is not subject.call:
                 subject = subject_of(tiles.attention, inner, subject.grid, subject.grad)
             return CallTrials(tiles, subject, step, safe, gpu, workers)
-        call = subject.call
+        kernel, call = last_of(kernel, subject.call)
         if isinstance(kernel, ProjectedKernel):
             kernel, call = kernel.inner, kernel.projected(call)
         assert isinstance(kernel, StagedKernel)

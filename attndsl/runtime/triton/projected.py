@@ -28,22 +28,14 @@ from attndsl.runtime.vectors import prefix_sums
 from attndsl.schedule.plan import Plan
 
 
-def kernel_for(attention: Attention) -> TritonKernel | StagedKernel | ProjectedKernel:
-    """The kernel of an attention on this backend."""
+def projected_kernel(
+    attention: Attention, *, exact_output: bool = False
+) -> TritonKernel | StagedKernel | ProjectedKernel:
+    """The kernel of an attention whose weight sums no vectors; `exact_output`: its output is fp32."""
     found = projection(attention)
-    return ProjectedKernel(attention, found) if isinstance(found, Projection) else tile_kernel(attention)
-
-
-def tiles_of(
-    kernel: TritonKernel | StagedKernel | ProjectedKernel, call: Call, *, shaped: bool = False
-) -> tuple[TritonKernel, Call]:
-    """The kernel that runs tiles at last, and its call; `shaped`: of the right shapes, with nothing computed for it."""
-    with torch.no_grad():
-        if isinstance(kernel, ProjectedKernel):
-            kernel, call = kernel.inner, kernel.shaped(call) if shaped else kernel.projected(call)
-        if isinstance(kernel, StagedKernel):
-            kernel, call = kernel.inner, kernel.shaped(call) if shaped else kernel.final(call)
-        return kernel, call
+    if isinstance(found, Projection):
+        return ProjectedKernel(attention, found, exact_output=exact_output)
+    return tile_kernel(attention, exact_output=exact_output)
 
 
 class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
@@ -51,9 +43,9 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
 
     Vectors are rounded to q's type. Gradients go through torch."""
 
-    def __init__(self, attention: Attention, found: Projection) -> None:
+    def __init__(self, attention: Attention, found: Projection, *, exact_output: bool = False) -> None:
         self.attention, self.projection = attention, found
-        self.inner = tile_kernel(found.inner)
+        self.inner = tile_kernel(found.inner, exact_output=exact_output)
         self.scan_choices = ScanChoices(attention)
         self._read = _expressions(found)
         self._kept = frozenset(i.name for i in found.inner.inputs)
@@ -140,7 +132,7 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
 
     @cached_property
     def _lse(self) -> TritonKernel | StagedKernel | ProjectedKernel:
-        return kernel_for(lse_alone(self.attention))
+        return projected_kernel(lse_alone(self.attention))
 
     def _lse_call(self, call: Call) -> Call:
         attention = self._lse.attention

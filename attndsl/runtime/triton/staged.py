@@ -27,10 +27,12 @@ from attndsl.schedule.tiling import Tiling
 WIDTH = STAGE_WIDTH
 
 
-def tile_kernel(attention: Attention) -> TritonKernel | StagedKernel:
-    """The kernel of an attention without vectors of one position."""
+def tile_kernel(attention: Attention, *, exact_output: bool = False) -> TritonKernel | StagedKernel:
+    """The kernel of an attention without vectors of one position; `exact_output`: its output is fp32."""
     found = staged(attention)
-    return StagedKernel(attention, found) if isinstance(found, Staged) else TritonKernel(attention)
+    if isinstance(found, Staged):
+        return StagedKernel(attention, found, exact_output=exact_output)
+    return TritonKernel(attention, exact_output=exact_output)
 
 
 class StagedKernel(Wrapping[TritonKernel]):
@@ -40,9 +42,9 @@ class StagedKernel(Wrapping[TritonKernel]):
     way: what `inner` leaves as gradients of numbers becomes those of sums, and a sweep of each stage adds what follows
     for q, k and inputs."""
 
-    def __init__(self, attention: Attention, found: Staged) -> None:
+    def __init__(self, attention: Attention, found: Staged, *, exact_output: bool = False) -> None:
         self.attention, self.staged = attention, found
-        self.inner = TritonKernel(found.inner, exact_gradients=True)
+        self.inner = TritonKernel(found.inner, exact_gradients=True, exact_output=exact_output)
         self.stages = tuple(map(_StageKernel, found.stages))
         self.scan_choices = ScanChoices(attention)
         values = [n.computed for stage in found.stages for n in stage.numbers]
