@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from attndsl.codegen.triton import supported, typical_source
 from attndsl.codegen.triton_arguments import operands
 from attndsl.ir.attention import Attention
+from attndsl.ir.expr import op
 from attndsl.ir.infix import infix
 from attndsl.ir.projection import Projection, projection
+from attndsl.ir.simplify import simplify_expr
 from attndsl.ir.statistics import Stage, Staged, staged
+from attndsl.ir.vector_sums import VectorSum, VectorSums, vector_sums
 from attndsl.schedule.legalise import scan_form
 
 
@@ -22,6 +25,17 @@ def source_of(attention: Attention) -> str:
     scan = typical_scan(attention)
     if scan:
         return scan
+    summed = vector_sums(attention)
+    if not isinstance(summed, VectorSums):
+        return _projected_source(attention)
+    parts: list[str] = []
+    for s in summed.sums:
+        parts += [_note("Summed first, over the row:", [_sum(s)]), _projected_source(s.attention)]
+    return "\n\n".join((*parts, _projected_source(summed.inner)))
+
+
+def _projected_source(attention: Attention) -> str:
+    """The same of an attention that sums no vectors."""
     found = projection(attention)
     if not isinstance(found, Projection):
         return _staged_source(attention)
@@ -47,19 +61,37 @@ def gpu_way(attention: Attention) -> str:
     """What computes an attention on a GPU, in words."""
     if scan_form(attention).form is not None:
         return "kernels linear in the length; tiles of pairs where lengths or offsets do not allow them"
+    summed = vector_sums(attention)
+    sums, last = (summed.sums, summed.inner) if isinstance(summed, VectorSums) else ((), attention)
+    first: list[str] = []
+    try:
+        for s in sums:
+            first += [*_before(s.attention), _sum(s)]
+        first += _before(last)
+    except ValueError as error:
+        return str(error).removeprefix(f"{attention.name}: ")
+    after = f", after {'; '.join(first)}" if first else ""
+    return f"Triton kernels of tiles{after}"
+
+
+def _before(attention: Attention) -> list[str]:
+    """What is computed before the last kernels of an attention that sums no vectors, an assignment each. ValueError
+    where the backend cannot run it."""
     found = projection(attention)
     inner = found.inner if isinstance(found, Projection) else attention
     stages = staged(inner)
-    try:
-        for each in attentions_of(inner):
-            supported(each)
-    except ValueError as error:
-        return str(error).removeprefix(f"{attention.name}: ")
+    for each in attentions_of(inner):
+        supported(each)
     first = _first(found) if isinstance(found, Projection) else []
     if isinstance(stages, Staged):
         first += [line for stage in stages.stages for line in _stage(stage)]
-    after = f", after {'; '.join(first)}" if first else ""
-    return f"Triton kernels of tiles{after}"
+    return first
+
+
+def _sum(found: VectorSum) -> str:
+    """What a sum of vectors is, an assignment."""
+    assert found.attention.weight is not None
+    return f"{found.name} = sum({infix(simplify_expr(op('mul', found.attention.weight, found.value)))})"
 
 
 def attentions_of(attention: Attention) -> tuple[Attention, ...]:

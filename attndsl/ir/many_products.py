@@ -11,7 +11,25 @@ from dataclasses import dataclass, replace
 from attndsl.ir import build
 from attndsl.ir.attention import Attention, Fact, Input
 from attndsl.ir.build import ONE
-from attndsl.ir.expr import FURTHER, SCORE, Expr, Index, Load, Size, Value, op, rewrite, walk
+from attndsl.ir.expr import (
+    FURTHER,
+    SCORE,
+    Coord,
+    Count,
+    Decay,
+    Expr,
+    Extent,
+    Index,
+    Load,
+    Member,
+    Reduce,
+    Size,
+    Value,
+    mentions,
+    op,
+    rewrite,
+    walk,
+)
 from attndsl.ir.one_product import CannotProjectError, Linear, rebuilt, sides_of, tops_of
 from attndsl.ir.separate import product
 from attndsl.ir.types import FLOAT, INT, Kind, Type
@@ -76,9 +94,15 @@ def _groups(tops: dict[Expr, Linear], atoms: list[Expr]) -> list[list[Expr]]:
         factors = set(places.values())
         if not places:
             continue
-        joins = len(factors) == 1 and product(next(iter(factors))) is not None
+        factor = next(iter(factors))
+        # torch does not know coordinates and reductions, which vectors would read with their factor
+        joins = len(factors) == 1 and product(factor) is not None and not mentions(factor, _has_no_side)
         groups.setdefault(frozenset(places) if joins else atom, []).append(atom)
     return list(groups.values())
+
+
+def _has_no_side(node: Expr) -> bool:
+    return isinstance(node, Coord | Member | Extent | Value | Reduce | Count | Decay)
 
 
 def _leaves(groups: list[list[Expr]], roots: tuple[Expr, ...]) -> tuple[list[Value], list[Expr]]:
