@@ -273,42 +273,42 @@ STAGED = (
 """Kernels that add up rows run before those that weigh pairs, or beside them."""
 
 SUMMED = (
-    Case("distance from a mean", "attention sm { mask k <= q weight relu(dot(Q, K) - dot(Q, mean(K))) / sum }", Lq=67,
-         H=4, Hkv=2, D=32, Dv=16, lse=False),
-    Case("norm of a weighted mean", "attention sn { weight relu(s - norm(mean(K * s))) }", Lq=17, Lk=71, D=24,
+    Case("distance from a mean", "attention sm { mask k <= q weight relu(dot(Q, K) - dot(Q, mean(K))) / sum }", Lq=45,
+         H=4, Hkv=2, D=16, Dv=16, lse=False),
+    Case("norm of a weighted mean", "attention sn { weight relu(s - norm(mean(K * s))) }", Lq=17, Lk=51, D=24,
          lse=False),
-    Case("keys near their mean", "attention sk { mask q < 40 and k < q weight exp(-norm(K - mean(K))) / sum }", Lq=67,
+    Case("keys near their mean", "attention sk { mask q < 30 and k < q weight exp(-norm(K - mean(K))) / sum }", Lq=45,
          D=16, lse=False),
-    Case("softmax of a softmax", "attention sx { mask k <= q weight exp(s + dot(sum(exp(s) * K) / sum(exp(s)), K) / D) / "
-         "sum }", Lq=67, H=4, Hkv=2, D=32),
+    Case("softmax of a softmax", "attention sx { mask k <= q weight exp(s + dot(sum(exp(s) * K) / sum(exp(s)), K) / D) "
+         "/ sum }", Lq=45, H=4, Hkv=2, D=16),
     Case("spread about a mean, offsets", "attention sv(input c: f32[H, D]) { mask k <= q "
-         "weight silu(s) / sqrt(0.1 + total(mean((K - c[h] * mean(K))^2))) / count }", Lq=33, B=2, Lk=101,
-         q_offset=(3, 67), D=32, lse=False, inputs={"c": normal(2, 32)}),
+         "weight silu(s) / sqrt(0.1 + total(mean((K - c[h] * mean(K))^2))) / count }", Lq=33, B=2, Lk=77,
+         q_offset=(3, 44), D=16, lse=False, inputs={"c": normal(2, 16)}),
     Case("means of values and of maps", "attention so(input W: f32[D, M], input c: f32[H, D]) { mask k != q "
-         "weight tanh(s) * (norm(mean(V)) + total(tanh(mean(tanh(K * c[h]) @ W) + mean(s)))) }", Lq=129, H=4, Hkv=2,
+         "weight tanh(s) * (norm(mean(V)) + total(tanh(mean(tanh(K * c[h]) @ W) + mean(s)))) }", Lq=49, H=4, Hkv=2,
          D=16, Dv=40, lse=False, inputs={"W": normal(16, 5, size=0.3), "c": normal(4, 16)}),
     Case("roots of rows without keys", "attention sr { mask k < q - 1 weight s * sqrt(total(mean(Q * K)^2)) }", Lq=35,
          D=16, lse=False),
     Case("rotated sums that decay", "attention sd(input g: f32[B, Hkv, L] log_decay) { mask k <= q "
-         "weight sigmoid(s - norm(sum(rope(K, q - k) * decay(g)))) / (1 + sum(sigmoid(s))) }", Lq=67, H=4, Hkv=2, D=16,
-         lse=False, inputs={"g": decays(1, 2, 67)}),
+         "weight sigmoid(s - norm(sum(rope(K, q - k) * decay(g)))) / (1 + sum(sigmoid(s))) }", Lq=45, H=4, Hkv=2, D=16,
+         lse=False, inputs={"g": decays(1, 2, 45)}),
     Case("vectors of rows and pairs", "attention sp { grid m(y, x) mask abs(q.y - k.y) <= 2 and abs(q.x - k.x) <= 3 "
-         "weight s * norm(sum(if k.y <= q.y then concat(K, Q) * k.x else concat(Q - K, 0.5 * K))) }", Lq=80,
-         grid=(8, 10), D=16, lse=False),
-    Case("a mean in a vector", "attention sq { mask k <= q weight gelu(dot(Q * mean(s), K) + dot(V, mean(V)) / count) }",
-         Lq=67, H=4, Hkv=2, D=32, lse=False),
+         "weight s * norm(sum(if k.y <= q.y then concat(K, Q) * k.x else concat(Q - K, 0.5 * K))) }", Lq=48,
+         grid=(6, 8), D=16, lse=False),
+    Case("a mean in a vector", "attention sq { mask k <= q weight gelu(dot(Q * mean(s), K) + dot(V, mean(V)) / count) "
+         "}", Lq=45, H=4, Hkv=2, D=16, lse=False),
 )  # fmt: skip
 """Kernels that sum vectors over rows run before those that weigh pairs."""
 
 FEW_SUMMED = (
-    Case("few, a mean", "attention fm { mask k <= q weight exp(s - norm(mean(K))) / sum }", Lq=1, Lk=197, H=4, Hkv=2,
-         q_offset="end", D=32),
-    Case("few, offsets", "attention fo { mask k <= q and q - k < 70 weight relu(s - norm(sum(K * s) / sum(s^2))) }", Lq=3,
-         Lk=197, B=2, q_offset=(90, 7), D=32, lse=False),
-    Case("few, of heads", "attention fh(input c: f32[H, D]) { weight relu(s - norm(mean(tanh(K * c[h])))) }", Lq=2, Lk=101,
-         H=4, Hkv=2, D=16, lse=False, inputs={"c": normal(4, 16)}),
+    Case("few, a mean", "attention fm { mask k <= q weight exp(s - norm(mean(K))) / sum }", Lq=1, Lk=111, H=4, Hkv=2,
+         q_offset="end", D=16),
+    Case("few, offsets", "attention fo { mask k <= q and q - k < 70 weight relu(s - norm(sum(K * s) / sum(s^2))) }",
+         Lq=3, Lk=111, B=2, q_offset=(80, 7), D=16, lse=False),
+    Case("few, of heads", "attention fh(input c: f32[H, D]) { weight relu(s - norm(mean(tanh(K * c[h])))) }", Lq=2,
+         Lk=77, H=4, Hkv=2, D=16, lse=False, inputs={"c": normal(4, 16)}),
     Case("few, products", "attention fp { mask k % 3 != q weight softplus(dot(K, mean(K)) / D + s) / count }", Lq=2,
-         Lk=101, H=4, Hkv=2, D=32, lse=False),
+         Lk=77, H=4, Hkv=2, D=16, lse=False),
 )  # fmt: skip
 
 CASES = (

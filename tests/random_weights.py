@@ -157,7 +157,7 @@ def _components(w: Writer) -> str:
 WEIGHTS = (
     "softmax", "softmax", "softmax", "explicit", "sink", "constant", "sigmoid", "relu2", "cog", "elementwise",
     "counted", "amplitude", "linear", "taylor", "retention", "simple decay", "channel decay", "hedgehog",
-    "softplus sum", "statistics", "exponential statistics", "decayed",
+    "softplus sum", "statistics", "exponential statistics", "decayed", "vector sums",
     "gated", "product of two",
 )  # fmt: skip
 STATISTICS = (
@@ -166,6 +166,14 @@ STATISTICS = (
     "gelu((s - mean(s)) / sqrt(0.2 + mean((s - mean(s))^2))) / count", "s * mean(tanh(s) * cos(0.1 * (q - k)))",
 )  # fmt: skip
 """Weights that need sums of their row before its pairs."""
+VECTOR_SUMS = (
+    "tanh(s - norm({0}) / sqrt(D))", "softplus(s + dot({0}, K) / D) / sum", "s / sqrt(0.3 + total(({0})^2) / D)",
+    "sigmoid(s) * dot({0}, {1}) / D", "gelu(s - norm(K - {0}) / D) / count", "s / (0.2 + norm({0}))",
+)  # fmt: skip
+SUMMED = (
+    "mean(K)", "mean(tanh(s) * K)", "sum(exp(s) * K) / sum(exp(s))", "mean(Q * K + tanh(K))", "mean(sin(0.3 * K)) * mean(s)",
+    "sum(s * roll(K, 1)) / (1 + sum(s^2))", "mean(if k <= q then K else 0.5 * Q)",
+)  # fmt: skip
 EXPONENTIAL_STATISTICS = (
     "exp((s - mean(s)) / sqrt(0.2 + mean((s - mean(s))^2))) / sum", "exp(s) / sqrt(sum(exp(2 * s)))",
     "exp(0.5 * s * log(2 + count)) / sum", "exp(s) * sigmoid(mean(s)) / sum(exp(s))", "exp(s) / (1 + exp(s) + sum)",
@@ -202,6 +210,8 @@ def weight_clause(w: Writer) -> tuple[str, frozenset[str]]:
         return f"weight sigmoid(s) * exp(s - {_strength(w)}) / sum(exp(s))", no
     if form == "statistics":
         return f"weight {w.pick(STATISTICS)}", no
+    if form == "vector sums":
+        return f"weight {w.pick(VECTOR_SUMS).format(w.pick(SUMMED), w.pick(SUMMED))}", no
     if form == "exponential statistics":
         return f"weight {w.pick(EXPONENTIAL_STATISTICS)}", exp
     if form == "decayed":

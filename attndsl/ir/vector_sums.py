@@ -30,8 +30,8 @@ from attndsl.ir.expr import (
     Expr,
     Extent,
     Index,
-    Load,
     Literal,
+    Load,
     Member,
     Op,
     Reduce,
@@ -61,6 +61,7 @@ VALUES = "given_values"
 _ROW = tuple(Index(INT, n) for n in ("b", "h", "row"))
 _SHAPE = tuple(Size(INT, n) for n in ("B", "H", "Lq"))
 _NO_TORCH = (Coord, Member, Extent, Value, Reduce, Count, Decay, Search)
+_COUNT = op("to_float", Count(INT))
 _MOST = 64
 
 
@@ -194,6 +195,9 @@ class _Splitting:
         if _is_key_vector(e):
             return self._read(above, below, e if key is None else op("mul", key, e))
         if row_only(e):
+            if key is None and not above and below == [_COUNT]:
+                # the mean of what all keys share; rows that see none have no use for it
+                return e
             return op("mul", e, self._read(above, below, key) if key is not None else self._scalar(above, below))
         if isinstance(e, Op):
             match e.op:
@@ -212,9 +216,8 @@ class _Splitting:
                 case "select" if not e.args[0].type.shape:
                     condition, then, otherwise = e.args
                     yes, no = op("select", condition, ONE, ZERO), op("select", condition, ZERO, ONE)
-                    return op(
-                        "add", self._term(then, [*above, yes], below, key), self._term(otherwise, [*above, no], below, key)
-                    )  # fmt: skip
+                    cases = (then, [*above, yes]), (otherwise, [*above, no])
+                    return op("add", *(self._term(term, numbers, below, key) for term, numbers in cases))
                 case _:
                     found = None if key is not None else self._linear(e, above, below)
                     if found is not None:
@@ -374,7 +377,7 @@ def _of_key_head(e: Expr) -> bool:
 
 
 def _count(node: Reduce) -> list[Expr]:
-    return [op("to_float", Count(INT))] if node.kind == "mean" else []
+    return [_COUNT] if node.kind == "mean" else []
 
 
 def _weight(above: list[Expr], below: list[Expr]) -> Expr:

@@ -17,7 +17,6 @@ from attndsl.ir.statistics import GIVEN
 from attndsl.ir.types import INT
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.config import Config, Pass, configured
-from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.projected import ProjectedKernel
 from attndsl.runtime.triton.staged import StagedKernel
 from attndsl.runtime.triton.summed import AnyKernel, SummedKernel, last_of, tiles_of

@@ -11,8 +11,8 @@ from attndsl.ir.attention import Attention
 from attndsl.ir.projected import Projection
 from attndsl.ir.projection import projection
 from attndsl.ir.statistics import Staged, staged
-from attndsl.ir.vector_sums import VectorSums, vector_sums
 from attndsl.ir.types import Kind, kind_of_dtype
+from attndsl.ir.vector_sums import VectorSums, vector_sums
 from attndsl.ir.weights import weight_form
 from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.locate import Locator
@@ -89,8 +89,8 @@ def lower_module(
     depend on the order of programs. ValueError names a feature that the backend does not have."""
     if isinstance(vector_sums(attention), VectorSums):
         raise ValueError(
-            f"{attention.name}: its weight needs sums of vectors over the row that kernels of their own find first, which "
-            "no module does by itself; `attndsl explain` says what they are, and calls of attndsl run them"
+            f"{attention.name}: its weight needs sums of vectors over the row that kernels of their own find first, "
+            "which no module does by itself; `attndsl explain` says what they are, and calls of attndsl run them"
         )
     found = projection(attention)
     if not isinstance(found, Projection):

@@ -21,7 +21,8 @@ def main() -> int:
     for i, case in chosen:
         try:
             interpret.check(case, DTYPES[i % 3], Config(32, 32, 4, 2))
-            interpret_backward.check(case, DTYPES[(i + 1) % 3], fused=False)
+            if case not in FEW_SUMMED:
+                interpret_backward.check(case, DTYPES[(i + 1) % 3], fused=False)
         except Exception:
             wrong += 1
             print(f"WRONG {case.name}\n{traceback.format_exc()}")
