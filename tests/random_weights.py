@@ -171,7 +171,7 @@ VECTOR_SUMS = (
     "sigmoid(s) * dot({0}, {1}) / D", "gelu(s - norm(K - {0}) / D) / count", "s / (0.2 + norm({0}))",
 )  # fmt: skip
 SUMMED = (
-    "mean(K)", "mean(tanh(s) * K)", "sum(exp(s) * K) / sum(exp(s))", "mean(Q * K + tanh(K))", "mean(sin(0.3 * K)) * mean(s)",
+    "mean(K)", "mean(tanh(s) * K)", "sum(exp(s) * K) / sum(exp(s))", "mean(Q * K + tanh(K))", "mean(sin(K)) * mean(s)",
     "sum(s * roll(K, 1)) / (1 + sum(s^2))", "mean(if k <= q then K else 0.5 * Q)",
 )  # fmt: skip
 EXPONENTIAL_STATISTICS = (
