@@ -94,9 +94,9 @@ def _is_vector(node: Expr) -> bool:
 
 
 def _reads_vectors(e: Expr) -> bool:
-    """Whether a vector of q or k, or of an input beside one, stands in an expression; values and gates of the output
+    """Whether a vector of q, k or v, or of an input beside one, stands in an expression; `o` and gates of the output
     clause do not count."""
-    return mentions(e, lambda n: isinstance(n, Load) and n.tensor in ("Q", "K")) or mentions(
+    return mentions(e, _is_given) or mentions(
         e, lambda n: isinstance(n, Op) and n.op == "dot"
     )
 
@@ -241,7 +241,7 @@ class _Rewriting:
         if of_pair(node) or mentions(node, lambda n: isinstance(n, _NO_SIDE)):
             return None
         if read_elsewhere(tuple(n for n in walk(node) if _is_given(n))) is not None:
-            raise CannotProjectError("q or k at another position than its own")
+            raise CannotProjectError("q, k or v at another position than its own")
         known = self.channels.get(node)
         if known is None:
             of_row, size = row_only(node), self._extent(node)
@@ -391,7 +391,7 @@ class _Rewriting:
             if mentions(side, lambda n: isinstance(n, _NO_SIDE)):
                 raise CannotProjectError("a vector that reads coordinates, decays or reductions")
         if read_elsewhere(tuple(n for n in walk(op("dot", query, key)) if _is_given(n))) is not None:
-            raise CannotProjectError("q or k at another position than its own")
+            raise CannotProjectError("q, k or v at another position than its own")
         extent = extent_of(key, self.attention) or extent_of(query, self.attention)
         if extent is None:
             raise CannotProjectError("a vector of a size that is not known")
@@ -411,7 +411,7 @@ def _place(of_row: bool, by_head: bool) -> tuple[Expr, ...]:
 
 
 def _is_given(node: Expr) -> bool:
-    return isinstance(node, Load) and node.tensor in ("Q", "K")
+    return isinstance(node, Load) and node.tensor in ("Q", "K", "V")
 
 
 def _joined(attention: Attention) -> tuple[Expr | None, bool]:

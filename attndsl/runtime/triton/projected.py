@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import Expr, Index, ParamRef, walk
+from attndsl.ir.expr import Expr, Index, Load, ParamRef, mentions, walk
 from attndsl.ir.one_product import SCALE
 from attndsl.ir.projection import Number, Prefix, Projection, Table, projection
 from attndsl.ir.statistics import GIVEN, lse_alone
@@ -102,7 +102,7 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
         if grad_lse is not None:
             own = self._lse_call(call)
             none = own.q.new_zeros((*own.q.shape[:3], own.v.shape[-1]))
-            wanted = needs & {"q", "k", *own.inputs}
+            wanted = needs & {"q", "k", *own.inputs, *(["v"] if self._lse_reads_v else [])}
             for name, g in self._lse.backward(own, None, (none, saved[-1]), None, grad_lse, wanted).items():
                 found[name] = found[name] + g if name in found else g
         return found
@@ -145,9 +145,17 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
     def _lse_call(self, call: Call) -> Call:
         attention = self._lse.attention
         inputs = {i.name: call.inputs[i.name] for i in attention.inputs}
-        sizes = {**call.sizes, **{given: call.sizes[n] for n, given in GIVEN.items()}, "Dv": WIDTH}
+        sizes = {**call.sizes, **{given: call.sizes[n] for n, given in GIVEN.items()}}
+        if self._lse_reads_v:
+            return call.within("lse", attention=attention, inputs=inputs, sizes=sizes)
+        sizes["Dv"] = WIDTH
         v = call.k.new_zeros((*call.k.shape[:3], WIDTH))
         return call.within("lse", attention=attention, v=v, inputs=inputs, sizes=sizes)
+
+    @cached_property
+    def _lse_reads_v(self) -> bool:
+        a = self._lse.attention
+        return any(mentions(e, _is_v) for e in (a.mask, a.score, a.weight) if e is not None)
 
     # What the kernels are given
 
@@ -198,6 +206,10 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
         q, k = call.q.new_empty((B, H, Lq, F)), call.k.new_empty((B, heads, Lk, F))
         v = call.v if call.v.shape[1] == heads else call.v.new_empty((B, heads, Lk, call.v.shape[-1]))
         return self._call(call, q, k, v, call.inputs, 1.0 if self.projection.vectors else call.scale)
+
+
+def _is_v(node: Expr) -> bool:
+    return isinstance(node, Load) and node.tensor == "V"
 
 
 def _expressions(found: Projection) -> tuple[Expr, ...]:
