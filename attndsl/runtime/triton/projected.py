@@ -14,11 +14,13 @@ from torch import Tensor
 
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import Expr, Index, Load, ParamRef, mentions, walk
+from attndsl.ir.finished import finished
 from attndsl.ir.one_product import SCALE
 from attndsl.ir.projection import Number, Prefix, Projection, Table, projection
 from attndsl.ir.statistics import GIVEN, lse_alone
 from attndsl.runtime.call import Call, Saved
 from attndsl.runtime.sides import Sides
+from attndsl.runtime.triton.finished import FinishedKernel
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.scan_choices import ScanChoices
 from attndsl.runtime.triton.scan_kernel import narrowed
@@ -28,17 +30,32 @@ from attndsl.runtime.vectors import prefix_sums
 from attndsl.schedule.plan import Plan
 
 
-def kernel_for(attention: Attention) -> TritonKernel | StagedKernel | ProjectedKernel:
+def kernel_for(attention: Attention) -> AnyKernel:
     """The kernel of an attention on this backend."""
+    found = finished(attention)
+    inner = _projected(attention if found is None else found.inner)
+    return inner if found is None else FinishedKernel(attention, found, inner)
+
+
+def _projected(attention: Attention) -> TritonKernel | StagedKernel | ProjectedKernel:
     found = projection(attention)
     return ProjectedKernel(attention, found) if isinstance(found, Projection) else tile_kernel(attention)
 
 
-def tiles_of(
-    kernel: TritonKernel | StagedKernel | ProjectedKernel, call: Call, *, shaped: bool = False
-) -> tuple[TritonKernel, Call]:
+def summing_of(kernel: AnyKernel, call: Call) -> tuple[TritonKernel | StagedKernel, Call]:
+    """The kernel that torch computes nothing before or after, and its call."""
+    if isinstance(kernel, FinishedKernel):
+        kernel, call = kernel.inner, kernel.shaped(call)
+    if isinstance(kernel, ProjectedKernel):
+        kernel, call = kernel.inner, kernel.projected(call)
+    return kernel, call
+
+
+def tiles_of(kernel: AnyKernel, call: Call, *, shaped: bool = False) -> tuple[TritonKernel, Call]:
     """The kernel that runs tiles at last, and its call; `shaped`: of the right shapes, with nothing computed for it."""
     with torch.no_grad():
+        if isinstance(kernel, FinishedKernel):
+            kernel, call = kernel.inner, kernel.shaped(call)
         if isinstance(kernel, ProjectedKernel):
             kernel, call = kernel.inner, kernel.shaped(call) if shaped else kernel.projected(call)
         if isinstance(kernel, StagedKernel):
@@ -175,6 +192,9 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
         for channels in found.channels:
             side = rows if channels.of_row else keys[H if channels.by_head else call.sizes["Hkv"]]
             inputs[channels.name] = _channels(call, side, side.value(channels.value))
+        for gate in found.gates:
+            vectors = rows.value(gate.value)
+            inputs[gate.name] = vectors.expand(call.sizes["B"], H, rows.length, vectors.shape[-1]).contiguous()
         for prefix in found.prefixes:
             inputs |= _prefix_sums(call, prefix)
         sizes = found.sizes(call.sizes)
@@ -215,7 +235,7 @@ def _is_v(node: Expr) -> bool:
 def _expressions(found: Projection) -> tuple[Expr, ...]:
     several = [*([found.vectors] if found.vectors else []), *(p.vectors for p in found.products)]
     vectors = [e for v in several for e in (v.query, v.key)]
-    numbers = (n.value for n in (*found.numbers, *found.channels))
+    numbers = (n.value for n in (*found.numbers, *found.channels, *found.gates))
     return (*vectors, *numbers, *(t.vector for t in found.tables))
 
 
@@ -269,3 +289,7 @@ def _prefix_sums(call: Call, prefix: Prefix) -> dict[str, Tensor]:
         found[name] = x.float() if prefix.size else x.float().contiguous()
         found[rest] = (x.detach() - found[name].detach()).float()
     return found
+
+
+AnyKernel = TritonKernel | StagedKernel | ProjectedKernel | FinishedKernel
+"""What runs an attention on this backend."""
