@@ -163,10 +163,9 @@ def _wider(name: str, a: Expr | None, b: Expr | None) -> Expr | None:
 
 
 def _narrow(bound: Expr | None, ranges: Boxes) -> Expr | None:
-    """The bound, certain to stay within int32 and computed in it; a number of the call in it is cut to FURTHEST. None if that fails."""
-    if bound is None:
-        return None
-    if is_long(bound):
+    """The bound, certain to stay within int32, which it is computed in; a number of the call in it is cut to FURTHEST.
+    None if that fails."""
+    if bound is None or is_long(bound):
         return None
     if _fits(bound, ranges):
         return bound

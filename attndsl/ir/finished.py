@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from attndsl.ir.attention import Attention, Input
 from attndsl.ir.expr import VECTOR_OPS, Coord, Expr, Extent, Load, Member, Op, Value, mentions, walk
+from attndsl.ir.free import tensors
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,7 @@ def finished(attention: Attention) -> Finished | None:
     if output is None or not any(map(_is_beyond, walk(output))):
         return None
     parts = [e for e in (attention.mask, attention.score, attention.weight) if e is not None]
-    read = {n.tensor for e in parts for n in walk(e) if isinstance(n, Load)}
-    read |= {n.tensor for e in parts for n in walk(e) if hasattr(n, "tensor")}
+    read = frozenset[str]().union(*map(tensors, parts))
     params = tuple(p for p in attention.params if not isinstance(p, Input) or p.name in read)
     return Finished(replace(attention, params=params, output=None, requires=()), output)
 

@@ -99,9 +99,7 @@ def _is_vector(node: Expr) -> bool:
 def _reads_vectors(e: Expr) -> bool:
     """Whether a vector of q, k or v, or of an input beside one, stands in an expression; `o` and gates of the output
     clause do not count."""
-    return mentions(e, _is_given) or mentions(
-        e, lambda n: isinstance(n, Op) and n.op == "dot"
-    )
+    return mentions(e, _is_given) or mentions(e, lambda n: isinstance(n, Op) and n.op == "dot")
 
 
 @dataclass

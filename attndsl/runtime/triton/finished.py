@@ -32,7 +32,9 @@ class FinishedKernel(Wrapping["TritonKernel | StagedKernel | ProjectedKernel"]):
     The clause is computed in fp32 from an output in q's type. Gradients of q and inputs by the clause go through torch
     and are added to those of `inner`."""
 
-    def __init__(self, attention: Attention, found: Finished, inner: TritonKernel | StagedKernel | ProjectedKernel) -> None:
+    def __init__(
+        self, attention: Attention, found: Finished, inner: TritonKernel | StagedKernel | ProjectedKernel
+    ) -> None:
         self.attention, self.inner = attention, inner
         self.output = linear_coordinates(attention, found.output)
         self.scan_choices = ScanChoices(attention)
@@ -40,7 +42,9 @@ class FinishedKernel(Wrapping["TritonKernel | StagedKernel | ProjectedKernel"]):
         nodes = list(walk(self.output))
         self._scalars = frozenset(n.name for n in nodes if isinstance(n, ParamRef))
         tensors = {n.tensor for n in nodes if isinstance(n, Load)}
-        self._read = frozenset({"q"} if "Q" in tensors else ()) | {i.name for i in attention.inputs if i.name in tensors}
+        self._read = frozenset({"q"} if "Q" in tensors else ()) | {
+            i.name for i in attention.inputs if i.name in tensors
+        }
         self._o = [n for n in nodes if is_o(n)]
         self._extents = [n for n in nodes if isinstance(n, Extent)]
 
