@@ -157,7 +157,7 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
 
     @cached_property
     def _lse(self) -> TritonKernel | StagedKernel | ProjectedKernel:
-        return kernel_for(lse_alone(self.attention))
+        return _projected(lse_alone(self.attention))
 
     def _lse_call(self, call: Call) -> Call:
         attention = self._lse.attention

@@ -28,7 +28,8 @@ from attndsl.schedule.tiling import Tiling
 class Lowering:
     """The launches of a call of `attention` (consts bound, simplified), which means `written`. Kernels run `inner` on a
     call of `problem`, which is `given` but for what `projection` moves before them, and leave out an output clause that
-    torch computes after them. `gradients` are launched in place of `backward` where inputs or lse have gradients; the latter is empty where inputs always have."""
+    torch computes after them. `gradients` are launched in place of `backward` where inputs or lse have gradients; the
+    latter is empty where inputs always have."""
 
     attention: Attention
     written: Attention
