@@ -1,9 +1,10 @@
 """Attentions that no library has kernels for, on a GPU: forward and backward beside what one would write today, the
 definition on whole matrices compiled by torch, and beside plain attention of the same shape.
 
-    python benchmarks/gpu_unusual.py [--length 2048] [--only TEXT] [--out FILE] [--commit HASH]
+    python benchmarks/gpu_unusual.py [--lengths 2048,8192] [--only TEXT] [--out FILE] [--commit HASH]
 
-Outputs of the two are compared before anything is measured. Rows go to benchmarks/results/<gpu>/<date>-unusual.json.
+Outputs of the two are compared before anything is measured. Of forward passes also the time on the device alone, in a
+graph: short calls take as long as the host prepares them. Rows go to benchmarks/results/<gpu>/<date>-unusual.json.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false, reportUnknownParameterType=false
@@ -22,7 +23,8 @@ import torch
 from torch import Tensor
 
 import attndsl
-from attndsl.bench.measure import Row, measure
+from attndsl.bench.measure import Row, measure, said
+from benchmarks.gpu_operator import on_device
 from benchmarks.raw import Raw
 
 HEADS, SIZE, HIDDEN = 8, 64, 16
@@ -123,9 +125,19 @@ def tensors(case: Case, length: int) -> list[Tensor]:
     return made
 
 
+def in_graph(keep: Callable[[Row], None], workload: str, name: str, call: Whole, arguments: list[Tensor]) -> None:
+    """The forward pass on the device alone."""
+    try:
+        with torch.no_grad():
+            keep(Row(workload, name, "fwd, device", on_device(lambda: call(*arguments)), None, ""))
+    except Exception as error:
+        keep(Row(workload, name, "fwd, device", None, None, said(error)))
+    torch.cuda.empty_cache()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--lengths", default="2048,8192")
     parser.add_argument("--only", default="")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--commit", default="")
@@ -136,24 +148,25 @@ def main() -> int:
         raw.data["rows"].append(row.as_data())
         raw.write()
         ms = f"{row.ms:9.3f} ms" if row.ms else "failed"
-        print(f"{row.wl:46s} {row.sys:16s} {row.pas} {ms} {row.note}", flush=True)
+        print(f"{row.wl:46s} {row.sys:16s} {row.pas:11s} {ms} {row.note}", flush=True)
 
     for case in CASES:
         if given.only not in case.name:
             continue
-        workload = f"{case.name}, causal, H{HEADS} D{SIZE} L{given.length}"
         small = tensors(case, 512)
         mine, whole = ours(case), torch.compile(eager(case), dynamic=False)
         found, known = mine(*small).float(), eager(case)(*small).float()
         apart = float((found - known).norm() / known.norm())
         raw.check(case.name, "" if apart < 1e-2 else f"relative difference {apart:.2e}")
-        given_ = tensors(case, given.length)
-        for name, call in (("attndsl-triton", mine), ("torch-compiled", whole), ("sdpa", plain)):
-            if name == "sdpa" and case is not CASES[0]:
-                continue
-            own = given_[:3] if name == "sdpa" else given_
-            about = f"causal, H{HEADS} D{SIZE} L{given.length}" if name == "sdpa" else workload
-            measure(keep, about, name, call, own, flops=None, backward=True, device="cuda")
+        for length in map(int, given.lengths.split(",")):
+            own, about = tensors(case, length), f"causal, H{HEADS} D{SIZE} L{length}"
+            for name, call in (("attndsl-triton", mine), ("torch-compiled", whole), ("sdpa", plain)):
+                if name == "sdpa" and case is not CASES[0]:
+                    continue
+                arguments = own[:3] if name == "sdpa" else own
+                workload = about if name == "sdpa" else f"{case.name}, {about}"
+                measure(keep, workload, name, call, arguments, flops=None, backward=True, device="cuda")
+                in_graph(keep, workload, name, call, arguments)
     return raw.end()
 
 

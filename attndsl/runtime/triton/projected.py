@@ -73,6 +73,7 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
         self.inner = tile_kernel(found.inner)
         self.scan_choices = ScanChoices(attention)
         self._read = _expressions(found)
+        self._scaled = any(mentions(e, lambda n: n == SCALE) for e in self._read)
         self._kept = frozenset(i.name for i in found.inner.inputs)
 
     def saves(self, q: Tensor, k: Tensor, v: Tensor, need_lse: bool) -> tuple[Saved, ...]:
@@ -180,8 +181,9 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
         """The call of `inner`."""
         found = self.projection
         H = call.sizes["H"]
-        scale = torch.full((1, 1, 1), call.scale, dtype=torch.float32, device=call.q.device)
-        known: dict[Expr, Tensor] = {SCALE: scale}
+        known: dict[Expr, Tensor] = {}
+        if self._scaled:
+            known[SCALE] = torch.full((1, 1, 1), call.scale, dtype=torch.float32, device=call.q.device)
         rows = Sides(call, H, offset=call.q_offset, values=known)
         keys = {h: Sides(call, h, length=call.sizes["Lk"], values=known) for h in {H, call.sizes["Hkv"]}}
         inputs = {n: t for n, t in call.inputs.items() if n in self._kept}
@@ -197,7 +199,7 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
             inputs[gate.name] = vectors.expand(call.sizes["B"], H, rows.length, vectors.shape[-1]).contiguous()
         for prefix in found.prefixes:
             inputs |= _prefix_sums(call, prefix)
-        sizes = found.sizes(call.sizes)
+        sizes = self._sizes(call)
         own = keys[H if found.by_head else call.sizes["Hkv"]]
         for product in found.products:
             inputs[product.query] = _vector(call, product.vectors.query, rows, sizes[product.size])
@@ -212,16 +214,23 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
         return self._call(call, q, k, v, inputs, scale_)
 
     def _call(self, call: Call, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor], scale: float) -> Call:
-        sizes = self.projection.sizes(call.sizes)
         return call.within(
-            "projected", attention=self.projection.inner, q=q, k=k, v=v, inputs=inputs, sizes=sizes, scale=scale
-        )
+            "projected", attention=self.projection.inner, q=q, k=k, v=v, inputs=inputs, sizes=self._sizes(call),
+            scale=scale,
+        )  # fmt: skip
+
+    def _sizes(self, call: Call) -> Mapping[str, int]:
+        """The sizes of the call of `inner`."""
+        found: Mapping[str, int] | None = call.memo.get("sizes of vectors")
+        if found is None:
+            found = call.memo["sizes of vectors"] = self.projection.sizes(call.sizes)
+        return found
 
     def shaped(self, call: Call) -> Call:
         """As `Wrapping.shaped`: with tensors of the right shapes, whatever their elements."""
         if self.projection.vectors is None and not self.projection.by_head:
             return self._call(call, call.q, call.k, call.v, call.inputs, call.scale)
-        sizes = self.projection.sizes(call.sizes)
+        sizes = self._sizes(call)
         B, H, heads, Lq, Lk, F = (sizes[n] for n in ("B", "H", "Hkv", "Lq", "Lk", "D"))
         q, k = call.q.new_empty((B, H, Lq, F)), call.k.new_empty((B, heads, Lk, F))
         v = call.v if call.v.shape[1] == heads else call.v.new_empty((B, heads, Lk, call.v.shape[-1]))
