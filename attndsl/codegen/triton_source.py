@@ -8,6 +8,7 @@ from attndsl.codegen.triton import supported, typical_source
 from attndsl.codegen.triton_arguments import operands
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import op
+from attndsl.ir.finished import Finished, finished
 from attndsl.ir.infix import infix
 from attndsl.ir.projection import Projection, projection
 from attndsl.ir.simplify import simplify_expr
@@ -25,6 +26,9 @@ def source_of(attention: Attention) -> str:
     scan = typical_scan(attention)
     if scan:
         return scan
+    after = finished(attention)
+    if after is not None:
+        return f"{source_of(after.inner)}\n\n{_note('Computed last, once a row:', [_last(after)])}\n"
     summed = vector_sums(attention)
     if not isinstance(summed, VectorSums):
         return _projected_source(attention)
@@ -61,8 +65,10 @@ def gpu_way(attention: Attention) -> str:
     """What computes an attention on a GPU, in words."""
     if scan_form(attention).form is not None:
         return "kernels linear in the length; tiles of pairs where lengths or offsets do not allow them"
-    summed = vector_sums(attention)
-    sums, last = (summed.sums, summed.inner) if isinstance(summed, VectorSums) else ((), attention)
+    finish = finished(attention)
+    whole = attention if finish is None else finish.inner
+    summed = vector_sums(whole)
+    sums, last = (summed.sums, summed.inner) if isinstance(summed, VectorSums) else ((), whole)
     first: list[str] = []
     try:
         for s in sums:
@@ -71,7 +77,7 @@ def gpu_way(attention: Attention) -> str:
     except ValueError as error:
         return str(error).removeprefix(f"{attention.name}: ")
     after = f", after {'; '.join(first)}" if first else ""
-    return f"Triton kernels of tiles{after}"
+    return f"Triton kernels of tiles{after}{'' if finish is None else f', then {_last(finish)}'}"
 
 
 def _before(attention: Attention) -> list[str]:
@@ -110,6 +116,11 @@ def _stage(stage: Stage) -> list[str]:
     return [*lines, *(f"{n.name} = {infix(n.value)}" for n in stage.numbers)]
 
 
+def _last(found: Finished) -> str:
+    """What is computed after the kernels."""
+    return f"o = {infix(found.output)}"
+
+
 def _first(found: Projection) -> list[str]:
     """What is computed before the kernels, an assignment each."""
     lines: list[str] = []
@@ -118,7 +129,7 @@ def _first(found: Projection) -> list[str]:
     for name, pair in operands(found.inner.products).items():
         vectors = next(p.vectors for p in found.products if pair in (p.query, p.key))
         lines.append(f"{name} = {infix(vectors.query if name[0] == 'q' else vectors.key)}")
-    lines += [f"{n.name} = {infix(n.value)}" for n in (*found.numbers, *found.channels)]
+    lines += [f"{n.name} = {infix(n.value)}" for n in (*found.numbers, *found.channels, *found.gates)]
     lines += [
         f"{t.name}[.., j] = dot({infix(t.vector)}, {t.tensor}[{', '.join([*map(infix, t.lead), 'j'])}])"
         for t in found.tables

@@ -36,7 +36,7 @@ class Candidates:
 
         from attndsl.ir.simplify import simplify
         from attndsl.runtime.binding import bind_call
-        from attndsl.runtime.triton.summed import kernel_for
+        from attndsl.runtime.triton.kernels import kernel_for
         from attndsl.tune.oracle import Subject
         from attndsl.tune.scans import scan_of
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from attndsl.ir.attention import Attention
+from attndsl.ir.finished import before_output
 from attndsl.ir.projection import Projection, projection
 from attndsl.ir.statistics import GIVEN, Stage, Staged, staged
 from attndsl.ir.vector_sums import VectorSums, vector_sums
@@ -52,6 +53,7 @@ def attentions_of(stage: Stage, step: Pass) -> tuple[Attention, ...]:
 
 
 def _projected_and_staged(attention: Attention, problem: Problem) -> tuple[Part, list[tuple[Stage, Problem]]]:
+    attention = before_output(attention)
     summed = vector_sums(attention)
     if isinstance(summed, VectorSums):
         # what sums vectors runs as any attention does, in configurations that are not searched for

@@ -18,9 +18,9 @@ from attndsl.runtime.call import Call
 from attndsl.runtime.triton.choices import Facts, facts_of, key_for
 from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.kernel import TritonKernel
+from attndsl.runtime.triton.kernels import kernel_for
 from attndsl.runtime.triton.scan_config import SCAN_PASSES, ScanConfig, choose_step
 from attndsl.runtime.triton.staged import StagedKernel
-from attndsl.runtime.triton.summed import kernel_for
 from attndsl.tune.apart import Asked, Recipe
 from attndsl.tune.machines import gpu_of
 from attndsl.tune.measurer import Candidates

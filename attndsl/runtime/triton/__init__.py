@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attndsl.runtime.triton.kernel import TritonKernel
-    from attndsl.runtime.triton.summed import kernel_for
+    from attndsl.runtime.triton.kernels import kernel_for
 
 __all__ = ["TritonKernel", "kernel_for"]
 
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return TritonKernel
     if name == "kernel_for":
-        from attndsl.runtime.triton.summed import kernel_for
+        from attndsl.runtime.triton.kernels import kernel_for
 
         return kernel_for
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

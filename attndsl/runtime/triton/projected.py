@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import Expr, Index, ParamRef, mentions, walk
+from attndsl.ir.expr import Expr, Index, Load, ParamRef, mentions, walk
 from attndsl.ir.one_product import SCALE
 from attndsl.ir.projection import Number, Prefix, Projection, Table, projection
 from attndsl.ir.statistics import GIVEN, lse_alone
@@ -95,7 +95,7 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
         if grad_lse is not None:
             own = self._lse_call(call)
             none = own.q.new_zeros((*own.q.shape[:3], own.v.shape[-1]))
-            wanted = needs & {"q", "k", *own.inputs}
+            wanted = needs & {"q", "k", *own.inputs, *(["v"] if self._lse_reads_v else [])}
             for name, g in self._lse.backward(own, None, (none, saved[-1]), None, grad_lse, wanted).items():
                 found[name] = found[name] + g if name in found else g
         return found
@@ -138,9 +138,17 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
     def _lse_call(self, call: Call) -> Call:
         attention = self._lse.attention
         inputs = {i.name: call.inputs[i.name] for i in attention.inputs}
-        sizes = {**call.sizes, **{given: call.sizes[n] for n, given in GIVEN.items()}, "Dv": WIDTH}
+        sizes = {**call.sizes, **{given: call.sizes[n] for n, given in GIVEN.items()}}
+        if self._lse_reads_v:
+            return call.within("lse", attention=attention, inputs=inputs, sizes=sizes)
+        sizes["Dv"] = WIDTH
         v = call.k.new_zeros((*call.k.shape[:3], WIDTH))
         return call.within("lse", attention=attention, v=v, inputs=inputs, sizes=sizes)
+
+    @cached_property
+    def _lse_reads_v(self) -> bool:
+        a = self._lse.attention
+        return any(mentions(e, _is_v) for e in (a.mask, a.score, a.weight) if e is not None)
 
     # What the kernels are given
 
@@ -161,6 +169,9 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
         for channels in found.channels:
             side = rows if channels.of_row else keys[H if channels.by_head else call.sizes["Hkv"]]
             inputs[channels.name] = _channels(call, side, side.value(channels.value))
+        for gate in found.gates:
+            vectors = rows.value(gate.value)
+            inputs[gate.name] = vectors.expand(call.sizes["B"], H, rows.length, vectors.shape[-1]).contiguous()
         for prefix in found.prefixes:
             inputs |= _prefix_sums(call, prefix)
         sizes = self._sizes(call)
@@ -201,10 +212,14 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
         return self._call(call, q, k, v, call.inputs, 1.0 if self.projection.vectors else call.scale)
 
 
+def _is_v(node: Expr) -> bool:
+    return isinstance(node, Load) and node.tensor == "V"
+
+
 def _expressions(found: Projection) -> tuple[Expr, ...]:
     several = [*([found.vectors] if found.vectors else []), *(p.vectors for p in found.products)]
     vectors = [e for v in several for e in (v.query, v.key)]
-    numbers = (n.value for n in (*found.numbers, *found.channels))
+    numbers = (n.value for n in (*found.numbers, *found.channels, *found.gates))
     return (*vectors, *numbers, *(t.vector for t in found.tables))
 
 

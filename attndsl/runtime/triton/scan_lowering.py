@@ -17,10 +17,10 @@ from attndsl.ir.types import INT
 from attndsl.runtime.call import Call
 from attndsl.runtime.state import State
 from attndsl.runtime.triton.cross import Compiled, compile_for
+from attndsl.runtime.triton.kernels import kernel_for
 from attndsl.runtime.triton.scan_config import ScanConfig, ScanPass, scan_configured
 from attndsl.runtime.triton.scan_kernel import LinearKernel
 from attndsl.runtime.triton.scan_launch import Launched, recording
-from attndsl.runtime.triton.summed import kernel_for
 from attndsl.schedule.legalise import ScanForm, legalise
 from attndsl.schedule.problem import Problem
 

@@ -16,7 +16,7 @@ from attndsl.ir.attention import Attention
 from attndsl.ir.evaluate import Env, evaluate
 from attndsl.ir.expr import Load, ParamRef, Size, walk
 from attndsl.ir.types import INT
-from attndsl.ir.vector_sums import GIVEN, VALUES, VectorSum, VectorSums, vector_sums
+from attndsl.ir.vector_sums import GIVEN, VALUES, VectorSum, VectorSums
 from attndsl.runtime.call import Call, Saved
 from attndsl.runtime.sides import Sides
 from attndsl.runtime.triton.kernel import TritonKernel
@@ -28,36 +28,11 @@ from attndsl.runtime.triton.staged import StagedKernel
 from attndsl.runtime.triton.wrapping import Wrapping
 from attndsl.schedule.plan import Plan
 
-AnyKernel = TritonKernel | StagedKernel | ProjectedKernel
 MULTIPLE = 16
 """Summed vectors have a multiple of so many components."""
 
 
-def kernel_for(attention: Attention) -> AnyKernel | SummedKernel:
-    """The kernel of an attention on this backend."""
-    found = vector_sums(attention)
-    return SummedKernel(attention, found) if isinstance(found, VectorSums) else projected_kernel(attention)
-
-
-def tiles_of(kernel: AnyKernel | SummedKernel, call: Call, *, shaped: bool = False) -> tuple[TritonKernel, Call]:
-    """The kernel that runs tiles at last, and its call; `shaped`: of the right shapes, with nothing computed for it."""
-    with torch.no_grad():
-        kernel, call = last_of(kernel, call, shaped=shaped)
-        if isinstance(kernel, ProjectedKernel):
-            kernel, call = kernel.inner, kernel.shaped(call) if shaped else kernel.projected(call)
-        if isinstance(kernel, StagedKernel):
-            kernel, call = kernel.inner, kernel.shaped(call) if shaped else kernel.final(call)
-        return kernel, call
-
-
-def last_of(kernel: AnyKernel | SummedKernel, call: Call, *, shaped: bool = False) -> tuple[AnyKernel, Call]:
-    """The kernel that runs after sums of vectors, and its call; `shaped` as in `tiles_of`."""
-    if not isinstance(kernel, SummedKernel):
-        return kernel, call
-    return kernel.inner, kernel.shaped(call) if shaped else kernel.final(call)
-
-
-class SummedKernel(Wrapping[AnyKernel]):
+class SummedKernel(Wrapping[TritonKernel | StagedKernel | ProjectedKernel]):
     """Sums vectors by kernels whose output they are, in fp32, and runs `inner` on the sums.
 
     A backward pass sums them again. What `inner` leaves as their gradients is the gradient of the output of those

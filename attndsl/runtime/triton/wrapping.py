@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from attndsl.runtime.triton.kernel import TritonKernel
     from attndsl.runtime.triton.projected import ProjectedKernel
     from attndsl.runtime.triton.staged import StagedKernel
+    from attndsl.runtime.triton.summed import SummedKernel
 
 
-K = TypeVar("K", bound="TritonKernel | StagedKernel | ProjectedKernel")
+K = TypeVar("K", bound="TritonKernel | StagedKernel | ProjectedKernel | SummedKernel")
 
 
 class Wrapping(LinearKernel, ABC, Generic[K]):

@@ -12,8 +12,8 @@ import attndsl
 from attndsl.runtime.binding import bind_call
 from attndsl.runtime.triton.choices import facts_of, untuned
 from attndsl.runtime.triton.config import Config, Visits, choose
+from attndsl.runtime.triton.kernels import kernel_for, tiles_of
 from attndsl.runtime.triton.lowering import compile_fitting, lower, shared_memory
-from attndsl.runtime.triton.summed import kernel_for, tiles_of
 from attndsl.runtime.triton.visits import visits_of
 from attndsl.tune.machines import gpu_of
 from benchmarks.cases import ALL_CASES, Case

@@ -16,8 +16,8 @@ TEXT = "attention fading(input g: f32[B, Hkv, L] log_decay) { mask k <= q weight
 @pytest.mark.parametrize("length", [1, 2, 129])
 def test_the_first_step_has_no_gradient(length: int) -> None:
     """No pair reaches over it; kernels round what rows and keys add up to in their own ways."""
+    from attndsl.runtime.triton.kernels import kernel_for
     from attndsl.runtime.triton.projected import ProjectedKernel
-    from attndsl.runtime.triton.summed import kernel_for
 
     f = attndsl.load(TEXT)
     q, k, v = (torch.randn(1, h, length, 16) for h in (4, 2, 2))
