@@ -455,7 +455,8 @@ def _is_long_op(node: Expr) -> bool:
         # what a scalar, an input or an extent multiplies stays a place
         return False
     free = (Index, Coord, Size, Extent, ParamRef, Load, Search)
-    ranges = {n: (-POSITIONS, POSITIONS) for n in walk(node) if n.type == INT and isinstance(n, free)}
+    read: list[Expr] = [n for n in walk(node) if n.type == INT and isinstance(n, free)]
+    ranges = dict.fromkeys(read, (-POSITIONS, POSITIONS))
     low, high = bounds(node, Boxes(ranges, {}))
     return int(low) < -(2**31) or int(high) >= 2**31
 
