@@ -309,9 +309,12 @@ class _Splitting:
                 raise _NoSumError("a sum of vectors of a size that is not known")
             if read_elsewhere((value,)) is not None:
                 raise _NoSumError("a sum of vectors at another position than the key's own")
+        if not mentions(weight, lambda n: n == SCORE) and not unbounded(score):
+            # nothing reads it, and it may read vectors
+            score = SCORE
         read = [substitute(weight, SCORE, score), *([score] if unbounded(score) else [])]
         multiplies = any(mentions(e, _multiplies) for e in read)
-        plain = replace(self.attention, weight=weight, output=None, requires=())
+        plain = replace(self.attention, score=score, weight=weight, output=None, requires=())
         own = self._reading(plain.map(lambda e: _resized(e, multiplies)))
         if by_head and any(_of_key_head(e) for e in (own.mask, own.score, weight)):
             raise _NoSumError("a sum of vectors of every query head beside a number of the key head")

@@ -73,6 +73,15 @@ def test_rows_without_keys_are_counted_where_there_may_be_any() -> None:
     assert counts("{ score if k % 2 == 0 then -inf else s weight relu(s - norm(mean(K))) }")
 
 
+def test_sums_that_read_no_score_have_none() -> None:
+    """It may read vectors, of which a kernel that multiplies nothing is given none."""
+    found = found_in("(input c: f32[H, D]) { mask k < q score s + dot(c[h], K) weight relu(s - norm(sum(s * K))) }")
+    assert isinstance(found, VectorSums)
+    assert found.seen is not None
+    assert infix(found.seen.attention.score) == "s"
+    assert "dot" in infix(found.sums[0].attention.score)
+
+
 def test_quotients_by_a_sum_are_zero_where_that_is() -> None:
     weight = sums_of("{ weight s / norm(sum(K)) }")[1]
     assert weight == "s * (if norm(summed0[b, h, row]) == 0 then 0 else " + (

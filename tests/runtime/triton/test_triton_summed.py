@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import attndsl
 from attndsl.codegen.triton_source import gpu_way
 from attndsl.runtime.call import Kept
 from attndsl.runtime.triton import kernel_for
+from attndsl.runtime.triton.standalone_lowering import lower_module
 from tests.runtime.triton.interpreted import run_cases
 from tests.runtime.triton.pretend import Pretended, pretend
 
@@ -81,3 +83,12 @@ def test_what_is_refused(gpu: Pretended) -> None:
     wide = "(input W: f32[D, 400]) { weight relu(s - norm(mean(K @ W))) }"
     with pytest.raises(ValueError, match="vectors of at most 256 components in a weight, got 400; backend 'cpu' has"):
         call(wide, W=torch.randn(16, 400))
+
+
+def test_modules_are_refused() -> None:
+    f = attndsl.load(CENTRED)
+    nothing: Any = None
+    with pytest.raises(
+        ValueError, match="its weight needs sums of vectors over the row that kernels of their own find"
+    ):
+        lower_module(f.simplified, f.attention, nothing, "bf16")
