@@ -89,6 +89,6 @@ def test_modules_are_refused() -> None:
     f = attndsl.load(CENTRED)
     nothing: Any = None
     with pytest.raises(
-        ValueError, match="its weight needs sums of vectors over the row that kernels of their own find"
+        ValueError, match="its weight needs sums of vectors over the row that kernels"
     ):
         lower_module(f.simplified, f.attention, nothing, "bf16")
