@@ -14,6 +14,7 @@ from torch import Tensor
 from attndsl.codegen.expr_triton import Level, UnsupportedError
 from attndsl.codegen.triton import TritonModule, input_ranks, unsupported
 from attndsl.codegen.triton_backward import BackwardForm, stats_of
+from attndsl.codegen.triton_components import numbered_reads
 from attndsl.codegen.triton_form import Form
 from attndsl.codegen.triton_gradient import load_slopes, terms
 from attndsl.codegen.triton_slots import Slots
@@ -146,6 +147,8 @@ class Backward:
             slots = Slots(wanted, input_ranks(self.attention), False)
             parts = terms(self.attention, self.rule)
             found = bool(slots.of([t.value for t in parts], levels, lambda n: bool(load_slopes(parts, n))))
+            if Level.PAIR in levels:
+                found = found or any(n.tensor in wanted for t in parts for n in numbered_reads(t.value))
             self._summed[key] = found
         return found
 
