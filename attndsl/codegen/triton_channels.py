@@ -15,7 +15,7 @@ from attndsl.codegen.triton_score import of_raw
 from attndsl.codegen.triton_slots import index_level
 from attndsl.ir.build import ONE
 from attndsl.ir.channels import bound, numbered, reductions_of, slope_of, vectors_read, within
-from attndsl.ir.expr import Component, Expr, Load, Op, Size
+from attndsl.ir.expr import Component, Expr, Load, Op
 
 
 def reduction(printer: Printer, node: Op) -> Text:
@@ -32,21 +32,16 @@ def reduction(printer: Printer, node: Op) -> Text:
     inner = loop_printer(printer, name, known, bound(node) if numbered(node) else None)
     text = inner.print(node.args[0])
     added = f"{name} += {text}" if adds else f"{name} = tl.maximum({name}, {text})"
-    size = size_of(node) if numbered(node) else _size_of(within(node)[0])
+    size = printer.value_of(node.args[2]).operand if numbered(node) else _size_of(printer, within(node)[0])
     scope.lines += loop(inner, size, [added])
     return Text(name)
 
 
-def size_of(node: Op) -> str:
-    """The name of the size that a reduction over numbered components goes up to."""
-    size = node.args[2]
-    assert isinstance(size, Size)
-    return size.name
-
-
-def _size_of(vectors: Iterable[Expr]) -> str:
+def _size_of(printer: Printer, vectors: Iterable[Expr]) -> str:
     """How many components vectors have."""
-    return next(str(n.type.shape[0]) for n in vectors if isinstance(n, Load))
+    name = next(str(n.type.shape[0]) for n in vectors if isinstance(n, Load))
+    printer.reads.sizes[name] = None
+    return size_name(name)
 
 
 def loop_printer(printer: Printer, name: str, known: dict[Expr, Text], by: Component | None = None) -> Printer:
@@ -61,10 +56,11 @@ def loop_printer(printer: Printer, name: str, known: dict[Expr, Text], by: Compo
 
 def loop(inner: Printer, size: str, last: list[str]) -> list[str]:
     """The loop over so many components around the statements for one, `last` behind them."""
-    inner.reads.sizes[size] = None
-    at = [] if inner.bound is None else [f"{inner.leaves[inner.bound]} = tl.full([1, 1], 0, tl.int32) + {inner.channel}"]
+    at = (
+        [] if inner.bound is None else [f"{inner.leaves[inner.bound]} = tl.full([1, 1], 0, tl.int32) + {inner.channel}"]
+    )
     return [
-        f"for {inner.channel} in tl.range(0, {size_name(size)}):",
+        f"for {inner.channel} in tl.range(0, {size}):",
         *(f"    {line}" for line in (*at, *inner.inner.lines, *last)),
     ]
 
@@ -111,8 +107,8 @@ def channel_gradients(terms: tuple[Term, ...], loads: list[Load], printer: Print
             total = " + ".join(part if e == ONE else f"{part} * ({printer.print(e)})" for part, e in parts)
             finite = all(part in ("dl", "da") and certain(e) for part, e in parts)
             sums[node] = scope.name(f"tl.where(visible, {total}, 0.0)" if masked and not finite else total).code
-    for size in dict.fromkeys(_size_of([load]) for load in loads):
-        here = [s for s in slopes if _size_of([s.load]) == size]
+    for size in dict.fromkeys(_size_of(printer, [load]) for load in loads):
+        here = [s for s in slopes if _size_of(printer, [s.load]) == size]
         every = [e for s in here for e, _ in s.found.values()]
         numbers = dict.fromkeys(n for e in every for n in _numbers(e))
         name = f"{scope.prefix}{len(scope.lines)}"

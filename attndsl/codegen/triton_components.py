@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attndsl.codegen.expr_triton import Level, Printer, level
-from attndsl.codegen.triton_channels import gradient_name, loop, loop_printer, size_of
+from attndsl.codegen.triton_channels import gradient_name, loop, loop_printer
 from attndsl.codegen.triton_gradient import Term, certain, slope
 from attndsl.codegen.triton_score import gathered, of_raw
 from attndsl.codegen.triton_slots import Slots, element_of, index_level
@@ -97,7 +97,7 @@ class _Writer:
             assert isinstance(target, Op)
             whole = inner.inner.name(text).code
             self.down(inner, target, *_narrowed(inner, target, whole, shape))
-        printer.inner.lines += loop(inner, size_of(node), [])
+        printer.inner.lines += loop(inner, printer.value_of(node.args[2]).operand, [])
 
     def _add(self, inner: Printer, load: Load, text: str, shape: Level) -> None:
         scope = inner.inner

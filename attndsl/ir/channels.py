@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import reduce
 
-from attndsl.ir.build import ONE, ZERO, Part, add, sub
+from attndsl.ir.build import ONE, ZERO, Part, add, neg, sub
 from attndsl.ir.derivative import derivative
 from attndsl.ir.expr import OVER, VECTOR_OPS, Component, Expr, Load, Op, ParamRef, mentions, number, op, rewrite, walk
 from attndsl.ir.features import vector_factors
@@ -301,9 +301,9 @@ def _turned(node: Op, others: list[Expr]) -> Expr | None:
         return None
     of_row, of_key = sides
     if row_only(vector) and column_only(other):
-        return op("dot", _by(node.op, vector, of_row), _by(node.op, other, _against(of_key)))
+        return op("dot", _by(node.op, vector, of_row), _by(node.op, other, neg(of_key)))
     if row_only(other) and column_only(vector):
-        return op("dot", _by(node.op, other, _against(of_row)), _by(node.op, vector, of_key))
+        return op("dot", _by(node.op, other, neg(of_row)), _by(node.op, vector, of_key))
     return None
 
 
@@ -318,7 +318,7 @@ def by_side(e: Expr) -> tuple[Part, Part] | None:
             found = by_side(only)
             if found is None:
                 return None
-            row, key = (None if p is None else op(e.op, p) for p in found)
+            row, key = (None if p is None else neg(p) if e.op == "neg" else op(e.op, p) for p in found)
             return row, key
         case Op(op="add" | "sub", args=(a, b)):
             first, second = by_side(a), by_side(b)
@@ -339,10 +339,6 @@ def by_side(e: Expr) -> tuple[Part, Part] | None:
 
 def _by(name: str, vector: Expr, by: Part) -> Expr:
     return vector if by is None else op(name, vector, by)
-
-
-def _against(by: Part) -> Part:
-    return None if by is None else op("neg", by)
 
 
 def _of_factors(e: Expr) -> Expr:
@@ -463,7 +459,9 @@ def reductions_of(e: Expr, reads: Load) -> list[Op]:
 
 def vectors_read(e: Expr) -> list[Load]:
     """The vectors that reductions over components read."""
-    found = [v for n in walk(e) if reduces_components(n) and not numbered(n) for v in within(n)[0] if isinstance(v, Load)]
+    found = [
+        v for n in walk(e) if reduces_components(n) and not numbered(n) for v in within(n)[0] if isinstance(v, Load)
+    ]
     return list(dict.fromkeys(found))
 
 

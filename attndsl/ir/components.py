@@ -178,5 +178,5 @@ def _read(tensor: Expr, *at: Expr) -> Load:
     if not isinstance(tensor, Load):
         raise CannotProjectError("`@` with a matrix that is no input")
     if tensor.tensor in ("Q", "K", "V"):
-        raise CannotProjectError("q or k at another position than its own")
+        raise CannotProjectError("q, k or v at another position than its own")
     return Load(Type(Kind.FLOAT), tensor.tensor, (*tensor.indices, *at))

@@ -11,7 +11,8 @@ of the pair beside them. `projection` rewrites an attention until that is all it
   position and each such vector;
 - a decay becomes a difference of prefix sums, each given as two floats whose sum it is;
 - what is summed over the components of a vector of the pair (`norm(Q - K)`, a dot product with decays per channel)
-  reads vectors of one side component by component: these become inputs too (`attndsl.ir.channels`).
+  reads vectors of one side component by component: these become inputs too (`attndsl.ir.channels`);
+- a vector of the row in the output clause (`o * sigmoid(Q @ W)`) becomes an input with one vector a row.
 
 Whoever runs the attention computes these vectors, numbers and prefix sums first, once a position.
 """
@@ -43,16 +44,18 @@ from attndsl.ir.expr import (
     Reduce,
     Size,
     Value,
+    integer,
     mentions,
     op,
     rewrite,
     walk,
 )
 from attndsl.ir.features import extent_of, read_elsewhere
+from attndsl.ir.finished import is_made, is_o
 from attndsl.ir.free import column_only, depends, row_only, uniform
 from attndsl.ir.many_products import divided
 from attndsl.ir.one_product import CannotProjectError, dots, unified
-from attndsl.ir.projected import GIVEN_SIZE, Channels, Number, Prefix, Product, Projection, Table, Vectors
+from attndsl.ir.projected import GIVEN_SIZE, Channels, Gate, Number, Prefix, Product, Projection, Table, Vectors
 from attndsl.ir.separate import product
 from attndsl.ir.simplify import simplify_expr
 from attndsl.ir.types import FLOAT, INT, Kind, Type
@@ -66,7 +69,8 @@ _NO_SIDE = (Coord, Member, Extent, Value, Reduce, Count, Decay)
 def projection(attention: Attention) -> Projection | str | None:
     """The projection of an attention; None where it needs none, and in words why there is none."""
     parts = [e for e in (attention.mask, attention.score, attention.weight, attention.output) if e is not None]
-    if not any(_reads_vectors(e) or mentions(e, lambda n: isinstance(n, Decay)) for e in parts):
+    gated = attention.output is not None and is_made(attention.output)
+    if not gated and not any(_reads_vectors(e) or mentions(e, lambda n: isinstance(n, Decay)) for e in parts):
         return None
     try:
         return _Rewriting(attention).result()
@@ -96,11 +100,9 @@ def _is_vector(node: Expr) -> bool:
 
 
 def _reads_vectors(e: Expr) -> bool:
-    """Whether a vector of q or k, or of an input beside one, stands in an expression; values and gates of the output
+    """Whether a vector of q, k or v, or of an input beside one, stands in an expression; `o` and gates of the output
     clause do not count."""
-    return mentions(e, lambda n: isinstance(n, Load) and n.tensor in ("Q", "K")) or mentions(
-        e, lambda n: isinstance(n, Op) and n.op == "dot"
-    )
+    return mentions(e, _is_given) or mentions(e, lambda n: isinstance(n, Op) and n.op == "dot")
 
 
 @dataclass
@@ -112,6 +114,7 @@ class _Rewriting:
     inputs: list[Input] = field(default_factory=list[Input])
     channels: dict[tuple[Expr, bool], Channels] = field(default_factory=dict[tuple[Expr, bool], Channels])
     extents: dict[Expr, str] = field(default_factory=dict[Expr, str])
+    gates: dict[Expr, Gate] = field(default_factory=dict[Expr, Gate])
     numbered: Components = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,7 +125,7 @@ class _Rewriting:
         weight, moved = _joined(a)
         score, weight = self._components(a.score), None if weight is None else self._components(weight)
         score, weight = self._one_sided(score), None if weight is None else self._one_sided(weight)
-        output = None if a.output is None else self._one_sided(a.output)
+        output = None if a.output is None else self._gated(self._one_sided(a.output))
         score, weight, vectors, further = self._products(score, weight)
         products = tuple(self._product(number, of) for number, of in enumerate(further))
         kept = [e for e in (score, weight) if e is not None]
@@ -151,6 +154,7 @@ class _Rewriting:
         return Projection(
             inner, vectors, numbers, tables, tuple(self.prefixes.values()), moved, products,
             tuple(self.channels.values()), tuple((name, extent) for extent, name in self.extents.items()),
+            tuple(self.gates.values()),
         )  # fmt: skip
 
     def _repeated(self, e: Expr) -> Expr:
@@ -238,7 +242,11 @@ class _Rewriting:
         e = lowered(rewrite(e, self._decays))
 
         def rule(node: Expr) -> Expr | None:
-            if not isinstance(node, Op) or node.op not in REDUCTIONS or not of_pair(node):
+            if not isinstance(node, Op) or not of_pair(node):
+                return None
+            if node.op == "dot" and any(map(of_pair, node.args)) and self._chosen(node) is None:
+                node = op("total", op("mul", *node.args))
+            if node.op not in REDUCTIONS:
                 return None
             if elementwise(node.args[0], self._is_channel):
                 return op(node.op, retyped(node.args[0], self._channel, lambda n: n))
@@ -265,7 +273,7 @@ class _Rewriting:
                 raise CannotProjectError("`roll` by a number of the pair of a decay per channel")
             return node
         if read_elsewhere(tuple(n for n in walk(node) if _is_given(n))) is not None:
-            raise CannotProjectError("q or k at another position than its own")
+            raise CannotProjectError("q, k or v at another position than its own")
         known = self.channels.get((node, gathered))
         if known is None:
             of_row, size = row_only(node), self._extent(node)
@@ -282,17 +290,34 @@ class _Rewriting:
         return None if found is None else replace(found, type=FLOAT, indices=(*found.indices, c))
 
     def _count(self, vector: Expr) -> Expr:
-        """How many components a vector has, as a size."""
-        if isinstance(vector, Load) and self._given(vector):
+        """How many components a vector has."""
+        if self._given(vector):
             return Size(INT, str(vector.type.shape[0]))
-        return Size(INT, self._extent(vector))
+        if self._is_channel(vector):
+            return Size(INT, self._extent(vector))
+        match vector:
+            case Op(op="concat" | "outer", args=args):
+                join = "add" if vector.op == "concat" else "mul"
+                return reduce(lambda a, b: op(join, a, b), map(self._count, args))
+            case Op(op="distinct", args=(x,)):
+                many = self._count(x)
+                return op("floordiv", op("mul", many, op("sub", many, integer(1))), integer(2))
+            case Op(op="matmul", args=(_, Load() as read)) | (Load() as read):
+                param = self.attention.param(read.tensor)
+                if isinstance(param, Input):
+                    return param.shape[-1]
+            case Op(args=args) if vector.op not in VECTOR_OPS or vector.op in ("roll", "rope"):
+                return self._count(next(a for a in args if a.type.shape))
+            case _:
+                pass
+        raise CannotProjectError("a vector of a size that is not known")
 
     def _extent(self, vector: Expr) -> str:
         """The size of a vector."""
         extent = extent_of(vector, self.attention)
         if extent is None:
             of_input = next((n for n in walk(vector) if self._given(n)), None)
-            if of_input is None or isinstance(vector, Op) and vector.op in VECTOR_OPS:
+            if of_input is None or (isinstance(vector, Op) and vector.op in VECTOR_OPS):
                 raise CannotProjectError("a vector of a size that is not known")
             return str(of_input.type.shape[0])
         if extent not in self.extents:
@@ -306,6 +331,34 @@ class _Rewriting:
         """Whether an expression has vectors that no reduction over components reads."""
         read = {v for n in walk(e) if reduces_components(n) for v in within(n)[0]}
         return mentions(e, lambda n: _is_vector(n) and n not in read)
+
+    # Vectors of the row in an output clause
+
+    def _gated(self, e: Expr) -> Expr:
+        """With its largest vectors that are made without `o` as inputs."""
+        outputs = _holding(e, is_o)
+        made: dict[Expr, Expr] = {}
+        stack, seen = [e], set[Expr]()
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if len(node.type.shape) == 1 and node.type.kind is Kind.FLOAT and node not in outputs and is_made(node):
+                made[node] = self._gate(node)
+            else:
+                stack.extend(reversed(node.children))
+        for node in walk(e):
+            if node not in made:
+                made[node] = node.with_children(tuple(made[c] for c in node.children)) if node in seen else node
+        return made[e]
+
+    def _gate(self, node: Expr) -> Expr:
+        known = self.gates.get(node)
+        if known is None:
+            shape = *_shape(True, True), Size(INT, "Dv")
+            known = self.gates[node] = Gate(self._input(f"gate{len(self.gates)}", *shape), node)
+        return Load(Type(Kind.FLOAT, ("Dv",)), known.name, _place(True, True))
 
     # Numbers of one side
 
@@ -349,6 +402,24 @@ class _Rewriting:
         return Load(FLOAT, known.name, _place(known.of_row, known.by_head))
 
     def _table(self, node: Expr) -> Expr | None:
+        chosen = self._chosen(node)
+        if chosen is None:
+            return None
+        vector, tensor, lead, last = chosen
+        known = self.tables.get((vector, tensor, lead))
+        if known is None:
+            of_row = row_only(vector)
+            by_head = of_row or _H in lead or "h" in depends(vector)
+            param = self.attention.param(tensor)
+            assert isinstance(param, Input)
+            shape = *_shape(of_row, by_head), param.shape[len(lead)]
+            name = self._input(f"{_side(of_row)}_table{len(self.tables)}", *shape)
+            known = self.tables[vector, tensor, lead] = Table(name, vector, tensor, lead, of_row, by_head)
+        return Load(FLOAT, known.name, (*_place(known.of_row, known.by_head), last))
+
+    def _chosen(self, node: Expr) -> tuple[Expr, str, tuple[Expr, ...], Expr] | None:
+        """(vector, tensor, lead, last) of a dot product of a vector of one side with `tensor[lead..., last]`, of which
+        the pair chooses the last; None for others."""
         if not isinstance(node, Op) or node.op != "dot":
             return None
         for vector, chosen in (node.args, node.args[::-1]):
@@ -359,21 +430,11 @@ class _Rewriting:
             ):
                 continue
             *lead, last = chosen.indices
-            of_row = row_only(vector)
-            pair = not row_only(last) and not column_only(last)
-            if not pair or not (of_row or column_only(vector)) or lead != [i for i in (_B, _H, _HKV) if i in lead]:
+            one_sided = row_only(vector) or column_only(vector)
+            if not of_pair(last) or not one_sided or lead != [i for i in (_B, _H, _HKV) if i in lead]:
                 continue
-            param = self.attention.param(chosen.tensor)
-            if not isinstance(param, Input) or {_H, _HKV} <= set(lead):
-                continue
-            key = vector, chosen.tensor, tuple(lead)
-            known = self.tables.get(key)
-            if known is None:
-                by_head = of_row or _H in lead or "h" in depends(vector)
-                shape = *_shape(of_row, by_head), param.shape[len(lead)]
-                name = self._input(f"{_side(of_row)}_table{len(self.tables)}", *shape)
-                known = self.tables[key] = Table(name, vector, chosen.tensor, tuple(lead), of_row, by_head)
-            return Load(FLOAT, known.name, (*_place(known.of_row, known.by_head), last))
+            if isinstance(self.attention.param(chosen.tensor), Input) and not {_H, _HKV} <= set(lead):
+                return vector, chosen.tensor, tuple(lead), last
         return None
 
     # Dot products
@@ -431,7 +492,7 @@ class _Rewriting:
             if mentions(side, lambda n: isinstance(n, _NO_SIDE)):
                 raise CannotProjectError("a vector that reads coordinates, decays or reductions")
         if read_elsewhere(tuple(n for n in walk(op("dot", query, key)) if _is_given(n))) is not None:
-            raise CannotProjectError("q or k at another position than its own")
+            raise CannotProjectError("q, k or v at another position than its own")
         extent = extent_of(key, self.attention) or extent_of(query, self.attention)
         if extent is None:
             raise CannotProjectError("a vector of a size that is not known")
@@ -451,7 +512,7 @@ def _place(of_row: bool, by_head: bool) -> tuple[Expr, ...]:
 
 
 def _is_given(node: Expr) -> bool:
-    return isinstance(node, Load) and node.tensor in ("Q", "K")
+    return isinstance(node, Load) and node.tensor in ("Q", "K", "V")
 
 
 def _joined(attention: Attention) -> tuple[Expr | None, bool]:

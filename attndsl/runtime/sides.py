@@ -9,13 +9,14 @@ those. Everything is differentiable, on the tensors' device, and linear in the l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attndsl.ir.attention import Const
-from attndsl.ir.expr import Count, Expr, Index, Literal, Load, Op, ParamRef, Size, Value, walk
+from attndsl.ir.expr import Count, Expr, Index, Literal, Load, Op, ParamRef, Size, Value
 from attndsl.ir.free import depends
 from attndsl.ir.types import Kind
 from attndsl.runtime.call import Call
@@ -35,6 +36,24 @@ from attndsl.runtime.vectors import (
 )  # fmt: skip
 
 RANK = 3
+GIVEN = ("Q", "K", "V")
+
+
+@lru_cache(maxsize=1024)
+def _steps(e: Expr) -> tuple[Expr, ...]:
+    """What is computed for an expression, in order. Indices of reads are not: many are not needed."""
+    found: dict[Expr, None] = {}
+    stack = [(e, False)]
+    while stack:
+        node, ready = stack.pop()
+        if node in found:
+            continue
+        if ready or isinstance(node, Load) or not node.children:
+            found[node] = None
+        else:
+            stack.append((node, True))
+            stack.extend((c, False) for c in reversed(node.children))
+    return tuple(found)
 
 
 class Sides:
@@ -53,14 +72,7 @@ class Sides:
 
     def value(self, e: Expr) -> Tensor:
         """The value of an expression."""
-        if isinstance(e, Load) and e not in self.known and e.tensor not in ("Q", "K", "V"):
-            # its indices are not made where nothing is gathered
-            found = self._direct(self._tensor(e.tensor)[0], e)
-            if found is not None:
-                self.known[e] = found
-        if e in self.known:
-            return self.known[e]
-        for node in walk(e):
+        for node in _steps(e):
             if node not in self.known:
                 self.known[node] = self._value(node)
         return self.known[e]
@@ -109,7 +121,7 @@ class Sides:
 
     def _load(self, node: Load) -> Tensor:
         tensor, own = self._tensor(node.tensor)
-        if node.tensor in ("Q", "K", "V"):
+        if node.tensor in GIVEN:
             H = self.call.sizes["H"]
             if tensor.shape[1] != self.heads and self.heads == H:
                 tensor = tensor.repeat_interleave(H // max(tensor.shape[1], 1), 1)
@@ -117,7 +129,7 @@ class Sides:
         found = self._direct(tensor, node)
         if found is not None:
             return found
-        at = [self.known[i] for i in node.indices]
+        at = [self.value(i) for i in node.indices]
         if own:
             # with a state, entry i of a tensor along the sequence is that of row i
             at = [a - self.position if depends(i) & {"q", "k"} else a for a, i in zip(at, node.indices, strict=True)]
@@ -127,7 +139,7 @@ class Sides:
 
     def _tensor(self, name: str) -> tuple[Tensor, bool]:
         """A tensor in the type that values are computed in, and whether it is one of the call."""
-        if name in ("Q", "K", "V"):
+        if name in GIVEN:
             return getattr(self.call, name.lower()).to(self.dtype), True
         if name in self.call.inputs:
             found = self.call.inputs[name]

@@ -8,6 +8,7 @@ from typing import TypedDict, Unpack
 
 from attndsl.codegen.triton_form import Dtype
 from attndsl.ir.attention import Attention
+from attndsl.ir.finished import before_output
 from attndsl.ir.projected import Projection
 from attndsl.ir.projection import projection
 from attndsl.ir.statistics import Staged, staged
@@ -17,6 +18,7 @@ from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.lowering import Found, Locate, Lowered, lower, lower_backward
 from attndsl.runtime.triton.scan_lowering import DTYPES, bare_call
+from attndsl.runtime.triton.several import sums_components
 from attndsl.runtime.triton.sift import Sifted, Sifter
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
@@ -26,8 +28,9 @@ from attndsl.schedule.tiling import Tiling
 @dataclass(frozen=True)
 class Lowering:
     """The launches of a call of `attention` (consts bound, simplified), which means `written`. Kernels run `inner` on a
-    call of `problem`, which is `given` but for what `projection` moves before them. `gradients` are launched in place
-    of `backward` where inputs or lse have gradients; the latter is empty where inputs always have."""
+    call of `problem`, which is `given` but for what `projection` moves before them, and leave out an output clause that
+    torch computes after them. `gradients` are launched in place of `backward` where inputs or lse have gradients; the
+    latter is empty where inputs always have."""
 
     attention: Attention
     written: Attention
@@ -86,9 +89,10 @@ def lower_module(
 ) -> Lowering:
     """The launches of a call, with those of its backward pass if asked for; `deterministic`: sums of gradients do not
     depend on the order of programs. ValueError names a feature that the backend does not have."""
-    found = projection(attention)
+    inner = before_output(attention)
+    found = projection(inner)
     if not isinstance(found, Projection):
-        found, inner = None, attention
+        found = None
     else:
         inner = found.inner
     if isinstance(staged(inner), Staged):
@@ -115,14 +119,14 @@ def lower_module(
     floats = [p for p in inner.inputs if kind_of_dtype(p.dtype) is Kind.FLOAT]
     wanted = frozenset(p.name for p in floats if not p.facts & {"operand", "channels"})
     plain = passes(frozenset(), False, "")
-    further = bool(inner.products or inner.channels)
+    further = bool(inner.products) or sums_components(inner)
     if not wanted and not made.has_lse:
         # vectors of further dot products and sums are inputs, whose gradients kernels write as those of q and k
         return replace(made, gradients=plain) if further else replace(made, backward=plain)
     full = tuple(_same(it, plain) for it in passes(wanted, made.has_lse, "inputs" if wanted else "lse"))
     if all(any(it is other for other in plain) for it in full) and not further:
         return replace(made, backward=plain)
-    if found is not None and (found.numbers or found.tables or further):
+    if found is not None and (found.numbers or found.tables or found.gates or further):
         # what torch makes of q and k
         plain = ()
         full = tuple(replace(it, variant="") for it in full)
