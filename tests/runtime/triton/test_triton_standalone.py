@@ -87,6 +87,10 @@ BUILT = (
     Case("components", "attention sums(input g: f32[B, Hkv, L, D] log_decay, input w: f32[H, D]) { mask k <= q "
          "score dot(Q, K * decay(g)) / 2 + dot(w[h], tanh(Q + K)) }", Lq=19, H=4, Hkv=2, D=8,
          inputs={"g": lambda g: decays(1, 2, 19, 8)(g) * 0.1, "w": normal(4, 8)}),
+    Case("moved components", "attention moved(input w: f32[D, M], input c: f32[H, M], input r: f32[N, D]) { "
+         "mask k <= q score dot(c[h], tanh(Q + K) @ w) + "
+         "norm(roll(rope(Q + r[clamp(q - k, 0, N - 1)], q - k), q - k) - K) / 2 }", Lq=7, H=4, Hkv=2, D=4,
+         inputs={"w": normal(4, 3), "c": normal(4, 3), "r": normal(5, 4)}),
     Case("positions and cases", "attention odd(input f: f32[L, D], const c: float[2] = (0.5, 2.0)) { score s - "
          "dot(roll(Q, q % 3) * (if q // 4 == 1 or ispow2(q + 1) then c[q % 2] else 3 - norm(Q)), K + f[k]) / 4 }",
          Lq=20, D=16, inputs={"f": normal(20, 16)}),
@@ -103,7 +107,7 @@ BACKWARD = tuple(case.name for case in BUILT if case.name not in FORWARD)
 PLAIN = ("dense", "window", "no key", "sink and gate", "joint", "rotated", "forgetting")
 SIFTED = {"images of a page": "find_forward_page"}
 """Functions that must find fewer boxes than the mask leaves without its tensors."""
-DETERMINISTIC = ("pair, deterministic",)
+DETERMINISTIC = ("pair, deterministic", "moved components")
 
 RUNNER = """
 import importlib.util, json, sys
