@@ -35,11 +35,12 @@ def depth(attention: Attention, sizes: Mapping[str, int]) -> int:
 
 def pair_tiles(attention: Attention) -> int:
     """How many numbers a kernel keeps of every pair for its score: dot products, sums over components, and of these the
-    components that are under way, one of each column for few rows of a thread."""
+    components that are under way, one of each column for few rows of a thread, and where these move two more."""
     clauses = [e for e in (attention.score, attention.weight) if e is not None]
     sums = {n for e in clauses for n in walk(e) if reduces_components(n)}
     rows = sum(p.shape[2] == Size(INT, "Lq") for p in attention.channels)
-    return 1 + len(attention.products) + len(sums) + max(rows, len(attention.channels) - rows)
+    moved = 2 * sum(map(numbered, sums))
+    return 1 + len(attention.products) + len(sums) + moved + max(rows, len(attention.channels) - rows)
 
 
 @lru_cache(maxsize=512)
