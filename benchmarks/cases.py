@@ -189,6 +189,21 @@ PROJECTED = (
 )  # fmt: skip
 """What torch computes for each position before the kernels run."""
 
+FINISHED = (
+    Case("gate of the query", "attention gated(input w: f32[H, D, Dv]) { mask k <= q output o * sigmoid(Q @ w[h]) }",
+         Lq=97, H=4, Hkv=2, D=16, Dv=24, inputs={"w": normal(4, 16, 24, size=0.3)}),
+    Case("turned back", "attention turned { mask k <= q score s - 0.1 * norm(V) output rope(o, -q) * dot(Q, Q) / D }",
+         Lq=35, Lk=97, q_offset="end", H=4, Hkv=2, D=16),
+    Case("mixed heads, mean of scores", "attention mixed(input w: f32[H, Dv, Dv], input g: f32[B, H, Lq, Dv]) { mask "
+         "k < q - 3 weight relu(s - mean(s)) / count output (rmsnorm(o) @ w[h]) * silu(g[b, h, q]) }", Lq=65, D=16,
+         inputs={"w": normal(2, 16, 16, size=0.3), "g": normal(1, 2, 65, 16)}, lse=False),
+    Case("few, unit outputs", "attention unit(input u: f32[H, Dv]) "
+         "{ score s + dot(V, u[h]) output o / (0.1 + norm(o)) }",
+         Lq=3, Lk=131, H=4, Hkv=2, D=16, Dv=24, inputs={"u": normal(4, 24, size=0.3)}),
+    Case("fifth power", "attention steep { mask k <= q and (q - k)^7 % 3 < 2 score s - (q - k)^5 / 1e9 }", D=16),
+)  # fmt: skip
+"""Output clauses of all components or of vectors of the row, and numbers of values."""
+
 ADDITIVE = """attention additive(input w: f32[H, D], input u: f32[D, M], input c: f32[H, M]) {
     mask k <= q
     score dot(w[h], tanh(Q + K)) / 4 + dot(c[h], sigmoid(Q @ u - K @ u))
@@ -353,6 +368,7 @@ CASES = (
     Case("one row", WINDOW, Lq=1, Lk=197, q_offset="end"),
     *PROJECTED,
     *COMPONENTS,
+    *FINISHED,
     *STAGED,
 )  # fmt: skip
 

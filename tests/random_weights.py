@@ -141,6 +141,9 @@ def _score(w: Writer) -> str:
         return f"s + dot({name}[h], K)"
     if form == "vector":
         name = w.input("f32", "H, D", "normal", 0.3)
+        if w.chance(40):
+            of_v = w.input("f32", "H, Dv", "normal", 0.3)
+            return f"s + {w.pick([f'dot({of_v}[h], V)', 'norm(V) / sqrt(Dv)'])}"
         return f"s + dot({name}[h], tanh(Q))"
     return f"s + {_strength(w)} * sin({w.pick(['0.1', '0.7'])} * (q - k))"
 
@@ -235,8 +238,15 @@ def weight_clause(w: Writer) -> tuple[str, frozenset[str]]:
 
 
 def output_clause(w: Writer) -> list[str]:
-    """Mostly nothing; a gate or a scale."""
-    form = w.int(0, 9)
+    """Mostly nothing; a gate or a scale, or all components at once."""
+    form = w.int(0, 11)
+    if form == 10:
+        map_ = w.input("f32", "H, D, Dv", "normal", 0.3)
+        return [f"output {w.pick(['o', 'o', 'rmsnorm(o)'])} * {w.pick(['sigmoid', 'silu', 'tanh'])}(Q @ {map_}[h])"]
+    if form == 11:
+        map_ = w.input("f32", "Dv, Dv", "normal", 0.3)
+        vector = w.pick(["o / (1 + norm(o))", "roll(o, 1) - 0.3 * o", "softmax(o)", f"o @ {map_}", "rope(o, q)"])
+        return [f"output {vector}"]
     if form == 7:
         return [f"output o * sigmoid({w.input('f32', 'B, H, Lq', 'normal')}[b, h, q])"]
     if form == 8:

@@ -59,9 +59,10 @@ class Subject:
     @cached_property
     def _components(self) -> int:
         """Components of a query in the dot products of a pair."""
+        from attndsl.ir.finished import before_output
         from attndsl.ir.projection import Projection, projection
 
-        found = projection(self.function.simplified)
+        found = projection(before_output(self.function.simplified))
         if isinstance(found, Projection) and found.products:
             return found.components(self.setup.sizes)
         return self.setup.sizes["D"]

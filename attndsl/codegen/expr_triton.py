@@ -26,6 +26,7 @@ from attndsl.ir.expr import (
     Search,
     Size,
     Value,
+    mentions,
     walk,
 )
 from attndsl.ir.free import k_side, q_side
@@ -346,6 +347,8 @@ class Printer:
                 return self._division(node, args)
             case "div" if isinstance(node.args[1], Literal) and float(node.args[1].value) != 0.0:
                 return Text(f"{args[0].operand} * {1.0 / float(node.args[1].value)!r}", False)
+            case "bitlen" if is_long(node.args[0]):
+                return Text(f"{self.reads.helper('bitlen_long')}({codes[0]})")
             case "bitlen" | "ispow2" | "sign":
                 return Text(f"{self.reads.helper(node.op)}({codes[0]})")
             case name if name in INFIX:
@@ -368,8 +371,26 @@ class Printer:
                 base = scope.known[node.args[0]] = scope.name(base.code)
             return Text(" * ".join([base.code] * int(exponent.value)), False)
         if node.type.kind is Kind.INT:
-            raise UnsupportedError("integer powers above 4")
+            return self._whole_power(node, args[0], exponent)
         return Text(f"{self.reads.helper('power')}({args[0].code}, {args[1].code})")
+
+    def _whole_power(self, node: Op, base: Text, exponent: Expr) -> Text:
+        """An int to a power that soon leaves 32 bits, in 64."""
+        assert isinstance(exponent, Literal)
+        count, scope = int(exponent.value), self.scope_of(node)
+        if isinstance(node.args[0], Literal):
+            return _literal(int(node.args[0].value) ** count)
+        if not count:
+            return Text(f"{base.operand} * 0 + 1", False)
+        square = scope.name(f"{base.operand}.to(tl.int64)").code
+        factors: list[str] = []
+        while count:
+            if count & 1:
+                factors.append(square)
+            count >>= 1
+            if count:
+                square = scope.name(f"{square} * {square}").code
+        return Text(" * ".join(factors), False)
 
     def _division(self, node: Op, args: list[Text]) -> Text:
         by = node.args[1]
@@ -386,6 +407,21 @@ class Printer:
 _WORDS = {
     "Decay": "a decay", "Reduce": "a reduction here", "Count": "`count` here", "Member": "membership of a segment here",
 }  # fmt: skip
+
+
+MOST_SHORT = 4
+"""The largest power of an int that is computed in 32 bits."""
+
+
+def is_long(e: Expr) -> bool:
+    """Whether the code of an int may be one of 64 bits."""
+    return mentions(e, _is_long_power)
+
+
+def _is_long_power(node: Expr) -> bool:
+    if not isinstance(node, Op) or node.op != "pow" or node.type.kind is not Kind.INT:
+        return False
+    return isinstance(node.args[1], Literal) and node.args[1].value > MOST_SHORT
 
 
 def nonnegative(node: Expr) -> bool:

@@ -74,7 +74,7 @@ def projection_code(attention: Attention, found: Projection, problem: Problem, f
     expressions = (
         *(() if found.vectors is None else (found.vectors.query, found.vectors.key)),
         *(e for p in found.products for e in (p.vectors.query, p.vectors.key)),
-        *(n.value for n in (*found.numbers, *found.channels)), *(t.vector for t in found.tables),
+        *(n.value for n in (*found.numbers, *found.channels, *found.gates)), *(t.vector for t in found.tables),
     )  # fmt: skip
     helpers = body.helpers | {n for n in ("number",) if any(f"{n}(" in line for line in body.lines)}
     return TorchCode(body.lines, frozenset(helpers), arrays_of(attention, expressions))
@@ -106,6 +106,7 @@ class _Writer:
             self.side(n.of_row, n.by_head).expect(n.value)
         for t in found.tables:
             self.side(t.of_row, t.by_head).expect(t.vector)
+        self.rows.expect(*(g.value for g in found.gates))
         lines.append("read = dict(inputs)")
         for number in found.numbers:
             self._number(number)
@@ -115,6 +116,10 @@ class _Writer:
             side = self.side(channels.of_row, channels.by_head)
             self._comment(channels.value)
             lines.append(f'read["{channels.name}"] = {self._components(side, side.value(channels.value))}')
+        for gate in found.gates:
+            self._comment(gate.value)
+            code = self.rows.value(gate.value).within(8)
+            lines.append(f'read["{gate.name}"] = {code}.expand({shape(self.rows)}, -1).contiguous()')
         for prefix in found.prefixes:
             self._prefix(prefix)
         sizes = found.sizes(self.problem.sizes)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
+from attndsl.codegen.expr_triton import is_long
 from attndsl.ir.attention import Attention, Input
 from attndsl.ir.expr import (
     TRUE,
@@ -162,8 +163,11 @@ def _wider(name: str, a: Expr | None, b: Expr | None) -> Expr | None:
 
 
 def _narrow(bound: Expr | None, ranges: Boxes) -> Expr | None:
-    """The bound, certain to stay within int32; a number of the call in it is cut to FURTHEST. None if that fails."""
-    if bound is None or _fits(bound, ranges):
+    """The bound, certain to stay within int32, which it is computed in; a number of the call in it is cut to FURTHEST.
+    None if that fails."""
+    if bound is None or is_long(bound):
+        return None
+    if _fits(bound, ranges):
         return bound
     form = linear(bound)
     free = [t for t in form.terms if isinstance(t, ParamRef | Load)]

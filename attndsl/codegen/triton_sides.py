@@ -242,6 +242,11 @@ def local_meaning(attention: Attention, form: Form, index: int | None) -> Callab
 
 def on_a_line(attention: Attention) -> Attention:
     """The attention with its mask as a function of positions: coordinates follow from them."""
+    return replace(attention, mask=simplify_expr(linear_coordinates(attention, attention.mask)))
+
+
+def linear_coordinates(attention: Attention, e: Expr) -> Expr:
+    """An expression of an attention with coordinates as functions of positions."""
 
     def rule(node: Expr) -> Expr | None:
         match node:
@@ -252,7 +257,7 @@ def on_a_line(attention: Attention) -> Attention:
             case _:
                 return None
 
-    return replace(attention, mask=simplify_expr(rewrite(attention.mask, rule)))
+    return rewrite(e, rule)
 
 
 def _segments(attention: Attention, side: Side) -> tuple[Segment, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from attndsl.codegen.triton import supported, typical_source
 from attndsl.codegen.triton_arguments import operands
 from attndsl.ir.attention import Attention
+from attndsl.ir.finished import Finished, finished
 from attndsl.ir.infix import infix
 from attndsl.ir.projection import Projection, projection
 from attndsl.ir.statistics import Stage, Staged, staged
@@ -22,6 +23,9 @@ def source_of(attention: Attention) -> str:
     scan = typical_scan(attention)
     if scan:
         return scan
+    after = finished(attention)
+    if after is not None:
+        return f"{source_of(after.inner)}\n\n{_note('Computed last, once a row:', [_last(after)])}\n"
     found = projection(attention)
     if not isinstance(found, Projection):
         return _staged_source(attention)
@@ -47,8 +51,10 @@ def gpu_way(attention: Attention) -> str:
     """What computes an attention on a GPU, in words."""
     if scan_form(attention).form is not None:
         return "kernels linear in the length; tiles of pairs where lengths or offsets do not allow them"
-    found = projection(attention)
-    inner = found.inner if isinstance(found, Projection) else attention
+    last = finished(attention)
+    whole = attention if last is None else last.inner
+    found = projection(whole)
+    inner = found.inner if isinstance(found, Projection) else whole
     stages = staged(inner)
     try:
         for each in attentions_of(inner):
@@ -59,7 +65,7 @@ def gpu_way(attention: Attention) -> str:
     if isinstance(stages, Staged):
         first += [line for stage in stages.stages for line in _stage(stage)]
     after = f", after {'; '.join(first)}" if first else ""
-    return f"Triton kernels of tiles{after}"
+    return f"Triton kernels of tiles{after}{'' if last is None else f', then {_last(last)}'}"
 
 
 def attentions_of(attention: Attention) -> tuple[Attention, ...]:
@@ -78,6 +84,11 @@ def _stage(stage: Stage) -> list[str]:
     return [*lines, *(f"{n.name} = {infix(n.value)}" for n in stage.numbers)]
 
 
+def _last(found: Finished) -> str:
+    """What is computed after the kernels."""
+    return f"o = {infix(found.output)}"
+
+
 def _first(found: Projection) -> list[str]:
     """What is computed before the kernels, an assignment each."""
     lines: list[str] = []
@@ -86,7 +97,7 @@ def _first(found: Projection) -> list[str]:
     for name, pair in operands(found.inner.products).items():
         vectors = next(p.vectors for p in found.products if pair in (p.query, p.key))
         lines.append(f"{name} = {infix(vectors.query if name[0] == 'q' else vectors.key)}")
-    lines += [f"{n.name} = {infix(n.value)}" for n in (*found.numbers, *found.channels)]
+    lines += [f"{n.name} = {infix(n.value)}" for n in (*found.numbers, *found.channels, *found.gates)]
     lines += [
         f"{t.name}[.., j] = dot({infix(t.vector)}, {t.tensor}[{', '.join([*map(infix, t.lead), 'j'])}])"
         for t in found.tables

@@ -9,6 +9,7 @@ from attndsl.ir import build
 from attndsl.ir.alive import guarded
 from attndsl.ir.attention import Attention
 from attndsl.ir.expr import FURTHER, SCORE, Count, Expr, Reduce, mentions, op, rewrite, walk
+from attndsl.ir.finished import finished
 from attndsl.ir.forms import Elementwise, Exponential, FeatureMap, Normalised, Softmax, above_own_sum, weight_form
 from attndsl.ir.projection import Projection, projection
 
@@ -82,6 +83,8 @@ def _plain(e: Expr | None) -> None:
 
 def vector_free(attention: Attention) -> None:
     """UnsupportedError where expressions read vectors of q and k, and are not the numbers that a projection leaves."""
+    if finished(attention) is not None:
+        raise UnsupportedError("an output clause within its kernels that torch computes after them")
     found = projection(attention)
     if isinstance(found, Projection):
         raise UnsupportedError("vectors of one position within its kernels, which torch computes before them")

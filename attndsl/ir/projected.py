@@ -75,6 +75,14 @@ class Channels:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """A vector of the row that an output clause reads, given as an input `[B, H, Lq, Dv]`."""
+
+    name: str
+    value: Expr
+
+
+@dataclass(frozen=True)
 class Prefix:
     """The sums of a `log_decay` input up to each position: `keys` are two inputs of its shape whose sum they are, and
     `rows` two [B, H, Lq] with what `indices` read at the position of each query, at most the last. Of decays per
@@ -119,6 +127,7 @@ class Projection:
     channels: tuple[Channels, ...] = ()
     extents: tuple[tuple[str, Expr], ...] = ()
     """How many components the vectors of a size have."""
+    gates: tuple[Gate, ...] = ()
 
     @property
     def by_head(self) -> bool:

@@ -11,7 +11,8 @@ of the pair beside them. `projection` rewrites an attention until that is all it
   position and each such vector;
 - a decay becomes a difference of prefix sums, each given as two floats whose sum it is;
 - what is summed over the components of a vector of the pair (`norm(Q - K)`, a dot product with decays per channel)
-  reads vectors of one side component by component: these become inputs too (`attndsl.ir.channels`).
+  reads vectors of one side component by component: these become inputs too (`attndsl.ir.channels`);
+- a vector of the row in the output clause (`o * sigmoid(Q @ W)`) becomes an input with one vector a row.
 
 Whoever runs the attention computes these vectors, numbers and prefix sums first, once a position.
 """
@@ -47,10 +48,11 @@ from attndsl.ir.expr import (
     walk,
 )
 from attndsl.ir.features import extent_of, read_elsewhere
+from attndsl.ir.finished import is_made, is_o
 from attndsl.ir.free import column_only, depends, row_only
 from attndsl.ir.many_products import divided
 from attndsl.ir.one_product import CannotProjectError, dots, unified
-from attndsl.ir.projected import GIVEN_SIZE, Channels, Number, Prefix, Product, Projection, Table, Vectors
+from attndsl.ir.projected import GIVEN_SIZE, Channels, Gate, Number, Prefix, Product, Projection, Table, Vectors
 from attndsl.ir.separate import product
 from attndsl.ir.simplify import simplify_expr
 from attndsl.ir.types import FLOAT, INT, Kind, Type
@@ -64,7 +66,8 @@ _NO_SIDE = (Coord, Member, Extent, Value, Reduce, Count, Decay)
 def projection(attention: Attention) -> Projection | str | None:
     """The projection of an attention; None where it needs none, and in words why there is none."""
     parts = [e for e in (attention.mask, attention.score, attention.weight, attention.output) if e is not None]
-    if not any(_reads_vectors(e) or mentions(e, lambda n: isinstance(n, Decay)) for e in parts):
+    gated = attention.output is not None and is_made(attention.output)
+    if not gated and not any(_reads_vectors(e) or mentions(e, lambda n: isinstance(n, Decay)) for e in parts):
         return None
     try:
         return _Rewriting(attention).result()
@@ -94,11 +97,9 @@ def _is_vector(node: Expr) -> bool:
 
 
 def _reads_vectors(e: Expr) -> bool:
-    """Whether a vector of q or k, or of an input beside one, stands in an expression; values and gates of the output
+    """Whether a vector of q, k or v, or of an input beside one, stands in an expression; `o` and gates of the output
     clause do not count."""
-    return mentions(e, lambda n: isinstance(n, Load) and n.tensor in ("Q", "K")) or mentions(
-        e, lambda n: isinstance(n, Op) and n.op == "dot"
-    )
+    return mentions(e, _is_given) or mentions(e, lambda n: isinstance(n, Op) and n.op == "dot")
 
 
 @dataclass
@@ -110,13 +111,14 @@ class _Rewriting:
     inputs: list[Input] = field(default_factory=list[Input])
     channels: dict[Expr, Channels] = field(default_factory=dict[Expr, Channels])
     extents: dict[Expr, str] = field(default_factory=dict[Expr, str])
+    gates: dict[Expr, Gate] = field(default_factory=dict[Expr, Gate])
 
     def result(self) -> Projection:
         a = self.attention
         weight, moved = _joined(a)
         score, weight = self._components(a.score), None if weight is None else self._components(weight)
         score, weight = self._one_sided(score), None if weight is None else self._one_sided(weight)
-        output = None if a.output is None else self._one_sided(a.output)
+        output = None if a.output is None else self._gated(self._one_sided(a.output))
         score, weight, vectors, further = self._products(score, weight)
         products = tuple(self._product(number, of) for number, of in enumerate(further))
         kept = [e for e in (score, weight) if e is not None]
@@ -145,6 +147,7 @@ class _Rewriting:
         return Projection(
             inner, vectors, numbers, tables, tuple(self.prefixes.values()), moved, products,
             tuple(self.channels.values()), tuple((name, extent) for extent, name in self.extents.items()),
+            tuple(self.gates.values()),
         )  # fmt: skip
 
     def _repeated(self, e: Expr) -> Expr:
@@ -241,7 +244,7 @@ class _Rewriting:
         if of_pair(node) or mentions(node, lambda n: isinstance(n, _NO_SIDE)):
             return None
         if read_elsewhere(tuple(n for n in walk(node) if _is_given(n))) is not None:
-            raise CannotProjectError("q or k at another position than its own")
+            raise CannotProjectError("q, k or v at another position than its own")
         known = self.channels.get(node)
         if known is None:
             of_row, size = row_only(node), self._extent(node)
@@ -266,6 +269,34 @@ class _Rewriting:
         """Whether an expression has vectors that no reduction over components reads."""
         read = {v for n in walk(e) if reduces_components(n) for v in within(n)[0]}
         return mentions(e, lambda n: _is_vector(n) and n not in read)
+
+    # Vectors of the row in an output clause
+
+    def _gated(self, e: Expr) -> Expr:
+        """With its largest vectors that are made without `o` as inputs."""
+        outputs = _holding(e, is_o)
+        made: dict[Expr, Expr] = {}
+        stack, seen = [e], set[Expr]()
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if len(node.type.shape) == 1 and node.type.kind is Kind.FLOAT and node not in outputs and is_made(node):
+                made[node] = self._gate(node)
+            else:
+                stack.extend(reversed(node.children))
+        for node in walk(e):
+            if node not in made:
+                made[node] = node.with_children(tuple(made[c] for c in node.children)) if node in seen else node
+        return made[e]
+
+    def _gate(self, node: Expr) -> Expr:
+        known = self.gates.get(node)
+        if known is None:
+            shape = *_shape(True, True), Size(INT, "Dv")
+            known = self.gates[node] = Gate(self._input(f"gate{len(self.gates)}", *shape), node)
+        return Load(Type(Kind.FLOAT, ("Dv",)), known.name, _place(True, True))
 
     # Numbers of one side
 
@@ -391,7 +422,7 @@ class _Rewriting:
             if mentions(side, lambda n: isinstance(n, _NO_SIDE)):
                 raise CannotProjectError("a vector that reads coordinates, decays or reductions")
         if read_elsewhere(tuple(n for n in walk(op("dot", query, key)) if _is_given(n))) is not None:
-            raise CannotProjectError("q or k at another position than its own")
+            raise CannotProjectError("q, k or v at another position than its own")
         extent = extent_of(key, self.attention) or extent_of(query, self.attention)
         if extent is None:
             raise CannotProjectError("a vector of a size that is not known")
@@ -411,7 +442,7 @@ def _place(of_row: bool, by_head: bool) -> tuple[Expr, ...]:
 
 
 def _is_given(node: Expr) -> bool:
-    return isinstance(node, Load) and node.tensor in ("Q", "K")
+    return isinstance(node, Load) and node.tensor in ("Q", "K", "V")
 
 
 def _joined(attention: Attention) -> tuple[Expr | None, bool]:

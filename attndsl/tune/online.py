@@ -22,11 +22,10 @@ from attndsl.runtime.triton.config import Config, Pass
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.launch import interpreting
 from attndsl.runtime.triton.machine import machine_of
-from attndsl.runtime.triton.projected import ProjectedKernel, tiles_of
+from attndsl.runtime.triton.projected import AnyKernel, tiles_of
 from attndsl.runtime.triton.scan_choices import scan_key
 from attndsl.runtime.triton.scan_config import ScanPass
 from attndsl.runtime.triton.scan_kernel import LinearKernel
-from attndsl.runtime.triton.staged import StagedKernel
 from attndsl.runtime.triton.sweeps import dtype_of
 from attndsl.runtime.tuning import Tuning
 from attndsl.runtime.tuning import asked as asked_here
@@ -92,7 +91,7 @@ def tune_call(
     if not call.q.numel() or not call.k.numel() or not call.v.numel():
         return []
     kernel = runner.kernel(name)
-    assert isinstance(kernel, TritonKernel | StagedKernel | ProjectedKernel)
+    assert isinstance(kernel, AnyKernel)
     report = _told if asked.verbose else None
     if asked.isolated:
         return _tune_apart(kernel, runner.attention, call, grid, asked.budget, report, states)
@@ -111,7 +110,7 @@ def tune_call(
 
 
 def _tune_sums(
-    kernel: TritonKernel | StagedKernel | ProjectedKernel,
+    kernel: AnyKernel,
     subject: Subject,
     steps: Sequence[Pass],
     budget: float,
@@ -152,7 +151,7 @@ _apart: set[Hashable] = set()
 
 
 def _tune_apart(
-    kernel: TritonKernel | StagedKernel | ProjectedKernel,
+    kernel: AnyKernel,
     attention: Attention,
     call: Call,
     grid: Any,
@@ -198,7 +197,7 @@ def _tune_scan(
     return found
 
 
-def passes_of(kernel: TritonKernel | StagedKernel | ProjectedKernel, call: Call) -> tuple[Pass, ...]:
+def passes_of(kernel: AnyKernel, call: Call) -> tuple[Pass, ...]:
     """The passes that a call runs."""
     tensors = (call.q, call.k, call.v, *call.inputs.values())
     backward = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from attndsl.ir.attention import Attention
+from attndsl.ir.finished import before_output
 from attndsl.ir.projection import Projection, projection
 from attndsl.ir.statistics import GIVEN, Stage, Staged, staged
 from attndsl.runtime.triton.config import Pass
@@ -51,6 +52,7 @@ def attentions_of(stage: Stage, step: Pass) -> tuple[Attention, ...]:
 
 
 def _projected_and_staged(attention: Attention, problem: Problem) -> tuple[Part, list[tuple[Stage, Problem]]]:
+    attention = before_output(attention)
     inner = projection(attention)
     if isinstance(inner, Projection):
         # kernels of tiles run on what is computed before them

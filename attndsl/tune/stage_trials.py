@@ -17,8 +17,7 @@ from attndsl.ir.statistics import GIVEN
 from attndsl.ir.types import INT
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.config import Config, Pass, configured
-from attndsl.runtime.triton.kernel import TritonKernel
-from attndsl.runtime.triton.projected import ProjectedKernel, tiles_of
+from attndsl.runtime.triton.projected import AnyKernel, summing_of, tiles_of
 from attndsl.runtime.triton.staged import StagedKernel
 from attndsl.schedule.plan import Plan
 from attndsl.tune.machines import Gpu
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def trials_of(
-    kernel: TritonKernel | StagedKernel | ProjectedKernel,
+    kernel: AnyKernel,
     subject: Subject,
     part: Part,
     step: Pass,
@@ -47,11 +46,9 @@ def trials_of(
             if inner is not subject.call:
                 subject = subject_of(tiles.attention, inner, subject.grid, subject.grad)
             return CallTrials(tiles, subject, step, safe, gpu, workers)
-        call = subject.call
-        if isinstance(kernel, ProjectedKernel):
-            kernel, call = kernel.inner, kernel.projected(call)
-        assert isinstance(kernel, StagedKernel)
-        own, given, grad = kernel.part(call, step, part.stage, part.nth)
+        summing, call = summing_of(kernel, subject.call)
+        assert isinstance(summing, StagedKernel)
+        own, given, grad = summing.part(call, step, part.stage, part.nth)
     described = Subject(_sized(spelled(own.attention), given), given, subject.grid, grad)
     return StageTrials(own, described, step, safe, gpu, workers)
 

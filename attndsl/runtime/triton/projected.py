@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import Expr, Index, ParamRef, mentions, walk
+from attndsl.ir.expr import Expr, Index, Load, ParamRef, mentions, walk
+from attndsl.ir.finished import finished
 from attndsl.ir.one_product import SCALE
 from attndsl.ir.projection import Number, Prefix, Projection, Table, projection
 from attndsl.ir.statistics import GIVEN, lse_alone
 from attndsl.runtime.call import Call, Saved
 from attndsl.runtime.sides import Sides
+from attndsl.runtime.triton.finished import FinishedKernel
 from attndsl.runtime.triton.kernel import TritonKernel
 from attndsl.runtime.triton.scan_choices import ScanChoices
 from attndsl.runtime.triton.scan_kernel import narrowed
@@ -28,17 +30,32 @@ from attndsl.runtime.vectors import prefix_sums
 from attndsl.schedule.plan import Plan
 
 
-def kernel_for(attention: Attention) -> TritonKernel | StagedKernel | ProjectedKernel:
+def kernel_for(attention: Attention) -> AnyKernel:
     """The kernel of an attention on this backend."""
+    found = finished(attention)
+    inner = _projected(attention if found is None else found.inner)
+    return inner if found is None else FinishedKernel(attention, found, inner)
+
+
+def _projected(attention: Attention) -> TritonKernel | StagedKernel | ProjectedKernel:
     found = projection(attention)
     return ProjectedKernel(attention, found) if isinstance(found, Projection) else tile_kernel(attention)
 
 
-def tiles_of(
-    kernel: TritonKernel | StagedKernel | ProjectedKernel, call: Call, *, shaped: bool = False
-) -> tuple[TritonKernel, Call]:
+def summing_of(kernel: AnyKernel, call: Call) -> tuple[TritonKernel | StagedKernel, Call]:
+    """The kernel that torch computes nothing before or after, and its call."""
+    if isinstance(kernel, FinishedKernel):
+        kernel, call = kernel.inner, kernel.shaped(call)
+    if isinstance(kernel, ProjectedKernel):
+        kernel, call = kernel.inner, kernel.projected(call)
+    return kernel, call
+
+
+def tiles_of(kernel: AnyKernel, call: Call, *, shaped: bool = False) -> tuple[TritonKernel, Call]:
     """The kernel that runs tiles at last, and its call; `shaped`: of the right shapes, with nothing computed for it."""
     with torch.no_grad():
+        if isinstance(kernel, FinishedKernel):
+            kernel, call = kernel.inner, kernel.shaped(call)
         if isinstance(kernel, ProjectedKernel):
             kernel, call = kernel.inner, kernel.shaped(call) if shaped else kernel.projected(call)
         if isinstance(kernel, StagedKernel):
@@ -103,7 +120,7 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
         if grad_lse is not None:
             own = self._lse_call(call)
             none = own.q.new_zeros((*own.q.shape[:3], own.v.shape[-1]))
-            wanted = needs & {"q", "k", *own.inputs}
+            wanted = needs & {"q", "k", *own.inputs, *(["v"] if self._lse_reads_v else [])}
             for name, g in self._lse.backward(own, None, (none, saved[-1]), None, grad_lse, wanted).items():
                 found[name] = found[name] + g if name in found else g
         return found
@@ -141,14 +158,22 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
 
     @cached_property
     def _lse(self) -> TritonKernel | StagedKernel | ProjectedKernel:
-        return kernel_for(lse_alone(self.attention))
+        return _projected(lse_alone(self.attention))
 
     def _lse_call(self, call: Call) -> Call:
         attention = self._lse.attention
         inputs = {i.name: call.inputs[i.name] for i in attention.inputs}
-        sizes = {**call.sizes, **{given: call.sizes[n] for n, given in GIVEN.items()}, "Dv": WIDTH}
+        sizes = {**call.sizes, **{given: call.sizes[n] for n, given in GIVEN.items()}}
+        if self._lse_reads_v:
+            return call.within("lse", attention=attention, inputs=inputs, sizes=sizes)
+        sizes["Dv"] = WIDTH
         v = call.k.new_zeros((*call.k.shape[:3], WIDTH))
         return call.within("lse", attention=attention, v=v, inputs=inputs, sizes=sizes)
+
+    @cached_property
+    def _lse_reads_v(self) -> bool:
+        a = self._lse.attention
+        return any(mentions(e, _is_v) for e in (a.mask, a.score, a.weight) if e is not None)
 
     # What the kernels are given
 
@@ -169,6 +194,9 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
         for channels in found.channels:
             side = rows if channels.of_row else keys[H if channels.by_head else call.sizes["Hkv"]]
             inputs[channels.name] = _channels(call, side, side.value(channels.value))
+        for gate in found.gates:
+            vectors = rows.value(gate.value)
+            inputs[gate.name] = vectors.expand(call.sizes["B"], H, rows.length, vectors.shape[-1]).contiguous()
         for prefix in found.prefixes:
             inputs |= _prefix_sums(call, prefix)
         sizes = self._sizes(call)
@@ -209,10 +237,14 @@ class ProjectedKernel(Wrapping[TritonKernel | StagedKernel]):
         return self._call(call, q, k, v, call.inputs, 1.0 if self.projection.vectors else call.scale)
 
 
+def _is_v(node: Expr) -> bool:
+    return isinstance(node, Load) and node.tensor == "V"
+
+
 def _expressions(found: Projection) -> tuple[Expr, ...]:
     several = [*([found.vectors] if found.vectors else []), *(p.vectors for p in found.products)]
     vectors = [e for v in several for e in (v.query, v.key)]
-    numbers = (n.value for n in (*found.numbers, *found.channels))
+    numbers = (n.value for n in (*found.numbers, *found.channels, *found.gates))
     return (*vectors, *numbers, *(t.vector for t in found.tables))
 
 
@@ -266,3 +298,7 @@ def _prefix_sums(call: Call, prefix: Prefix) -> dict[str, Tensor]:
         found[name] = x.float() if prefix.size else x.float().contiguous()
         found[rest] = (x.detach() - found[name].detach()).float()
     return found
+
+
+AnyKernel = TritonKernel | StagedKernel | ProjectedKernel | FinishedKernel
+"""What runs an attention on this backend."""

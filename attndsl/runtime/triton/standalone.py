@@ -11,6 +11,7 @@ from typing import Any
 import attndsl
 from attndsl.codegen.expr_triton import Level
 from attndsl.codegen.templates import render, title
+from attndsl.codegen.torch_finish import finish_code
 from attndsl.codegen.torch_projection import TorchCode, extent, projection_code, sizes_of_vectors
 from attndsl.codegen.triton_arguments import Argument
 from attndsl.codegen.triton_backward import stats_of
@@ -18,6 +19,7 @@ from attndsl.codegen.triton_slots import Slot
 from attndsl.codegen.triton_weight import rule_of
 from attndsl.ir.attention import Attention, Const, Input, Scalar
 from attndsl.ir.expr import Expr, Index, Op, ParamRef, Size, walk
+from attndsl.ir.finished import finished
 from attndsl.ir.free import depends
 from attndsl.ir.types import kind_of_dtype
 from attndsl.runtime import vectors
@@ -69,7 +71,8 @@ def standalone(lowering: Lowering, text: Sequence[str] = ()) -> str:
     first = found[0] if found else None
     sizes = lowering.given.sizes
     fixed = fixed_sizes(lowering)
-    before = before_kernels(lowering, fixed)
+    before, after = before_kernels(lowering, fixed), after_kernels(lowering, fixed)
+    by_torch = [code for code in (before, after) if code is not None]
     scalars = [p for p in lowering.attention.params if isinstance(p, Scalar)]
     inputs = [p for p in lowering.attention.params if isinstance(p, Input)]
     pinned = fixed_scalars(lowering)
@@ -97,12 +100,13 @@ def standalone(lowering: Lowering, text: Sequence[str] = ()) -> str:
         shapes={p.name: tuple(dimension(e, fixed) for e in p.shape) for p in inputs},
         kinds={p.name: str(kind_of_dtype(p.dtype)) for p in inputs},
         fixed_scalars={s.name: problem.scalars[s.name] for s in scalars if s.name in pinned},
-        consts=_arrays(lowering, frozenset() if before is None else before.arrays),
+        consts=_arrays(lowering, frozenset(name for code in by_torch for name in code.arrays)),
         has_lse=lowering.has_lse,
         bytes_of_a_key=(depth(attention, problem.sizes) + problem.sizes["Dv"]) * element,
         section=SHARED_SECTION,
         before=[] if before is None else before.lines,
-        helpers=[] if before is None else sources(before.helpers),
+        after=[] if after is None else after.lines,
+        helpers=sources(frozenset(name for code in by_torch for name in code.helpers)),
         backward=lowering.differentiated,
         by_inputs=lowering.gradients and lowering.backward,
         deterministic=lowering.deterministic,
@@ -132,6 +136,12 @@ def before_kernels(lowering: Lowering, fixed: Mapping[str, int]) -> TorchCode | 
     if lowering.projection is None:
         return None
     return projection_code(lowering.attention, lowering.projection, lowering.given, tuple(fixed))
+
+
+def after_kernels(lowering: Lowering, fixed: Mapping[str, int]) -> TorchCode | None:
+    """What torch computes of their output; None for nothing."""
+    found = finished(lowering.attention)
+    return None if found is None else finish_code(lowering.attention, found, lowering.given, tuple(fixed))
 
 
 def _launch(it: Lowered, problem: Problem) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TypedDict, Unpack
 
 from attndsl.codegen.triton_form import Dtype
 from attndsl.ir.attention import Attention
+from attndsl.ir.finished import before_output
 from attndsl.ir.projected import Projection
 from attndsl.ir.projection import projection
 from attndsl.ir.statistics import Staged, staged
@@ -26,8 +27,9 @@ from attndsl.schedule.tiling import Tiling
 @dataclass(frozen=True)
 class Lowering:
     """The launches of a call of `attention` (consts bound, simplified), which means `written`. Kernels run `inner` on a
-    call of `problem`, which is `given` but for what `projection` moves before them. `gradients` are launched in place
-    of `backward` where inputs or lse have gradients; the latter is empty where inputs always have."""
+    call of `problem`, which is `given` but for what `projection` moves before them, and leave out an output clause that
+    torch computes after them. `gradients` are launched in place of `backward` where inputs or lse have gradients; the
+    latter is empty where inputs always have."""
 
     attention: Attention
     written: Attention
@@ -86,9 +88,10 @@ def lower_module(
 ) -> Lowering:
     """The launches of a call, with those of its backward pass if asked for; `deterministic`: sums of gradients do not
     depend on the order of programs. ValueError names a feature that the backend does not have."""
-    found = projection(attention)
+    inner = before_output(attention)
+    found = projection(inner)
     if not isinstance(found, Projection):
-        found, inner = None, attention
+        found = None
     else:
         inner = found.inner
     if isinstance(staged(inner), Staged):
@@ -122,7 +125,7 @@ def lower_module(
     full = tuple(_same(it, plain) for it in passes(wanted, made.has_lse, "inputs" if wanted else "lse"))
     if all(any(it is other for other in plain) for it in full) and not further:
         return replace(made, backward=plain)
-    if found is not None and (found.numbers or found.tables or further):
+    if found is not None and (found.numbers or found.tables or found.gates or further):
         # what torch makes of q and k
         plain = ()
         full = tuple(replace(it, variant="") for it in full)

@@ -12,10 +12,11 @@ from attndsl.schedule.tiling import Tiling
 
 if TYPE_CHECKING:
     from attndsl.runtime.triton.kernel import TritonKernel
+    from attndsl.runtime.triton.projected import ProjectedKernel
     from attndsl.runtime.triton.staged import StagedKernel
 
 
-K = TypeVar("K", bound="TritonKernel | StagedKernel")
+K = TypeVar("K", bound="TritonKernel | StagedKernel | ProjectedKernel")
 
 
 class Wrapping(LinearKernel, ABC, Generic[K]):

@@ -14,7 +14,7 @@ import torch
 import attndsl
 from attndsl.reference import reference
 from attndsl.runtime.triton.config import Config, configured
-from benchmarks.cases import CASES, COMPONENTS, PROJECTED, STAGED, Case
+from benchmarks.cases import CASES, COMPONENTS, FINISHED, PROJECTED, STAGED, Case
 from tests.accuracy import GRADIENT_FACTOR, assert_right
 from tests.runtime.triton import guard
 
@@ -25,7 +25,7 @@ FEW = (
     "polynomial", "dilated", "blocks", "gna dilated", "grid terms", "joint", "joint, dilated", "blind segment",
     "one row",
     *(c.name for c in (*PROJECTED[1::3], *STAGED[::2])),
-    *(c.name for c in COMPONENTS[:7]), COMPONENTS[9].name,
+    *(c.name for c in COMPONENTS[:7]), COMPONENTS[9].name, *(c.name for c in FINISHED[:4]),
     "a grid of keys",
 )  # fmt: skip
 """Those that every run of the tests checks; `all` after the groups names every case."""

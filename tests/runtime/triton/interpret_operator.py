@@ -18,6 +18,10 @@ from tests.runtime.triton import guard
 SPECS: list[tuple[str, dict[str, Tensor]]] = [
     ("attention alibi(input slope: f32[H]) { score s - slope[h] * (q - k) mask k <= q }", {"slope": torch.rand(2)}),
     ("attention relu2 { weight relu(s)^2 / count output o * 2 }", {}),
+    (
+        "attention unit(input w: f32[D, Dv]) { score s - norm(V) output rmsnorm(o) * sigmoid(Q @ w) }",
+        {"w": torch.rand(16, 16)},
+    ),
     ("attention table(const gain: float[3] = (1.0, 0.5, 0.25)) { score s * gain[k % 3] mask k <= q }", {}),
 ]
 

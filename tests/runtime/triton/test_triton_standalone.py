@@ -90,6 +90,11 @@ BUILT = (
     Case("positions and cases", "attention odd(input f: f32[L, D], const c: float[2] = (0.5, 2.0)) { score s - "
          "dot(roll(Q, q % 3) * (if q // 4 == 1 or ispow2(q + 1) then c[q % 2] else 3 - norm(Q)), K + f[k]) / 4 }",
          Lq=20, D=16, inputs={"f": normal(20, 16)}),
+    Case("finished", "attention finish(input a: f32[D, Dv], input r: f32[H, Dv]) { mask k <= q and (q - k)^5 < 2000000 "
+         "score s - 0.2 * norm(V) output rope(rmsnorm(o), q) * sigmoid(Q @ a) + dot(o, r[h]) }", Lq=19, H=4, Hkv=2,
+         D=16, Dv=8, inputs={"a": normal(16, 8), "r": normal(4, 8)}),
+    Case("gated", "attention gated(input a: f32[H, D, Dv]) { output o * sigmoid(Q @ a[h]) }", Lq=19, H=4, Hkv=2, D=16,
+         Dv=24, inputs={"a": normal(4, 16, 24, size=0.3)}),
 )  # fmt: skip
 """Small, for the interpreter is slow: every kind of argument that a kernel takes, and of what torch computes first."""
 
