@@ -118,9 +118,7 @@ def _scans(setup: Setup) -> bool:
     return legalise(simplify(setup.attention), setup.problem()).form is not None
 
 
-def _kernels(
-    lowering: Lowering, target: str
-) -> tuple[Lowering, dict[str, str | bytes], list[dict[str, Any]]]:
+def _kernels(lowering: Lowering, target: str) -> tuple[Lowering, dict[str, str | bytes], list[dict[str, Any]]]:
     """A lowering as it compiles, the files of its kernels and tables, those of its parts in folders of their own, and
     what the manifest says of the kernels."""
     from dataclasses import replace

@@ -154,7 +154,7 @@ def lower_module(
     full = tuple(_same(it, plain) for it in passes(wanted, made.has_lse, "inputs" if wanted else "lse"))
     if all(any(it is other for other in plain) for it in full) and not further:
         return replace(made, backward=plain)
-    if stages or found is not None and (found.numbers or found.tables or found.gates or further):
+    if stages or (found is not None and (found.numbers or found.tables or found.gates or further)):
         # what torch makes of q and k
         plain = ()
         full = tuple(replace(it, variant="") for it in full)

@@ -103,7 +103,8 @@ BUILT = (
     Case("sums of documents", "attention parts(input doc: i32[B, L] sorted, input c: f32[H, L]) { "
          "mask doc[b, q] == doc[b, k] weight exp(s) * sigmoid(sum(c[h, k]^2) / 9) }", B=2, Lq=35, D=16,
          inputs={"doc": ints(5, 2, 35, ordered=True), "c": normal(2, 35)}, lse=False),
-    Case("sums of distances", "attention apart { mask k <= q weight sigmoid(s + norm(Q - K) - mean(norm(Q - K))) / sum }",
+    Case("sums of distances", "attention apart { mask k <= q "
+         "weight sigmoid(s + norm(Q - K) - mean(norm(Q - K))) / sum }",
          Lq=19, D=8, lse=False),
 )  # fmt: skip
 """Small, for the interpreter is slow: every kind of argument that a kernel takes, and of what torch computes first."""
