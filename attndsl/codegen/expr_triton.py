@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 
 from attndsl.codegen.expr_torch import mangle
 from attndsl.ir.channels import needs, numbers_of, within
@@ -30,7 +31,8 @@ from attndsl.ir.expr import (
     walk,
 )
 from attndsl.ir.free import k_side, q_side
-from attndsl.ir.types import Kind
+from attndsl.ir.types import INT, Kind
+from attndsl.schedule.interval import Boxes, bounds
 
 INFIX = {
     "add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==",
@@ -333,6 +335,10 @@ class Printer:
                 return Text(f"-{args[0].operand}", False)
             case "not":
                 return Text(f"{args[0].operand} == 0", False)
+            case "to_float" if is_long_product(node.args[0]):
+                # in floats nothing wraps, and positions are exact
+                by = [self._at(f) for f in _two_factors(node.args[0])]
+                return Text(" * ".join(f"{f.operand}.to(tl.float32)" for f in by), False)
             case "to_float":
                 return Text(f"{args[0].operand}.to(tl.float32)")
             case "to_int":
@@ -341,6 +347,9 @@ class Printer:
                 return Text(f"tl.{node.op}({codes[0]}).to(tl.int32)")
             case "relu":
                 return Text(f"tl.maximum({codes[0]}, {'0.0' if node.type.kind is Kind.FLOAT else '0'})")
+            case "mul" | "pow" if is_long_product(node):
+                a, b = (self._at(f).operand for f in _two_factors(node))
+                return Text(f"{a}.to(tl.int64) * {b}", False)
             case "pow":
                 return self._power(node, args)
             case "floordiv" | "mod":
@@ -364,7 +373,7 @@ class Printer:
         exponent = node.args[1]
         while isinstance(exponent, Op) and exponent.op == "to_float":
             exponent = exponent.args[0]
-        if isinstance(exponent, Literal) and float(exponent.value) in (1.0, 2.0, 3.0, 4.0):
+        if isinstance(exponent, Literal) and float(exponent.value) in (1.0, 2.0, 3.0, 4.0) and not _is_long_op(node):
             base = args[0]
             if not base.code.isidentifier():
                 scope = self.scope_of(node)
@@ -410,18 +419,46 @@ _WORDS = {
 
 
 MOST_SHORT = 4
-"""The largest power of an int that is computed in 32 bits."""
+"""The largest power of an int that may be computed in 32 bits."""
+POSITIONS = 1 << 24
+"""More than any sequence has."""
 
 
 def is_long(e: Expr) -> bool:
     """Whether the code of an int may be one of 64 bits."""
-    return mentions(e, _is_long_power)
+    return mentions(e, _is_long_op)
 
 
-def _is_long_power(node: Expr) -> bool:
-    if not isinstance(node, Op) or node.op != "pow" or node.type.kind is not Kind.INT:
+def is_long_product(e: Expr) -> bool:
+    """Whether an int is a product of two that vary with positions, or the square of one, which may leave 32 bits."""
+    return _is_long_op(e) and _two_factors(e) != ()
+
+
+def _two_factors(e: Expr) -> tuple[Expr, ...]:
+    match e:
+        case Op(op="mul", args=(a, b)):
+            return a, b
+        case Op(op="pow", args=(a, Literal(value=2))):
+            return a, a
+        case _:
+            return ()
+
+
+@lru_cache(maxsize=4096)
+def _is_long_op(node: Expr) -> bool:
+    if not isinstance(node, Op) or node.op not in ("mul", "pow") or node.type != INT:
         return False
-    return isinstance(node.args[1], Literal) and node.args[1].value > MOST_SHORT
+    if node.op == "pow" and isinstance(node.args[1], Literal) and node.args[1].value > MOST_SHORT:
+        return True
+    by = node.args if node.op == "mul" else node.args[:1]
+    if not all(mentions(f, lambda n: isinstance(n, Index | Coord)) for f in by):
+        # what a scalar, an input or an extent multiplies stays a place
+        return False
+    free = (Index, Coord, Size, Extent, ParamRef, Load, Search)
+    read: list[Expr] = [n for n in walk(node) if n.type == INT and isinstance(n, free)]
+    ranges = dict.fromkeys(read, (-POSITIONS, POSITIONS))
+    low, high = bounds(node, Boxes(ranges, {}))
+    return int(low) < -(2**31) or int(high) >= 2**31
 
 
 def nonnegative(node: Expr) -> bool:

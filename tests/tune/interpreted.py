@@ -17,10 +17,10 @@ from attndsl.runtime.cache.key import Key, Machine
 from attndsl.runtime.call import Call
 from attndsl.runtime.triton.choices import Facts, facts_of, key_for
 from attndsl.runtime.triton.config import Config, Pass
+from attndsl.runtime.triton.finished import FinishedKernel
 from attndsl.runtime.triton.kernel import TritonKernel
-from attndsl.runtime.triton.projected import kernel_for
+from attndsl.runtime.triton.projected import ProjectedKernel, kernel_for
 from attndsl.runtime.triton.scan_config import SCAN_PASSES, ScanConfig, choose_step
-from attndsl.runtime.triton.staged import StagedKernel
 from attndsl.tune.apart import Asked, Recipe
 from attndsl.tune.machines import gpu_of
 from attndsl.tune.measurer import Candidates
@@ -126,19 +126,22 @@ def apart() -> None:
     print("apart right")
 
 
-SUMS = "attention sums { mask k <= q weight relu(s - mean(s)) / sum }"
+SUMS = "attention sums(input w: f32[H, D, Dv]) { mask k <= q weight relu(s - mean(s)) / sum CLAUSE }"
+CLAUSES = "output rmsnorm(o) * sigmoid(Q @ w[h])", "output o * sigmoid(Q @ w[h])"
+"""Of torch after the kernels, and of kernels with what torch computes before them."""
 
 
 def sums() -> None:
     """The kernels that add up what a weight needs first are checked by their sums, and their gradients."""
-    f = attndsl.load(SUMS)
     torch.manual_seed(0)
-    for length, steps in ((40, ("forward", "dkdv")), (2, ("decode",))):
+    for clause, length, steps in ((0, 40, ("forward", "dkdv")), (1, 2, ("decode",))):
+        f = attndsl.load(SUMS.replace("CLAUSE", CLAUSES[clause]))
+        w = {"w": torch.randn(2, 16, 16)}
         q = torch.randn(1, 2, length, 16, dtype=torch.float16)
         k, v = (torch.randn(1, 2, 40, 16, dtype=torch.float16) for _ in range(2))
-        call = bind_call(f.attention, f.simplified, q, k, v, {}, q_offset=40 - length)
+        call = bind_call(f.attention, f.simplified, q, k, v, w, q_offset=40 - length)
         kernel = kernel_for(f.simplified)
-        assert isinstance(kernel, StagedKernel)
+        assert isinstance(kernel, FinishedKernel if clause == 0 else ProjectedKernel)
         subject = Subject(f.attention, call, None, torch.randn_like(q))
         for step in steps:
             name: Pass = step  # type: ignore[assignment]

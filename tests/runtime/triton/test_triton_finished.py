@@ -68,7 +68,9 @@ def test_gates_cost_no_spills() -> None:
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("score s - (q - k)^4 / 100", "c0 * c0 * c0 * c0"),
+        ("score s - ((q - k) % 7)^4 / 100", "c0 * c0 * c0 * c0"),
+        ("score s - (q - k)^2 / 100", "(q_at - k_at).to(tl.float32) * (q_at - k_at).to(tl.float32)"),
+        ("mask q * k % 3 < 2", "q_at.to(tl.int64) * k_at"),
         ("score s - (q - k)^5 / 100", ".to(tl.int64)"),
         ("mask bitlen((q - k)^6) < 9", "bitlen_long("),
         # bounds of a band are numbers of 32 bits
