@@ -200,7 +200,7 @@ FINISHED = (
     Case("few, unit outputs", "attention unit(input u: f32[H, Dv]) "
          "{ score s + dot(V, u[h]) output o / (0.1 + norm(o)) }",
          Lq=3, Lk=131, H=4, Hkv=2, D=16, Dv=24, inputs={"u": normal(4, 24, size=0.3)}),
-    Case("fifth power", "attention steep { mask k <= q and (q - k)^7 % 3 < 2 score s - (q - k)^5 / 1e9 }", D=16),
+    Case("fifth power", "attention steep { mask k <= q and (q - k)^7 % 3 < 2 score s - (q - k)^5 / 1e9 }", Lq=97, D=8),
     Case("far products", "attention far { mask (q - k)^2 % 5 < 4 and q * q > 5 * k "
          "score s - (q - k)^2 / 1e9 - q * k / 1e8 }", Lq=17, Lk=33, D=16, q_offset=60000),
 )  # fmt: skip

@@ -35,7 +35,8 @@ Whole = Callable[..., Tensor]
 @dataclass(frozen=True)
 class Case:
     """`shapes` are those of further tensors, of dimensions `L`, `D` and numbers; `scores` what softmax takes, else the
-    weights themselves. `spread` is the standard deviation of further tensors, whose sign `negative` turns."""
+    weights themselves, and `finish` makes the result of the output, q and further tensors. `spread` is the standard
+    deviation of further tensors, whose sign `negative` turns."""
 
     name: str
     text: str
@@ -45,6 +46,7 @@ class Case:
     scores: bool = True
     spread: float = 0.2
     negative: bool = False
+    finish: Whole | None = None
 
 
 def _channel_decay(q: Tensor, k: Tensor, g: Tensor) -> Tensor:
@@ -62,6 +64,14 @@ def _additive(q: Tensor, k: Tensor, w: Tensor, u: Tensor, a: Tensor) -> Tensor:
 def _gated(q: Tensor, k: Tensor, w: Tensor, u: Tensor) -> Tensor:
     gate = ((q @ w.to(q.dtype)) @ (k @ u.to(k.dtype)).transpose(-1, -2)).float() / HIDDEN**0.5
     return (q @ k.transpose(-1, -2)).float() / SIZE**0.5 * torch.sigmoid(gate)
+
+
+def _scores(q: Tensor, k: Tensor, *_: Tensor) -> Tensor:
+    return (q @ k.transpose(-1, -2)).float() / SIZE**0.5
+
+
+def _unit(o: Tensor, q: Tensor) -> Tensor:
+    return o / (1.0 + torch.linalg.vector_norm(o.float(), dim=-1, keepdim=True)).to(o.dtype)
 
 
 def _above_mean(q: Tensor, k: Tensor) -> Tensor:
@@ -86,6 +96,9 @@ CASES = (
     mask k <= q score s * sigmoid(dot(Q @ w[h], K @ u[h]) / sqrt(M)) }""", _gated,
          ((HEADS, "D", HIDDEN), (HEADS, "D", HIDDEN))),
     Case("above the mean", "attention f() { mask k <= q weight relu(s - mean(s)) / sum }", _above_mean, scores=False),
+    Case("gate of the query", "attention f(input w: f32[H, D, Dv]) { mask k <= q output o * sigmoid(Q @ w[h]) }",
+         _scores, ((HEADS, "D", "D"),), finish=lambda o, q, w: o * torch.sigmoid(q @ w.to(q.dtype))),
+    Case("unit outputs", "attention f() { mask k <= q output o / (1 + norm(o)) }", _scores, finish=_unit),
 )  # fmt: skip
 
 
@@ -97,7 +110,8 @@ def eager(case: Case) -> Whole:
         if case.scores:
             seen = torch.ones(weights.shape[-2:], dtype=torch.bool, device=weights.device).tril()
             weights = torch.softmax(weights.masked_fill(~seen, float("-inf")), -1)
-        return weights.to(v.dtype) @ v
+        out = weights.to(v.dtype) @ v
+        return out if case.finish is None else case.finish(out, q, *more)
 
     return run
 
@@ -159,6 +173,8 @@ def main() -> int:
         apart = float((found - known).norm() / known.norm())
         raw.check(case.name, "" if apart < 1e-2 else f"relative difference {apart:.2e}")
         for length in map(int, given.lengths.split(",")):
+            # one function of all cases: torch gives up compiling it again
+            torch.compiler.reset()
             own, about = tensors(case, length), f"causal, H{HEADS} D{SIZE} L{length}"
             for name, call in (("attndsl-triton", mine), ("torch-compiled", whole), ("sdpa", plain)):
                 if name == "sdpa" and case is not CASES[0]:

@@ -151,10 +151,23 @@ def _score(w: Writer) -> str:
 def _components(w: Writer) -> str:
     """A sum over the components of a vector of the pair, of about the size of s."""
     pair = w.pick(["Q - K", "Q + roll(K, 1)", "0.5 * Q - tanh(K)", "max(Q, K)", "rmsnorm(Q) * s - K"])
+    if w.chance(40):
+        pair = _moved(w, pair)
     if w.chance(30):
         return w.pick([f"norm({pair})", f"total(abs({pair}))"]) + " / sqrt(D)"
     name = w.input("f32", "H, D", "normal", 0.5)
     return f"dot({name}[h], {w.pick(['tanh', 'sigmoid', 'relu', 'softmax', 'cos'])}({pair}))"
+
+
+def _moved(w: Writer, pair: str) -> str:
+    """A vector of the pair whose components are those of others at other places, or that the pair chooses."""
+    forms = [f"roll({pair}, q - k)", "roll(Q, abs(q - k)) - K", "chosen", "map"]
+    form = w.pick([*forms, f"rope({pair}, q - k)", "rope(Q, abs(q - k)) * K"] if w.sizes["D"] % 2 == 0 else forms)
+    if form == "chosen":
+        return f"Q + {w.input('f32', 'M=9, D', 'normal', 0.5)}[min(abs(q - k), 8)] - K"
+    if form == "map":
+        return f"({pair}) @ {w.input('f32', 'D, D', 'normal', 0.3)}"
+    return form
 
 
 WEIGHTS = (

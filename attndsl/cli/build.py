@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from attndsl.cli.setup import Setup
     from attndsl.runtime.triton.cross import Compiled
     from attndsl.runtime.triton.lowering import Lowered
+    from attndsl.runtime.triton.standalone_lowering import Lowering
     from attndsl.schedule.plan import Plan
 
 TARGETS = {"sm_80": 80, "sm_86": 86, "sm_89": 89, "sm_90": 90, "sm_100": 100, "sm_120": 120}
@@ -72,14 +73,13 @@ def built(
 ) -> tuple[dict[str, str | bytes], dict[str, Any]]:
     """The files of a build and its manifest. CallError names what the backend cannot do; KernelError is a kernel that
     does not compile."""
-    from attndsl.cli.build_scan import built_scan, entries
+    from attndsl.cli.build_scan import built_scan
     from attndsl.cli.explain import written
     from attndsl.cli.report import plan_data
     from attndsl.ir.simplify import simplify
-    from attndsl.runtime.triton.standalone import call_name, standalone, tables_of
-    from attndsl.runtime.triton.standalone_boxes import box_launches
+    from attndsl.runtime.triton.standalone import call_name, parts, standalone
     from attndsl.runtime.triton.standalone_lowering import lower_module
-    from attndsl.runtime.triton.standalone_scan import ScanLowering, compile_scans, lower_scan_module
+    from attndsl.runtime.triton.standalone_scan import ScanLowering, lower_scan_module
 
     simplified, problem = simplify(setup.attention), setup.problem()
     scan = lower_scan_module(
@@ -95,27 +95,15 @@ def built(
             )  # fmt: skip
     except ValueError as error:
         raise CallError(f"{error} (as a scan: {scan})" if _scans(setup) else str(error)) from error
-    launches = lowering.launches
-    found, compiled = _compiled(launches)
-    lowering = lowering.replaced({id(old): new for old, new in zip(launches, found, strict=True)})
-    files: dict[str, str | bytes] = {}
-    kernels: list[dict[str, Any]] = []
-    for it, code in zip(found, compiled, strict=True):
-        paths = {
-            "source": f"kernels/{it.name}.py", "ptx": f"ptx/{it.name}.{target}.ptx",
-            "cubin": f"cubin/{it.name}.{target}.cubin",
-        }  # fmt: skip
-        files |= {paths["source"]: it.module.source, paths["ptx"]: code.ptx, paths["cubin"]: code.cubin}
-        kernels.append(_kernel(it, code, target) | paths)
-    boxes = box_launches(found)
-    made, more = entries(compile_scans(boxes), target)
-    files |= made | {f"kernels/{it.home}.py": it.module.source for it in boxes}
-    kernels += more
+    lowering, files, kernels = _kernels(lowering, target)
     module = f"{call_name(setup.attention.name)}.py"
     files[module] = standalone(lowering, written(setup.attention))
-    files["tables.json"] = _tables(tables_of(found))
+    for part, text in parts(lowering).items():
+        files[f"parts/{part}/{part}.py"] = text
     route = f"tiles of pairs, for a module does not scan {scan}" if _scans(setup) else "tiles of pairs"
-    if boxes:
+    if lowering.stages:
+        route += ", after sums over rows"
+    if any(it.located is not None for it in lowering.launches):
         route += ", in boxes that the device finds"
     files["plan.txt"] = _plan_text(setup, lowering.plan, kernels, route)
     facts = {"plan": plan_data(lowering.plan), "module": module, "route": route, "kernels": kernels}
@@ -130,6 +118,46 @@ def _scans(setup: Setup) -> bool:
     return legalise(simplify(setup.attention), setup.problem()).form is not None
 
 
+def _kernels(lowering: Lowering, target: str) -> tuple[Lowering, dict[str, str | bytes], list[dict[str, Any]]]:
+    """A lowering as it compiles, the files of its kernels and tables, those of its parts in folders of their own, and
+    what the manifest says of the kernels."""
+    from dataclasses import replace
+
+    from attndsl.cli.build_scan import entries
+    from attndsl.runtime.triton.standalone import tables_of
+    from attndsl.runtime.triton.standalone_boxes import box_launches
+    from attndsl.runtime.triton.standalone_scan import compile_scans
+
+    wholes = {"": lowering, **lowering.parts}
+    launches = tuple(it for own in wholes.values() for it in own.launches)
+    found, compiled = _compiled(launches)
+    made = {id(old): (new, code) for old, new, code in zip(launches, found, compiled, strict=True)}
+    files: dict[str, str | bytes] = {}
+    kernels: list[dict[str, Any]] = []
+    fitted: dict[str, Lowering] = {}
+    for part, own in wholes.items():
+        folder = f"parts/{part}/" if part else ""
+        pairs = [made[id(it)] for it in own.launches]
+        for it, code in pairs:
+            paths = {
+                "source": f"{folder}kernels/{it.name}.py", "ptx": f"{folder}ptx/{it.name}.{target}.ptx",
+                "cubin": f"{folder}cubin/{it.name}.{target}.cubin",
+            }  # fmt: skip
+            files |= {paths["source"]: it.module.source, paths["ptx"]: code.ptx, paths["cubin"]: code.cubin}
+            kernels.append(_kernel(it, code, target, part) | paths)
+        boxes = box_launches([it for it, _ in pairs])
+        more, listed = entries(compile_scans(boxes), target, folder)
+        files |= more | {f"{folder}kernels/{it.home}.py": it.module.source for it in boxes}
+        kernels += listed
+        files[f"{folder}tables.json"] = _tables(tables_of([it for it, _ in pairs]))
+        fitted[part] = own.replaced({id(it): made[id(it)][0] for it in own.launches})
+    stages = tuple(
+        replace(it, sums=fitted[f"sums{i}"], gradients=fitted.get(f"gradients{i}"))
+        for i, it in enumerate(lowering.stages)
+    )
+    return replace(fitted[""], stages=stages), files, kernels
+
+
 def _compiled(found: tuple[Lowered, ...]) -> tuple[list[Lowered], list[Compiled]]:
     """Every kernel compiled, in processes of their own where there are several."""
     from attndsl.runtime.triton.lowering import compile_all
@@ -139,9 +167,9 @@ def _compiled(found: tuple[Lowered, ...]) -> tuple[list[Lowered], list[Compiled]
     return [it for it, _ in pairs], [code for _, code in pairs]
 
 
-def _kernel(it: Lowered, code: Compiled, target: str) -> dict[str, Any]:
+def _kernel(it: Lowered, code: Compiled, target: str, part: str) -> dict[str, Any]:
     return {
-        "name": it.name,
+        "name": f"{part}/{it.name}" if part else it.name,
         "pass": it.step,
         "target": target,
         "tile": list(it.tile),

@@ -43,15 +43,15 @@ def built_scan(setup: Setup, lowering: ScanLowering, target: str) -> tuple[dict[
 
 
 def entries(
-    compiled: Sequence[tuple[ScanLaunch | BoxLaunch, Compiled]], target: str
+    compiled: Sequence[tuple[ScanLaunch | BoxLaunch, Compiled]], target: str, folder: str = ""
 ) -> tuple[dict[str, str | bytes], list[dict[str, Any]]]:
-    """What was compiled, as files, and as a manifest lists it."""
+    """What was compiled, as files in a folder, and as a manifest lists it."""
     files: dict[str, str | bytes] = {}
     kernels: list[dict[str, Any]] = []
     for it, code in compiled:
-        paths = {"ptx": f"ptx/{it.name}.{target}.ptx", "cubin": f"cubin/{it.name}.{target}.cubin"}
+        paths = {"ptx": f"{folder}ptx/{it.name}.{target}.ptx", "cubin": f"{folder}cubin/{it.name}.{target}.cubin"}
         files |= {paths["ptx"]: code.ptx, paths["cubin"]: code.cubin}
-        kernels.append(_kernel(it, code, target) | {"source": f"kernels/{it.home}.py"} | paths)
+        kernels.append(_kernel(it, code, target) | {"source": f"{folder}kernels/{it.home}.py"} | paths)
     return files, kernels
 
 

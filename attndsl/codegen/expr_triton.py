@@ -14,8 +14,9 @@ from enum import IntEnum
 from functools import lru_cache
 
 from attndsl.codegen.expr_torch import mangle
-from attndsl.ir.channels import needs, numbers_of, within
+from attndsl.ir.channels import needs, numbers_of, reduces_components, split, within
 from attndsl.ir.expr import (
+    Component,
     Coord,
     Expr,
     Extent,
@@ -133,9 +134,9 @@ class Printer:
     `leaves` maps leaf nodes to the names that the kernel gives them; `used` collects those that were needed.
     `component` is the index vector [1, width] of components in an epilogue, where vectors are allowed. `turned`: the
     rows of a tile are keys, its columns queries. `columns` is the number of these, all of them inside where they are
-    `seen`. In a loop over components `channel` is the number of one, and vectors are what they have there. `like` is a
-    number of every pair whose layout such loops begin with. `places` are the positions of rows and of columns where
-    they are neighbours: that of the first, and their distance from it.
+    `seen`. In a loop over components `channel` is the number of one, and vectors are what they have there; `bound` is
+    that number where numbers read it. `like` is a number of every pair whose layout such loops begin with. `places` are
+    the positions of rows and of columns where they are neighbours: that of the first, and their distance from it.
     """
 
     reads: Reads
@@ -147,6 +148,7 @@ class Printer:
     columns: str = "BN"
     seen: bool = False
     channel: str = ""
+    bound: Component | None = None
     like: str = ""
     places: Mapping[Expr, tuple[str, str]] = field(default_factory=dict[Expr, tuple[str, str]])
     used: set[Expr] = field(default_factory=set[Expr])
@@ -170,13 +172,17 @@ class Printer:
 
     def _nodes(self, root: Expr) -> list[Expr]:
         """What is printed for a value, what it needs first."""
+        if self.bound is not None:
+            varying, others = split(root, self.bound)
+            return [*others, *varying]
         if self.channel:
             vectors, numbers = within(Op(root.type, "total", (root,)))
             return [*numbers, *vectors]
         return list(walk(root) if self.component else numbers_of(root))
 
     def _needs(self, node: Expr) -> tuple[Expr, ...]:
-        return node.children if self.channel or self.component else needs(node)
+        whole = self.component or (self.channel and self.bound is None)
+        return node.children if whole else needs(node)
 
     def print(self, root: Expr) -> str:
         """The code of a value, after its statements."""
@@ -261,13 +267,24 @@ class Printer:
     def _load(self, node: Load) -> Text:
         if node.tensor in ("Q", "K", "V"):
             raise UnsupportedError(f"the vector {node.tensor} in an expression")
-        if node.tensor in self.reads.channels:
+        if node.tensor in self.reads.channels and node.type.shape:
             return Text(self.component_of(node))
         rank, given = self.reads.ranks[node.tensor], len(node.indices)
         if rank - given > (1 if self.component else 0):
             raise UnsupportedError(f"vectors read from `{node.tensor}`")
+        place, inside = self.element(node)
+        where = f", mask={inside}, other=0" if inside else ""
+        read = f"tl.load({place}{where})"
+        kind = node.type.kind
+        if kind is Kind.BOOL:
+            return Text(f"({read} != 0)")
+        return Text(f"{read}.to({'tl.int32' if kind is Kind.INT else 'tl.float32'})")
+
+    def element(self, node: Load, name: str = "") -> tuple[str, str]:
+        """The address of what is read of a tensor, or in another that has its strides, and whether it is inside."""
+        rank, given = self.reads.ranks[node.tensor], len(node.indices)
         self.reads.inputs[node.tensor] = None
-        name = input_name(node.tensor)
+        own = input_name(node.tensor)
         base: list[str] = []
         offset: list[str] = []
         inside: list[str] = []
@@ -275,22 +292,17 @@ class Printer:
         for i, index in enumerate(node.indices):
             at = self._at(index)
             if level(index) is Level.UNIFORM:
-                base.append(f"{at.operand} * {name}_s{i}")
+                base.append(f"{at.operand} * {own}_s{i}")
             else:
-                offset.append(f"{at.operand} * {name}_s{i}{narrow}")
+                offset.append(f"{at.operand} * {own}_s{i}{narrow}")
             if not _within(index):
-                inside += [f"({at.operand} >= 0)", f"({at.operand} < {name}_n{i})"]
+                inside += [f"({at.operand} >= 0)", f"({at.operand} < {own}_n{i})"]
         if rank > given and self.component:
-            offset.append(f"{self.component[0]} * {name}_s{given}{narrow}")
+            offset.append(f"{self.component[0]} * {own}_s{given}{narrow}")
             inside.append(self.component[1])
         self.reads.vectors |= bool(offset)
-        where = f", mask={' & '.join(inside)}, other=0" if inside else ""
         whole = f" + ({' + '.join(offset)})" if len(offset) > 1 else f" + {offset[0]}" if offset else ""
-        read = f"tl.load({' + '.join([name, *base])}{whole}{where})"
-        kind = node.type.kind
-        if kind is Kind.BOOL:
-            return Text(f"({read} != 0)")
-        return Text(f"{read}.to({'tl.int32' if kind is Kind.INT else 'tl.float32'})")
+        return f"{' + '.join([name or own, *base])}{whole}", " & ".join(inside)
 
     def component_of(self, node: Load) -> str:
         """The code that loads a component of a vector of every row, or of every column, side by side in memory."""
@@ -322,7 +334,7 @@ class Printer:
     # Operations
 
     def _op(self, node: Op) -> Text:
-        if node.op in ("total", "amax") and not self.component:
+        if reduces_components(node) and not self.component:
             from attndsl.codegen.triton_channels import reduction
 
             return reduction(self, node)

@@ -18,6 +18,7 @@ from attndsl.codegen.triton_arguments import (
 )
 from attndsl.codegen.triton_bands import KEY, QUERY, Band, bands_of
 from attndsl.codegen.triton_channels import channel_gradients, gradient_arguments, moving
+from attndsl.codegen.triton_components import Wanted, numbered_gradients, read_by_rows
 from attndsl.codegen.triton_form import Form, Product, limited, parts, products_of
 from attndsl.codegen.triton_gradient import Term, certain, load_slopes, score_slopes, terms, without_uniform
 from attndsl.codegen.triton_score import LOG2E, SCALE, Exponent, exponent, gathered, of_raw
@@ -139,7 +140,8 @@ class _Sweep:
         self.unit = LOG2E if self.form.low_precision else 1.0
         self.terms = terms(attention, self.rule)
         own = Level.COLUMN if self.turned else Level.ROW
-        self.vectors = moving(self.terms, backward.channels, own)
+        self.wanted = Wanted(backward.channels, frozenset() if self.turned else backward.wanted, own)
+        self.vectors = [*moving(self.terms, backward.channels, own), *read_by_rows(self.terms, self.wanted)]
         self.factor = self._common_factor()
 
     def _exponent(self) -> Exponent | None:
@@ -251,7 +253,11 @@ class _Sweep:
                 share = next((printer.print(e) for part, e in of_load if part == "dl"), "")
             loop.slots.append(SlotCode(slot, text, share, at, inside))
         loop.after = scope_lines(scope, "j")
-        loop.channels = channel_gradients(found, moving(found, self.backward.channels, own), printer, masked=masked)
+        channel_gradients(found, moving(found, self.backward.channels, own), printer, masked=masked)
+        numbered_gradients(
+            found, self.wanted, printer, self.slots, masked=masked, deterministic=self.backward.deterministic
+        )
+        loop.channels = printer.inner.lines
         used = printer.used & piece.leaves.keys()
         places = {Index(INT, "k"), Index(INT, "q"), Index(INT, "row")}
         loop.columns = bool(used) or self.turned

@@ -14,8 +14,8 @@ from attndsl.codegen.triton_gradient import Term, certain, slope
 from attndsl.codegen.triton_score import of_raw
 from attndsl.codegen.triton_slots import index_level
 from attndsl.ir.build import ONE
-from attndsl.ir.channels import reductions_of, slope_of, vectors_read, within
-from attndsl.ir.expr import Expr, Load, Op
+from attndsl.ir.channels import bound, numbered, reductions_of, slope_of, vectors_read, within
+from attndsl.ir.expr import Component, Expr, Load, Op
 
 
 def reduction(printer: Printer, node: Op) -> Text:
@@ -24,37 +24,44 @@ def reduction(printer: Printer, node: Op) -> Text:
     rows = "BM" if own in (Level.ROW, Level.PAIR) else "1"
     shape = f"[{rows}, {printer.columns if own >= Level.COLUMN else '1'}]"
     known = {n: printer.value_of(n) for n in within(node)[1]}
-    start = f"tl.zeros({shape}, tl.float32)" if node.op == "total" else f'tl.full({shape}, -float("inf"), tl.float32)'
+    adds = node.op in ("total", "sum_over")
+    start = f"tl.zeros({shape}, tl.float32)" if adds else f'tl.full({shape}, -float("inf"), tl.float32)'
     if printer.like and own is Level.PAIR:
-        start = f"{printer.reads.helper('nothing_like')}({printer.like})" + (
-            ' - float("inf")' if node.op == "amax" else ""
-        )
+        start = f"{printer.reads.helper('nothing_like')}({printer.like})" + ("" if adds else ' - float("inf")')
     name = scope.name(start).code
-    inner = _inner(printer, name, known)
+    inner = loop_printer(printer, name, known, bound(node) if numbered(node) else None)
     text = inner.print(node.args[0])
-    added = f"{name} += {text}" if node.op == "total" else f"{name} = tl.maximum({name}, {text})"
-    scope.lines += _loop(inner, _size_of(within(node)[0]), [added])
+    added = f"{name} += {text}" if adds else f"{name} = tl.maximum({name}, {text})"
+    size = printer.value_of(node.args[2]).operand if numbered(node) else _size_of(printer, within(node)[0])
+    scope.lines += loop(inner, size, [added])
     return Text(name)
 
 
-def _size_of(vectors: Iterable[Expr]) -> str:
+def _size_of(printer: Printer, vectors: Iterable[Expr]) -> str:
     """How many components vectors have."""
-    return next(str(n.type.shape[0]) for n in vectors if isinstance(n, Load))
+    name = next(str(n.type.shape[0]) for n in vectors if isinstance(n, Load))
+    printer.reads.sizes[name] = None
+    return size_name(name)
 
 
-def _inner(printer: Printer, name: str, known: dict[Expr, Text]) -> Printer:
-    """A printer of the statements for one component, in which numbers are known."""
+def loop_printer(printer: Printer, name: str, known: dict[Expr, Text], by: Component | None = None) -> Printer:
+    """A printer of the statements for one component, in which numbers are known; `by`: what they call its number."""
     return Printer(
-        printer.reads, printer.leaves, Scope(f"{name}_", known=known), turned=printer.turned, columns=printer.columns,
-        seen=printer.seen, channel=f"{name}_c", places=printer.places, used=printer.used,
+        printer.reads, printer.leaves if by is None else {**printer.leaves, by: f"{name}_at"},
+        Scope(f"{name}_", known=known), turned=printer.turned, columns=printer.columns, seen=printer.seen,
+        channel=f"{name}_c", bound=by, like=printer.like if by is not None else "", places=printer.places,
+        used=printer.used,
     )  # fmt: skip
 
 
-def _loop(inner: Printer, size: str, last: list[str]) -> list[str]:
-    inner.reads.sizes[size] = None
+def loop(inner: Printer, size: str, last: list[str]) -> list[str]:
+    """The loop over so many components around the statements for one, `last` behind them."""
+    at = (
+        [] if inner.bound is None else [f"{inner.leaves[inner.bound]} = tl.full([1, 1], 0, tl.int32) + {inner.channel}"]
+    )
     return [
-        f"for {inner.channel} in tl.range(0, {size_name(size)}):",
-        *(f"    {line}" for line in (*inner.inner.lines, *last)),
+        f"for {inner.channel} in tl.range(0, {size}):",
+        *(f"    {line}" for line in (*at, *inner.inner.lines, *last)),
     ]
 
 
@@ -100,12 +107,12 @@ def channel_gradients(terms: tuple[Term, ...], loads: list[Load], printer: Print
             total = " + ".join(part if e == ONE else f"{part} * ({printer.print(e)})" for part, e in parts)
             finite = all(part in ("dl", "da") and certain(e) for part, e in parts)
             sums[node] = scope.name(f"tl.where(visible, {total}, 0.0)" if masked and not finite else total).code
-    for size in dict.fromkeys(_size_of([load]) for load in loads):
-        here = [s for s in slopes if _size_of([s.load]) == size]
+    for size in dict.fromkeys(_size_of(printer, [load]) for load in loads):
+        here = [s for s in slopes if _size_of(printer, [s.load]) == size]
         every = [e for s in here for e, _ in s.found.values()]
         numbers = dict.fromkeys(n for e in every for n in _numbers(e))
         name = f"{scope.prefix}{len(scope.lines)}"
-        inner = _inner(printer, name, {n: printer.value_of(n) for n in numbers})
+        inner = loop_printer(printer, name, {n: printer.value_of(n) for n in numbers})
         inner.expect(*every)
         last: list[str] = []
         for s in here:
@@ -116,7 +123,7 @@ def channel_gradients(terms: tuple[Term, ...], loads: list[Load], printer: Print
             place, _ = inner.place_of(s.load)
             target = f"{gradient_name(s.load.tensor)} + {place}"
             last.append(f'tl.atomic_add({target}, tl.sum({text}, 1, keep_dims=True), mask=row_inside, sem="relaxed")')
-        scope.lines += _loop(inner, size, last)
+        scope.lines += loop(inner, size, last)
     return scope.lines
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from attndsl.codegen.expr_triton import Level, Printer, Reads, Scope, input_name, level
 from attndsl.codegen.triton_arguments import Argument
+from attndsl.ir.channels import components_in
 from attndsl.ir.expr import Expr, Index, Load, walk
 from attndsl.ir.types import Kind
 
@@ -55,7 +56,11 @@ class Slots:
         return [self._slot(n) for n in loads if self._counts(n) and index_level(n) in levels and moves(n)]
 
     def _counts(self, load: Load) -> bool:
-        return load.tensor in self.wanted and load.type.kind is Kind.FLOAT
+        return load.tensor in self.wanted and load.type.kind is Kind.FLOAT and not components_in(load)
+
+    def component(self, load: Load) -> Slot:
+        """That of a read at the number of a component, which several pairs and programs add to."""
+        return self.found.setdefault(load, Slot(len(self.found), load, Level.PAIR, direct=False))
 
     def _slot(self, load: Load) -> Slot:
         known = self.found.get(load)

@@ -12,17 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import reduce
 
-from attndsl.ir.build import ONE, ZERO
+from attndsl.ir.build import ONE, ZERO, Part, add, neg, sub
 from attndsl.ir.derivative import derivative
-from attndsl.ir.expr import VECTOR_OPS, Expr, Load, Op, ParamRef, mentions, number, op, rewrite, walk
+from attndsl.ir.expr import OVER, VECTOR_OPS, Component, Expr, Load, Op, ParamRef, mentions, number, op, rewrite, walk
 from attndsl.ir.features import vector_factors
-from attndsl.ir.free import column_only, row_only
+from attndsl.ir.free import column_only, row_only, uniform
 from attndsl.ir.one_product import CannotProjectError, sides_of
 from attndsl.ir.simplify import simplify_expr
 from attndsl.ir.types import Type
 
 REDUCTIONS = ("total", "amax")
-_SPELLED = {"rope": "rope", "matmul": "@", "concat": "concat", "outer": "outer", "distinct": "outer"}
 
 
 def of_pair(e: Expr) -> bool:
@@ -32,7 +31,40 @@ def of_pair(e: Expr) -> bool:
 
 def reduces_components(node: Expr) -> bool:
     """Whether a node is a number made of the components of a vector one after another."""
-    return isinstance(node, Op) and node.op in REDUCTIONS
+    return isinstance(node, Op) and (node.op in REDUCTIONS or node.op in OVER)
+
+
+def numbered(node: Expr) -> bool:
+    """Whether a reduction is one of a number that reads the number of a component."""
+    return isinstance(node, Op) and node.op in OVER
+
+
+def components_in(e: Expr) -> frozenset[str]:
+    """The numbers of components that a value varies with: those that no reduction within it binds."""
+    known = _KNOWN.get(e)
+    if known is not None:
+        return known
+    if len(_KNOWN) > _MOST:
+        _KNOWN.clear()
+    for node in walk(e):
+        if node not in _KNOWN:
+            found = frozenset((node.name,)) if isinstance(node, Component) else frozenset[str]()
+            found = found.union(*(_KNOWN[c] for c in node.children))
+            if isinstance(node, Op) and node.op in OVER:
+                found -= {bound(node).name}
+            _KNOWN[node] = found
+    return _KNOWN[e]
+
+
+_KNOWN: dict[Expr, frozenset[str]] = {}
+_MOST = 65536
+
+
+def bound(node: Op) -> Component:
+    """The number of a component that a reduction over it binds."""
+    found = node.args[1]
+    assert isinstance(found, Component)
+    return found
 
 
 def needs(node: Expr) -> tuple[Expr, ...]:
@@ -43,7 +75,10 @@ def needs(node: Expr) -> tuple[Expr, ...]:
 
 
 def within(node: Expr) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
-    """The vectors of a reduction, children first, and the numbers that they are computed from."""
+    """The vectors of a reduction, children first, and the numbers that they are computed from: what varies with the
+    component that it is about, and what does not."""
+    if isinstance(node, Op) and node.op in OVER:
+        return split(node.args[0], bound(node))
     vectors: dict[Expr, None] = {}
     numbers: dict[Expr, None] = {}
     stack = [(c, False) for c in node.children]
@@ -59,6 +94,25 @@ def within(node: Expr) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
             stack.append((at, True))
             stack.extend((c, False) for c in reversed(at.children))
     return tuple(vectors), tuple(numbers)
+
+
+def split(e: Expr, by: Component) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
+    """What varies in a number with the number of a component, what it needs first, and what that needs and does not."""
+    varying: dict[Expr, None] = {}
+    others: dict[Expr, None] = {}
+    stack = [(e, False)]
+    while stack:
+        at, ready = stack.pop()
+        if at in varying or at in others:
+            continue
+        if by.name not in components_in(at):
+            others[at] = None
+        elif ready:
+            varying[at] = None
+        else:
+            stack.append((at, True))
+            stack.extend((c, False) for c in reversed(needs(at)))
+    return tuple(varying), tuple(others)
 
 
 def numbers_of(root: Expr) -> Iterator[Expr]:
@@ -81,8 +135,7 @@ def numbers_of(root: Expr) -> Iterator[Expr]:
 
 
 def lowered(e: Expr) -> Expr:
-    """With reductions of vectors of the pair as `total` and `amax`. CannotProjectError names an operation that moves
-    components."""
+    """With reductions of vectors of the pair as `total` and `amax`."""
     return rewrite(e, _lowered)
 
 
@@ -114,35 +167,42 @@ def _lowered(node: Expr) -> Expr | None:
             return _rolled(first, node.args[1])
         case "matmul" | "rope" if not of_pair(node.args[1]):
             return _linear(node.op, first, node.args[1])
-        case name:
-            raise CannotProjectError(f"`{_SPELLED.get(name, name)}` of a vector of the pair")
+        case _:
+            return None
 
 
-def _rolled(e: Expr, by: Expr) -> Expr:
-    """An expression of components with the vectors of one side in it rolled."""
+def _rolled(e: Expr, by: Expr) -> Expr | None:
+    """An expression of components with the vectors of one side in it rolled; None where they are not of one side."""
     if not of_pair(e):
         found = op("roll", e, by)
-        if of_pair(found):
-            raise CannotProjectError("`roll` of a vector of the pair by a number of one side")
-        return found
+        return None if of_pair(found) else found
     if not isinstance(e, Op) or e.op in VECTOR_OPS:
-        raise CannotProjectError("`roll` of a vector of the pair")
-    return op(e.op, *(_rolled(a, by) if a.type.shape else a for a in e.args))
+        return None
+    args = [_rolled(a, by) if a.type.shape else a for a in e.args]
+    return None if None in args else op(e.op, *(a for a in args if a is not None))
 
 
-def _linear(name: str, e: Expr, by: Expr) -> Expr:
-    """A linear operation on a sum of vectors as a sum of its results on those of one side."""
+def _linear(name: str, e: Expr, by: Expr) -> Expr | None:
+    """A linear operation on a sum of vectors as a sum of its results on those of one side; None where one is not."""
     if not of_pair(e) and not of_pair(op(name, e, by)):
         return op(name, e, by)
+    return _distributed_over(e, lambda part: _linear(name, part, by))
+
+
+def _distributed_over(e: Expr, part: Callable[[Expr], Expr | None]) -> Expr | None:
+    """A linear function of a sum of vectors as a sum; None where it is no sum, or the function has no value."""
     match e:
         case Op(op="add" | "sub" | "neg", args=args) if all(a.type.shape for a in args):
-            return op(e.op, *(_linear(name, a, by) for a in args))
+            parts = [part(a) for a in args]
+            return None if None in parts else op(e.op, *(a for a in parts if a is not None))
         case Op(op="mul" | "div", args=(a, b)) if a.type.shape and not b.type.shape:
-            return op(e.op, _linear(name, a, by), b)
+            found = part(a)
+            return None if found is None else op(e.op, found, b)
         case Op(op="mul", args=(a, b)) if b.type.shape and not a.type.shape:
-            return op("mul", a, _linear(name, b, by))
+            found = part(b)
+            return None if found is None else op("mul", a, found)
         case _:
-            raise CannotProjectError(f"`{_SPELLED[name]}` of a vector of the pair")
+            return None
 
 
 def _is_product(node: Expr) -> bool:
@@ -221,7 +281,64 @@ def _distributed(e: Op) -> Expr | None:
         elif isinstance(only, Op) and only.op == "neg":
             inner = _of_products(_product([*others, only.args[0]]))
             found = None if inner is None else op("neg", inner)
+        elif isinstance(only, Op) and only.op in ("rope", "roll"):
+            found = _turned(only, others)
     return None if found is None else reduce(lambda a, b: op("mul", a, b), numbers, found)
+
+
+def _turned(node: Op, others: list[Expr]) -> Expr | None:
+    """The sum of a product of `others` with a vector that is turned by a number of the pair: turned by the row's part
+    of it on the row's side, against the key's part on the key's side."""
+    vector, by = node.args
+    if of_pair(vector):
+        parts = _distributed_over(vector, lambda part: op(node.op, part, by))
+        return None if parts is None else _of_products(_product([*others, parts]))
+    if not others:
+        return None
+    other = _product(others)
+    sides = by_side(by)
+    if sides is None or of_pair(other) or not (row_only(vector) or row_only(other)):
+        return None
+    of_row, of_key = sides
+    if row_only(vector) and column_only(other):
+        return op("dot", _by(node.op, vector, of_row), _by(node.op, other, neg(of_key)))
+    if row_only(other) and column_only(vector):
+        return op("dot", _by(node.op, other, neg(of_row)), _by(node.op, vector, of_key))
+    return None
+
+
+def by_side(e: Expr) -> tuple[Part, Part] | None:
+    """A number of the row and one of the key whose sum a number is, of the same type; None where it is no such sum."""
+    if row_only(e):
+        return e, None
+    if column_only(e):
+        return None, e
+    match e:
+        case Op(op="neg" | "to_float", args=(only,)):
+            found = by_side(only)
+            if found is None:
+                return None
+            row, key = (None if p is None else neg(p) if e.op == "neg" else op(e.op, p) for p in found)
+            return row, key
+        case Op(op="add" | "sub", args=(a, b)):
+            first, second = by_side(a), by_side(b)
+            if first is None or second is None:
+                return None
+            combine = add if e.op == "add" else sub
+            return combine(first[0], second[0]), combine(first[1], second[1])
+        case Op(op="mul", args=(a, b)) if uniform(a) or uniform(b):
+            of, by = (b, a) if uniform(a) else (a, b)
+            found = by_side(of)
+            if found is None:
+                return None
+            row, key = (None if p is None else op("mul", p, by) for p in found)
+            return row, key
+        case _:
+            return None
+
+
+def _by(name: str, vector: Expr, by: Part) -> Expr:
+    return vector if by is None else op(name, vector, by)
 
 
 def _of_factors(e: Expr) -> Expr:
@@ -239,9 +356,23 @@ def _product(vectors: list[Expr]) -> Expr:
 # Components of the vectors of one side
 
 
+def elementwise(e: Expr, whole: Callable[[Expr], bool]) -> bool:
+    """Whether a vector is made of `whole` ones by operations that act on components one by one."""
+    stack, seen = [e], set[Expr]()
+    while stack:
+        node = stack.pop()
+        if node in seen or not node.type.shape or whole(node):
+            continue
+        seen.add(node)
+        if not isinstance(node, Op) or node.op in VECTOR_OPS:
+            return False
+        stack.extend(node.children)
+    return True
+
+
 def retyped(e: Expr, vector: Callable[[Expr], Expr | None], number: Callable[[Expr], Expr]) -> Expr:
     """An expression of components over other vectors: `vector` replaces as a whole, or says None for what is looked
-    into; `number` replaces the numbers in it."""
+    into; `number` replaces the numbers in it. It must be `elementwise`."""
     made: dict[Expr, Expr] = {}
     stack = [(e, False)]
     while stack:
@@ -257,20 +388,10 @@ def retyped(e: Expr, vector: Callable[[Expr], Expr | None], number: Callable[[Ex
         elif ready:
             assert isinstance(node, Op)
             made[node] = op(node.op, *(made[a] for a in node.args))
-        elif not isinstance(node, Op) or node.op in VECTOR_OPS:
-            raise CannotProjectError(_unknown(node))
         else:
             stack.append((node, True))
             stack.extend((c, False) for c in node.children)
     return made[e]
-
-
-def _unknown(node: Expr) -> str:
-    if isinstance(node, Load):
-        return f"a vector of `{node.tensor}` that the pair chooses, in a sum over its components"
-    if isinstance(node, Op):
-        return f"`{_SPELLED.get(node.op, node.op)}` of a vector that reads coordinates, decays or reductions"
-    return "a vector that reads coordinates, decays or reductions"
 
 
 def slope_of(total: Op, load: Load) -> Expr | None:
@@ -338,7 +459,9 @@ def reductions_of(e: Expr, reads: Load) -> list[Op]:
 
 def vectors_read(e: Expr) -> list[Load]:
     """The vectors that reductions over components read."""
-    found = [v for n in walk(e) if reduces_components(n) for v in within(n)[0] if isinstance(v, Load)]
+    found = [
+        v for n in walk(e) if reduces_components(n) and not numbered(n) for v in within(n)[0] if isinstance(v, Load)
+    ]
     return list(dict.fromkeys(found))
 
 

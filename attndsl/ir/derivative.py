@@ -164,6 +164,22 @@ def _amax(args: Args, d: list[Part], node: Op) -> Part:
     return op("div", change, op("total", whole(select(largest, _filled(args[0], ONE), _filled(args[0], build.ZERO)))))
 
 
+def _sum_over(args: Args, d: list[Part], node: Op) -> Part:
+    return op("sum_over", whole(d[0]), *args[1:])
+
+
+def _max_over(args: Args, d: list[Part], node: Op) -> Part:
+    change = select(op("eq", args[0], node), d[0], None)
+    return None if change is None else op("div", op("sum_over", change, *args[1:]), count_of_largest(node))
+
+
+def count_of_largest(node: Op) -> Expr:
+    """How many components the largest one of a `max_over` is; 1 where none is."""
+    body, *bound = node.args
+    largest = op("select", op("eq", body, node), ONE, build.ZERO)
+    return op("max", op("sum_over", largest, *bound), ONE)
+
+
 def _norm(args: Args, d: list[Part], node: Op) -> Part:
     slope = div(op("dot", args[0], whole(d[0])), node)
     return select(op("eq", node, build.ZERO), None, slope)
@@ -211,6 +227,8 @@ _RULES: dict[str, Callable[[Args, list[Part], Op], Part]] = {
     "atan2": _atan2,
     "total": lambda args, d, node: op("total", whole(d[0])),
     "amax": _amax,
+    "sum_over": _sum_over,
+    "max_over": _max_over,
     "norm": _norm,
     "vsoftmax": _vsoftmax,
     "rmsnorm": _rmsnorm,

@@ -33,14 +33,16 @@ FUNCTIONS = (
 VECTOR_OPS = (
     "dot", "norm", "total", "amax", "vsoftmax", "rmsnorm", "concat", "outer", "distinct", "matmul", "roll", "rope",
 )  # fmt: skip
-OPS = frozenset((*ARITHMETIC, *COMPARISONS, *LOGIC, *FUNCTIONS, *VECTOR_OPS, "select", "to_float", "to_int"))
+OVER = ("sum_over", "max_over")
+OPS = frozenset((*ARITHMETIC, *COMPARISONS, *LOGIC, *FUNCTIONS, *VECTOR_OPS, *OVER, "select", "to_float", "to_int"))
 """Every operation name. `select(c, a, b)` is `if c then a else b`; `vsoftmax`, `norm` (2-norm), `total` and `amax`
 (the largest) run over components; `matmul` is vector @ matrix; `gelu` is the erf form; `bitlen(n)` the bits of |n|;
 `to_float` converts an int or bool, `to_int` a bool. `floor` and `ceil` give ints. `min` and `max` take two arguments.
 `rmsnorm(x)` is x / sqrt(mean(x^2) + 1e-6); `roll(x, n)` moves component i to (i + n) % size; `rope(x, p)` turns
 components i and i + size/2 by the angle p * 10000^(-2i/size). `distinct(x)`, which passes add and no user writes,
 holds the product of every two different components once: number n is x_i x_j for i = n % size and
-j = (i + n // size + 1) % size."""
+j = (i + n // size + 1) % size. `sum_over(x, c, n)` and `max_over(x, c, n)`, which passes add too, are the sum and the
+largest of a number x for the `Component` c from 0 to n - 1."""
 
 
 def _node(cls: type[T]) -> type[T]:
@@ -188,6 +190,14 @@ class Extent(Expr):
     side: Side
     segment: str
     axis: str
+
+
+@_node
+@dataclass(frozen=True)
+class Component(Expr):
+    """The number of a component of a vector, bound by a `sum_over` or `max_over` around it."""
+
+    name: str
 
 
 @_node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attndsl.ir.expr import (
+    Component,
     Coord,
     Count,
     Decay,
@@ -70,7 +71,7 @@ class _Writer:
                 if isinstance(value, float):
                     text = f"{value:g}"
                 return f"({text})" if text.startswith("-") and outer > NEGATE else text
-            case Index(name=name) | Size(name=name) | Value(name=name):
+            case Index(name=name) | Size(name=name) | Value(name=name) | Component(name=name):
                 return name
             case ParamRef(name=name, component=component):
                 return name if component is None else f"{name}[{component}]"

@@ -20,8 +20,8 @@ from attndsl.ir.types import FLOAT, INT, Kind, Type
 SCALE = ParamRef(FLOAT, "the scale of the call")
 """The factor of q . k in `s`, where a query vector reads it."""
 _VECTOR = Type(Kind.FLOAT, ("D",))
-_Q = Load(_VECTOR, "Q", tuple(Index(INT, n) for n in ("b", "h", "row")))
-_K = Load(_VECTOR, "K", tuple(Index(INT, n) for n in ("b", "hkv", "k")))
+QUERIES = Load(_VECTOR, "Q", tuple(Index(INT, n) for n in ("b", "h", "row")))
+KEYS = Load(_VECTOR, "K", tuple(Index(INT, n) for n in ("b", "hkv", "k")))
 
 
 class CannotProjectError(Exception):
@@ -36,7 +36,7 @@ def dots(e: Expr) -> list[Expr]:
 def sides_of(atom: Expr) -> tuple[Expr, Expr, Expr]:
     """(row vector, key vector, factor) of a dot product."""
     if atom == SCORE:
-        return _Q, _K, SCALE
+        return QUERIES, KEYS, SCALE
     rows: list[Expr] = []
     keys: list[Expr] = []
     for argument in atom.children:

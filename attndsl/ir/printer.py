@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from attndsl.ir.attention import Attention, Const, ConstValue, Input, Param, Scalar, Space
 from attndsl.ir.expr import (
     TRUE,
+    Component,
     Coord,
     Count,
     Decay,
@@ -125,6 +126,8 @@ def _node_form(node: Expr, children: list[Form]) -> Form:
             return ["member" + mark, side, _name(segment)]
         case Size(name=name):
             return ["size" + mark, _name(name)]
+        case Component(name=name):
+            return ["component" + mark, _name(name)]
         case ParamRef(name=name, component=component):
             return ["param" + mark, _name(name), *([] if component is None else [str(component)])]
         case Load(tensor=tensor):

@@ -27,9 +27,11 @@ from typing import Any
 from attndsl.ir import build
 from attndsl.ir.attention import Attention, Fact, Input
 from attndsl.ir.build import ONE
-from attndsl.ir.channels import lowered, of_pair, reduces_components, retyped, within
+from attndsl.ir.channels import REDUCTIONS, elementwise, lowered, of_pair, reduces_components, retyped, within
+from attndsl.ir.components import Components
 from attndsl.ir.expr import (
     SCORE,
+    VECTOR_OPS,
     Coord,
     Count,
     Decay,
@@ -42,6 +44,7 @@ from attndsl.ir.expr import (
     Reduce,
     Size,
     Value,
+    integer,
     mentions,
     op,
     rewrite,
@@ -49,7 +52,7 @@ from attndsl.ir.expr import (
 )
 from attndsl.ir.features import extent_of, read_elsewhere
 from attndsl.ir.finished import is_made, is_o
-from attndsl.ir.free import column_only, depends, row_only
+from attndsl.ir.free import column_only, depends, row_only, uniform
 from attndsl.ir.many_products import divided
 from attndsl.ir.one_product import CannotProjectError, dots, unified
 from attndsl.ir.projected import GIVEN_SIZE, Channels, Gate, Number, Prefix, Product, Projection, Table, Vectors
@@ -114,9 +117,13 @@ class _Rewriting:
     tables: dict[tuple[Expr, str, tuple[Expr, ...]], Table] = field(default_factory=dict[Any, Table])
     prefixes: dict[Decay, Prefix] = field(default_factory=dict[Decay, Prefix])
     inputs: list[Input] = field(default_factory=list[Input])
-    channels: dict[Expr, Channels] = field(default_factory=dict[Expr, Channels])
+    channels: dict[tuple[Expr, bool], Channels] = field(default_factory=dict[tuple[Expr, bool], Channels])
     extents: dict[Expr, str] = field(default_factory=dict[Expr, str])
     gates: dict[Expr, Gate] = field(default_factory=dict[Expr, Gate])
+    numbered: Components = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.numbered = Components(self._component, self._count)
 
     def result(self) -> Projection:
         a = self.attention
@@ -162,16 +169,18 @@ class _Rewriting:
                 self.numbers[node] = replace(number, by_head=True)
                 own = next(p for p in self.inputs if p.name == number.name)
                 self.inputs[self.inputs.index(own)] = replace(own, shape=_shape(False, True))
-        for node, vector in self.channels.items():
+        for key, vector in self.channels.items():
             if not vector.of_row and not vector.by_head:
-                self.channels[node] = replace(vector, by_head=True)
+                self.channels[key] = replace(vector, by_head=True)
                 own = next(p for p in self.inputs if p.name == vector.name)
                 self.inputs[self.inputs.index(own)] = replace(own, shape=(*_shape(False, True), own.shape[-1]))
         names = {n.name for n in (*self.numbers.values(), *self.channels.values()) if not n.of_row}
 
         def rule(node: Expr) -> Expr | None:
             return (
-                replace(node, indices=_place(False, True)) if isinstance(node, Load) and node.tensor in names else None
+                replace(node, indices=(*_place(False, True), *node.indices[3:]))
+                if isinstance(node, Load) and node.tensor in names
+                else None
             )
 
         return rewrite(e, rule)
@@ -236,33 +245,86 @@ class _Rewriting:
     def _components(self, e: Expr) -> Expr:
         """Without decays, and with what is reduced over the components of vectors of the pair over inputs."""
         e = lowered(rewrite(e, self._decays))
-        return rewrite(e, lambda n: self._reduction(n) if reduces_components(n) and of_pair(n) else None)
 
-    def _reduction(self, node: Expr) -> Expr:
-        assert isinstance(node, Op)
-        return op(node.op, retyped(node.args[0], self._channel, lambda n: n))
+        def rule(node: Expr) -> Expr | None:
+            if not isinstance(node, Op) or not of_pair(node):
+                return None
+            if node.op == "dot" and any(map(of_pair, node.args)) and self._chosen(node) is None:
+                node = op("total", op("mul", *node.args))
+            if node.op not in REDUCTIONS:
+                return None
+            if elementwise(node.args[0], self._is_channel):
+                return op(node.op, retyped(node.args[0], self._channel, lambda n: n))
+            return self.numbered.reduced(node)
 
-    def _channel(self, node: Expr) -> Expr | None:
-        """A vector of one side as an input; None for one that is made of several."""
-        if isinstance(node, Load) and any(node.tensor == p.name for p in self.inputs):
-            return node
-        if of_pair(node) or mentions(node, lambda n: isinstance(n, _NO_SIDE)):
+        return rewrite(e, rule)
+
+    def _is_channel(self, node: Expr) -> bool:
+        """Whether a vector of one side is an input as a whole."""
+        if self._given(node):
+            return True
+        return not of_pair(node) and not mentions(node, lambda n: isinstance(n, _NO_SIDE))
+
+    def _given(self, node: Expr) -> bool:
+        return isinstance(node, Load) and any(node.tensor == p.name for p in self.inputs)
+
+    def _channel(self, node: Expr, gathered: bool = False) -> Load | None:
+        """A vector of one side as an input; None for one that is made of several. `gathered`: pairs choose which
+        components they read."""
+        if not self._is_channel(node):
             return None
+        if isinstance(node, Load) and self._given(node):
+            if gathered:
+                raise CannotProjectError("`roll` by a number of the pair of a decay per channel")
+            return node
         if read_elsewhere(tuple(n for n in walk(node) if _is_given(n))) is not None:
             raise CannotProjectError("q, k or v at another position than its own")
-        known = self.channels.get(node)
+        known = self.channels.get((node, gathered))
         if known is None:
             of_row, size = row_only(node), self._extent(node)
             by_head = of_row or "h" in depends(node)
-            name = self._vector_input(f"{_side(of_row)}_vector{len(self.channels)}", _shape(of_row, by_head), size)
-            known = self.channels[node] = Channels(name, node, of_row, by_head, size)
+            name = f"{_side(of_row)}_vector{len(self.channels)}"
+            shape = (*_shape(of_row, by_head), Size(INT, size))
+            name = self._input(name, *shape, fact=None if gathered else "channels")
+            known = self.channels[node, gathered] = Channels(name, node, of_row, by_head, size)
         return Load(Type(Kind.FLOAT, (known.size,)), known.name, _place(known.of_row, known.by_head))
+
+    def _component(self, vector: Expr, c: Expr) -> Expr | None:
+        """A component of a vector of one side; None for one that is made of several."""
+        found = self._channel(vector, not uniform(c))
+        return None if found is None else replace(found, type=FLOAT, indices=(*found.indices, c))
+
+    def _count(self, vector: Expr) -> Expr:
+        """How many components a vector has."""
+        if self._given(vector):
+            return Size(INT, str(vector.type.shape[0]))
+        if self._is_channel(vector):
+            return Size(INT, self._extent(vector))
+        match vector:
+            case Op(op="concat" | "outer", args=args):
+                join = "add" if vector.op == "concat" else "mul"
+                return reduce(lambda a, b: op(join, a, b), map(self._count, args))
+            case Op(op="distinct", args=(x,)):
+                many = self._count(x)
+                return op("floordiv", op("mul", many, op("sub", many, integer(1))), integer(2))
+            case Op(op="matmul", args=(_, Load() as read)) | (Load() as read):
+                param = self.attention.param(read.tensor)
+                if isinstance(param, Input):
+                    return param.shape[-1]
+            case Op(args=args) if vector.op not in VECTOR_OPS or vector.op in ("roll", "rope"):
+                return self._count(next(a for a in args if a.type.shape))
+            case _:
+                pass
+        raise CannotProjectError("a vector of a size that is not known")
 
     def _extent(self, vector: Expr) -> str:
         """The size of a vector."""
         extent = extent_of(vector, self.attention)
         if extent is None:
-            raise CannotProjectError("a vector of a size that is not known")
+            of_input = next((n for n in walk(vector) if self._given(n)), None)
+            if of_input is None or (isinstance(vector, Op) and vector.op in VECTOR_OPS):
+                raise CannotProjectError("a vector of a size that is not known")
+            return str(of_input.type.shape[0])
         if extent not in self.extents:
             self.extents[extent] = self._size(f"C_{len(self.extents)}")
         return self.extents[extent]
@@ -345,6 +407,24 @@ class _Rewriting:
         return Load(FLOAT, known.name, _place(known.of_row, known.by_head))
 
     def _table(self, node: Expr) -> Expr | None:
+        chosen = self._chosen(node)
+        if chosen is None:
+            return None
+        vector, tensor, lead, last = chosen
+        known = self.tables.get((vector, tensor, lead))
+        if known is None:
+            of_row = row_only(vector)
+            by_head = of_row or _H in lead or "h" in depends(vector)
+            param = self.attention.param(tensor)
+            assert isinstance(param, Input)
+            shape = *_shape(of_row, by_head), param.shape[len(lead)]
+            name = self._input(f"{_side(of_row)}_table{len(self.tables)}", *shape)
+            known = self.tables[vector, tensor, lead] = Table(name, vector, tensor, lead, of_row, by_head)
+        return Load(FLOAT, known.name, (*_place(known.of_row, known.by_head), last))
+
+    def _chosen(self, node: Expr) -> tuple[Expr, str, tuple[Expr, ...], Expr] | None:
+        """(vector, tensor, lead, last) of a dot product of a vector of one side with `tensor[lead..., last]`, of which
+        the pair chooses the last; None for others."""
         if not isinstance(node, Op) or node.op != "dot":
             return None
         for vector, chosen in (node.args, node.args[::-1]):
@@ -355,21 +435,11 @@ class _Rewriting:
             ):
                 continue
             *lead, last = chosen.indices
-            of_row = row_only(vector)
-            pair = not row_only(last) and not column_only(last)
-            if not pair or not (of_row or column_only(vector)) or lead != [i for i in (_B, _H, _HKV) if i in lead]:
+            one_sided = row_only(vector) or column_only(vector)
+            if not of_pair(last) or not one_sided or lead != [i for i in (_B, _H, _HKV) if i in lead]:
                 continue
-            param = self.attention.param(chosen.tensor)
-            if not isinstance(param, Input) or {_H, _HKV} <= set(lead):
-                continue
-            key = vector, chosen.tensor, tuple(lead)
-            known = self.tables.get(key)
-            if known is None:
-                by_head = of_row or _H in lead or "h" in depends(vector)
-                shape = *_shape(of_row, by_head), param.shape[len(lead)]
-                name = self._input(f"{_side(of_row)}_table{len(self.tables)}", *shape)
-                known = self.tables[key] = Table(name, vector, chosen.tensor, tuple(lead), of_row, by_head)
-            return Load(FLOAT, known.name, (*_place(known.of_row, known.by_head), last))
+            if isinstance(self.attention.param(chosen.tensor), Input) and not {_H, _HKV} <= set(lead):
+                return vector, chosen.tensor, tuple(lead), last
         return None
 
     # Dot products

@@ -13,6 +13,7 @@ from attndsl.ir.expr import (
     OPS,
     SCORE,
     TRUE,
+    Component,
     Coord,
     Count,
     Decay,
@@ -185,6 +186,9 @@ def _inner(head: str, rest: Sequence[Form], given: Type | None, names: dict[str,
         case "size":
             (name,) = map(_name, rest)
             return Size(given or INT, name)
+        case "component":
+            (name,) = map(_name, rest)
+            return Component(given or INT, name)
         case "param":
             name, *component = map(_name, rest)
             return ParamRef(given or INT, name, int(component[0]) if component else None)

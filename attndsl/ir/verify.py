@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from attndsl.ir.attention import Attention, Const, Input, Scalar, Space
 from attndsl.ir.expr import (
     FURTHER,
+    Component,
     Coord,
     Count,
     Decay,
@@ -33,7 +34,7 @@ SIZES = frozenset(("B", "H", "Hkv", "Lq", "Lk", "L", "D", "Dv"))
 _VECTORS = {"Q": ("h", "D"), "K": ("hkv", "D"), "V": ("hkv", "Dv")}
 _OWN_INDEX = {"B": "b", "H": "h", "Hkv": "hkv", "Lq": "row"}
 _HOST = (Literal, Size, Extent, ParamRef, Op, Load, Search)
-_PAIR = (*_HOST, Index, Coord, Member)
+_PAIR = (*_HOST, Index, Coord, Member, Component)
 _LARGEST = 2**63
 
 
@@ -163,7 +164,7 @@ class _Scope:
                 return (
                     "not a number" if math.isnan(value) else "too large" if t == INT and abs(value) >= _LARGEST else ""
                 )
-            case Index(type=t) | Count(type=t):
+            case Index(type=t) | Count(type=t) | Component(type=t):
                 return "" if t == INT else "is an int"
             case Size(type=t, name=name):
                 return "is an int" if t != INT else "" if name in self.sizes else f"no size `{name}`"

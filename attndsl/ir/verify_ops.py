@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attndsl.ir.expr import COMPARISONS, LOGIC, OPS, VECTOR_OPS, Literal, Op, result_type
+from attndsl.ir.expr import COMPARISONS, LOGIC, OPS, OVER, VECTOR_OPS, Component, Literal, Op, result_type
 from attndsl.ir.printer import print_type
 from attndsl.ir.types import FLOAT, INT, Dim, Kind, Type
 
@@ -26,6 +26,9 @@ def check_op(node: Op) -> str:
     types = tuple(a.type for a in node.args)
     if node.op not in OPS:
         return f"no operation `{node.op}`"
+    if node.op in OVER:
+        whole = len(types) == 3 and types[0] == FLOAT and isinstance(node.args[1], Component) and types[2] == INT
+        return "" if whole and node.type == FLOAT else f"`{node.op}` takes a float, a component and an int"
     rule = _vector_op(node.op, types) if node.op in VECTOR_OPS else _elementwise(node)
     if rule:
         return rule

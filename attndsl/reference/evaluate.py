@@ -13,6 +13,7 @@ import torch
 
 from attndsl.ir.attention import Attention, Input, Space
 from attndsl.ir.expr import (
+    Component,
     Coord,
     Count,
     Decay,
@@ -84,6 +85,7 @@ class Evaluator:
         self.offset = offset
         self.extents = dict(zip("qk", extents(attention, grid, self.sizes), strict=True))
         self.o: Tensor | None = None
+        self.components: dict[str, Tensor] = {}
         self.start(keys=torch.ones((1, 1, 1, 1), dtype=torch.bool, device=device))
 
     def _bind_sizes(self, p: Input, t: Tensor) -> None:
@@ -149,6 +151,10 @@ class Evaluator:
                 return self.count.expand(self.pairs).sum(3, keepdim=True)
             case Reduce():
                 return self.reduction(e, active)
+            case Component():
+                return self.components[e.name]
+            case Op(op="sum_over" | "max_over", args=(body, Component(name=name), size)):
+                return self._over(e.op == "sum_over", body, name, int(self.value(size, active).flatten()[0]), active)
             case Op(op="select"):
                 condition = self.value(e.args[0], active)
                 then = self.value(e.args[1], active & pairwise(condition))
@@ -166,6 +172,16 @@ class Evaluator:
                 return apply(e, [cut(self.value(a, active), active) for a in e.args], self.dtype)
             case _:
                 raise TypeError(f"no meaning for {e!r}")
+
+    def _over(self, adds: bool, body: Expr, name: str, size: int, active: Tensor) -> Tensor:
+        """The sum, or the largest, of a number for each component."""
+        found, known = self.constant(0.0 if adds else -torch.inf, Kind.FLOAT), self.known
+        for c in range(size):
+            self.known, self.components[name] = dict(known), self.constant(c, Kind.INT)
+            value = self.value(body, active)
+            found = found + value if adds else torch.maximum(found, value)
+        self.known = known
+        return found
 
     def quotient(self, e: Op, active: Tensor) -> Tensor:
         """A quotient by a sum or a count; where that is 0, 0 without gradient."""

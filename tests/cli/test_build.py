@@ -204,9 +204,14 @@ def test_wrong_calls(arguments: list[object], says: str, tmp_path: Path) -> None
     assert not (tmp_path / "x").exists()
 
 
-def test_sums_before_the_pairs_have_no_module(tmp_path: Path) -> None:
-    """The command names what is missing and writes nothing."""
+def test_sums_before_the_pairs_are_parts(tmp_path: Path) -> None:
+    """Their kernels lie in folders of their own, and the manifest has them all."""
     stdin = "attention centred { weight tanh(s - mean(s)) }"
-    said = one_line(attndsl("build", "-", "-o", "x", *SMALL[:4], cwd=tmp_path, stdin=stdin))
-    assert "centred: its weight needs sums over the row" in said
-    assert not (tmp_path / "x").exists()
+    manifest = attndsl("build", "-", "-o", "x", *SMALL[:4], "--json", cwd=tmp_path, stdin=stdin).json
+    names = [k["name"] for k in manifest["kernels"]]
+    assert any(n.startswith("sums0/forward") for n in names) and any(n.startswith("gradients0/dq") for n in names)
+    for kernel in manifest["kernels"]:
+        assert kernel["spills"] <= 32, kernel["name"]
+        assert all((tmp_path / "x" / kernel[kind]).stat().st_size for kind in ("source", "ptx", "cubin"))
+    assert (tmp_path / "x" / "parts" / "sums0" / "sums0.py").exists()
+    assert "after sums over rows" in manifest["route"]

@@ -6,7 +6,8 @@ import pytest
 
 import attndsl
 from attndsl.ir.attention import Attention
-from attndsl.ir.expr import walk
+from attndsl.ir.channels import components_in, numbered
+from attndsl.ir.expr import mentions, walk
 from attndsl.ir.infix import infix
 from attndsl.ir.printer import print_attention
 from attndsl.ir.projection import Projection, projection
@@ -153,11 +154,6 @@ def test_sizes_of_further_products_are_whole_tiles() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("(input r: f32[Lq, Lk, D]) { score s + dot(Q, r[q, k]) }", "a vector of the pair"),
-        ("{ score total(abs(concat(Q + K, K))) }", "`concat` of a vector of the pair"),
-        ("{ score norm(rope(Q + K, q - k)) }", "`rope` of a vector of the pair"),
-        ("(input w: f32[D, M]) { score norm(tanh(Q + K) @ w) }", "`@` of a vector of the pair"),
-        ("(input r: f32[M, D]) { score norm(Q - r[clamp(q - k, 0, M - 1)]) }", "a vector of `r` that the pair chooses"),
         (
             "{ score s " + "".join(f"+ tanh(dot(roll(Q, {i}), K))" for i in range(1, 9)) + " }",
             "more than 8 dot products",
@@ -168,6 +164,47 @@ def test_what_is_left_says_why(text: str, reason: str) -> None:
     found = projection(simplified(text))
     assert isinstance(found, str)
     assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "key"),
+    [
+        ("{ score dot(rope(Q, q - k), K) }", "rope(Q, q)", "rope(K, k)"),
+        ("{ score dot(Q, rope(K, 2 * (k - q))) }", "rope(Q, -(-q * 2))", "rope(K, k * 2)"),
+        ("{ score dot(roll(Q, q - k), K) }", "roll(Q, q)", "roll(K, k)"),
+        ("{ score dot(Q, roll(K, q)) }", "roll(Q, -q)", "K"),
+        ("{ score dot(rope(Q + Q * Q, q - k), K) }", "rope(Q + Q * Q, q)", "rope(K, k)"),
+    ],
+)
+def test_turns_by_the_pair_are_turns_of_both_sides(text: str, query: str, key: str) -> None:
+    found = projected(text)
+    assert not found.channels
+    assert found.vectors is not None
+    sides = infix(found.vectors.query).replace("[b, h, row]", ""), infix(found.vectors.key).replace("[b, hkv, k]", "")
+    assert sides == (query, key)
+
+
+@pytest.mark.parametrize(
+    ("text", "channels"),
+    [
+        ("{ score total(abs(concat(Q + K, K))) }", 2),
+        ("{ score norm(outer(Q, K)) }", 2),
+        ("{ score norm(rope(Q + K, q - k)) }", 4),
+        ("{ score norm(rope(Q, abs(q - k)) - K) }", 2),
+        ("{ score norm(roll(Q, abs(q - k)) - K) }", 2),
+        ("(input w: f32[D, M]) { score norm(tanh(Q + K) @ w) }", 2),
+        ("(input w: f32[D, M], input c: f32[M]) { score dot(c, tanh(Q + K) @ w) }", 3),
+        ("(input r: f32[M, D]) { score norm(Q - r[clamp(q - k, 0, M - 1)]) }", 1),
+        ("(input r: f32[Lq, Lk, D]) { score s + dot(Q, r[q, k]) }", 1),
+        ("(input r: f32[M, D, D]) { score dot(Q @ r[abs(q - k)], K) }", 2),
+    ],
+)
+def test_what_moves_components_is_summed_by_their_numbers(text: str, channels: int) -> None:
+    found = projected(text)
+    assert len(found.channels) == channels
+    (whole,) = {n for n in walk(found.inner.score) if numbered(n) and not components_in(n)}
+    assert not mentions(whole, lambda n: bool(n.type.shape))
+    assert read_attention(print_attention(found.inner)) == found.inner
 
 
 def test_names_of_inputs_are_not_those_of_the_user() -> None:

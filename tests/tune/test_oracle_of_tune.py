@@ -102,6 +102,20 @@ def test_several_dot_products(monkeypatch: pytest.MonkeyPatch, pairs: int) -> No
     assert judge.wrong(spoiled).startswith("out: error")
 
 
+@pytest.mark.parametrize("reduced", ["norm(concat(Q - K, K))", "amax(concat(Q - K, K))"])
+def test_sums_over_components_that_move(reduced: str) -> None:
+    """A loop over them means what the vectors mean."""
+    written = subject(text=f"attention moved {{ mask k <= q score {reduced} }}", Lq=70)
+    found = projection(simplify(written.attention))
+    assert isinstance(found, Projection)
+    call = written.call
+    inputs = {c.name: call.q if c.of_row else call.k for c in found.channels}
+    inner = replace(call, attention=found.inner, inputs=inputs, sizes=found.sizes(call.sizes))
+    judge = Oracle(subject_of(found.inner, inner, None, written.grad), "forward")
+    assert judge.wrong(right(written)) == ""
+    assert judge.wrong(right(subject(text="attention one { mask k <= q }", Lq=70))).startswith("out: error")
+
+
 def test_rows_that_cannot_be_looked_at_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oracle, "PAIRS", 100)
     assert sampled_rows(subject(text="attention a { mask k <= q output o / Lq }")) == ()

@@ -14,6 +14,7 @@ from torch import Tensor
 from attndsl.codegen.expr_triton import Level, UnsupportedError
 from attndsl.codegen.triton import TritonModule, input_ranks, unsupported
 from attndsl.codegen.triton_backward import BackwardForm, stats_of
+from attndsl.codegen.triton_components import numbered_reads
 from attndsl.codegen.triton_form import Form
 from attndsl.codegen.triton_gradient import load_slopes, terms
 from attndsl.codegen.triton_slots import Slots
@@ -31,7 +32,7 @@ from attndsl.runtime.triton.generated import backward_module
 from attndsl.runtime.triton.launch import TABLES, Launch, Prepared, launch, sums_boxes, wanted_by
 from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.machine import machine_of
-from attndsl.runtime.triton.several import depth, pair_tiles
+from attndsl.runtime.triton.several import depth, pair_tiles, sums_components
 from attndsl.runtime.triton.sift import Sifter
 from attndsl.runtime.triton.sweeps import OnDevice, Sweeps, dtype_of, exact, form_of
 from attndsl.runtime.triton.walks import pipelines
@@ -146,6 +147,8 @@ class Backward:
             slots = Slots(wanted, input_ranks(self.attention), False)
             parts = terms(self.attention, self.rule)
             found = bool(slots.of([t.value for t in parts], levels, lambda n: bool(load_slopes(parts, n))))
+            if Level.PAIR in levels:
+                found = found or any(n.tensor in wanted for t in parts for n in numbered_reads(t.value))
             self._summed[key] = found
         return found
 
@@ -206,7 +209,7 @@ class _Run:
 
     def _may_fuse(self) -> bool:
         """Whether one sweep over keys finds all that is asked for, of one dot product."""
-        if self.operands or self.backward.attention.channels:
+        if self.operands or sums_components(self.backward.attention):
             return False
         both = "q" in self.needs and bool({"k", "v"} & self.needs)
         return both and not self.collected.deterministic and not self._summed(Level.UNIFORM, Level.ROW, Level.PAIR)

@@ -13,7 +13,7 @@ from attndsl.runtime.cache.store import generation
 from attndsl.runtime.triton.config import Config, Pass, Visits, all_forced, choose, forced
 from attndsl.runtime.triton.labels import config_of, label
 from attndsl.runtime.triton.machine import triton_version
-from attndsl.runtime.triton.several import depths, pair_tiles
+from attndsl.runtime.triton.several import depths, pair_tiles, sums_components
 from attndsl.runtime.triton.visits import visits_of
 from attndsl.schedule.problem import Problem
 
@@ -58,10 +58,10 @@ def facts_of(attention: Attention, problem: Problem, dtype: str, machine: Machin
     visits, further = partial(visits_of, attention, problem), depths(attention, problem.sizes)
     products = pair_tiles(attention)
     if not attention.gridded or problem.moved:
-        return Facts(machine, dtype, problem.sizes, {}, {}, visits, further, products, bool(attention.channels))
+        return Facts(machine, dtype, problem.sizes, {}, {}, visits, further, products, sums_components(attention))
     return Facts(
         machine, dtype, problem.sizes, problem.q_extents, problem.k_extents, visits, further, products,
-        bool(attention.channels),
+        sums_components(attention),
     )  # fmt: skip
 
 

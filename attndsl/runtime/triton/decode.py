@@ -39,6 +39,7 @@ from attndsl.runtime.triton.generated import decode_module
 from attndsl.runtime.triton.launch import SHARED_MEMORY, interpreting
 from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.reach import far, wide
+from attndsl.runtime.triton.several import sums_components
 from attndsl.runtime.triton.sweeps import dtype_of, is_aligned, loaded
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
 from attndsl.schedule.plan import Plan
@@ -131,7 +132,7 @@ class Decode:
         if (
             asked == "off"
             or self.attention.products
-            or self.attention.channels
+            or sums_components(self.attention)
             or not call.q.numel()
             or not call.k.numel()
             or not self._on_line(call)

@@ -32,7 +32,7 @@ from attndsl.runtime.triton.machine import machine_of
 from attndsl.runtime.triton.reach import moved, wide
 from attndsl.runtime.triton.scan_choices import ScanChoices
 from attndsl.runtime.triton.scan_kernel import LinearKernel
-from attndsl.runtime.triton.several import depths, pair_tiles
+from attndsl.runtime.triton.several import depths, pair_tiles, sums_components
 from attndsl.runtime.triton.sift import Sifter
 from attndsl.runtime.triton.sweeps import (
     OnDevice,
@@ -62,7 +62,7 @@ class TritonKernel(LinearKernel):
     ) -> None:  # fmt: skip
         self.attention, self.exact_output = attention, exact_output
         self._operands = tuple(p.name for pair in attention.products for p in pair)
-        self._pair_tiles, self._sums = pair_tiles(attention), bool(attention.channels)
+        self._pair_tiles, self._sums = pair_tiles(attention), sums_components(attention)
         self._modules: dict[Form, TritonModule] = {}
         self._choices = Choices(attention)
         self.scan_choices = ScanChoices(attention)

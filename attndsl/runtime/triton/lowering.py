@@ -21,7 +21,7 @@ from attndsl.runtime.triton.cross import Compiled, cross_compile, signature_of
 from attndsl.runtime.triton.failures import Attempt, failure, reported, words_of
 from attndsl.runtime.triton.launch import constants
 from attndsl.runtime.triton.locate import Located
-from attndsl.runtime.triton.several import LARGEST_HEAD, check_depth, depth, depths, pair_tiles
+from attndsl.runtime.triton.several import LARGEST_HEAD, check_depth, depth, depths, pair_tiles, sums_components
 from attndsl.runtime.triton.side_by_side import side_by_side
 from attndsl.runtime.triton.sift import Sifted
 from attndsl.runtime.triton.tables import LaunchTables, QSegment, launches
@@ -110,7 +110,7 @@ def lower(
     if config is None:
         visits = partial(visits_of, attention, problem)
         config = choose(
-            "forward", dtype, whole, Dv, capability, visits, pair_tiles(attention), bool(attention.channels)
+            "forward", dtype, whole, Dv, capability, visits, pair_tiles(attention), sums_components(attention)
         )
     plan = build(
         attention, problem, Tiling(config.rows, config.columns, config.q_box, config.k_box).tile(attention, problem)
@@ -175,7 +175,9 @@ def lower_backward(
         for step, given in steps:
             turned = step == "dkdv"
             count = pair_tiles(attention)
-            chosen = given or choose(step, dtype, whole, Dv, capability, products=count, sums=bool(attention.channels))
+            chosen = given or choose(
+                step, dtype, whole, Dv, capability, products=count, sums=sums_components(attention)
+            )
             config = chosen if given else apart(chosen, dtype, whole, Dv, capability, count)
             sizes = (config.columns, config.rows) if turned else (config.rows, config.columns)
             own = plan.tiled(Tiling(*sizes, config.q_box, config.k_box))

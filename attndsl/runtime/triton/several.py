@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from attndsl.ir.attention import Attention
-from attndsl.ir.channels import reduces_components
-from attndsl.ir.expr import Size, walk
+from attndsl.ir.channels import numbered, reduces_components
+from attndsl.ir.expr import Size, mentions, walk
 from attndsl.ir.types import INT
 
 LARGEST_HEAD = 256
@@ -34,11 +35,19 @@ def depth(attention: Attention, sizes: Mapping[str, int]) -> int:
 
 def pair_tiles(attention: Attention) -> int:
     """How many numbers a kernel keeps of every pair for its score: dot products, sums over components, and of these the
-    components that are under way, one of each column for few rows of a thread."""
+    components that are under way, one of each column for few rows of a thread, and where these move two more."""
     clauses = [e for e in (attention.score, attention.weight) if e is not None]
     sums = {n for e in clauses for n in walk(e) if reduces_components(n)}
     rows = sum(p.shape[2] == Size(INT, "Lq") for p in attention.channels)
-    return 1 + len(attention.products) + len(sums) + max(rows, len(attention.channels) - rows)
+    moved = 2 * sum(map(numbered, sums))
+    return 1 + len(attention.products) + len(sums) + moved + max(rows, len(attention.channels) - rows)
+
+
+@lru_cache(maxsize=512)
+def sums_components(attention: Attention) -> bool:
+    """Whether kernels sum over the components of vectors of the pair."""
+    clauses = [e for e in (attention.score, attention.weight) if e is not None]
+    return bool(attention.channels) or any(mentions(e, numbered) for e in clauses)
 
 
 def check_depth(attention: Attention, sizes: Mapping[str, int]) -> None:

@@ -29,6 +29,7 @@ from attndsl.runtime.triton.lowering import Lowered, q_segments
 from attndsl.runtime.triton.several import depth
 from attndsl.runtime.triton.standalone_boxes import Passed, boxes_name, extent_code, file_of, finds
 from attndsl.runtime.triton.standalone_lowering import Lowering
+from attndsl.runtime.triton.standalone_stages import numbers_codes, part_module, stage_data
 from attndsl.runtime.triton.tables import joined
 from attndsl.schedule.problem import Problem
 
@@ -46,53 +47,43 @@ _TAKEN = frozenset((
     "Tensor",
     "annotations", "SCANS", "STRIDED", "State", "NamedTuple", "Scan", "Sum", "Walk", "attend", "finish", "entering",
     "both_ways", "total_of", "of_heads", "product", "forward", "backward", "segments", "ids_of", "within", "spread",
-    "initial_state", "return_state", "find_forward", "find_dq", "find_dkdv", *_FUNCTIONS,
+    "initial_state", "return_state", "find_forward", "find_dq", "find_dkdv", "rows", "Sums", "Numbers", "part",
+    "gradients", *_FUNCTIONS,
 ))  # fmt: skip
 """Names of the module that a spec may use for something else."""
 
 
 def call_name(name: str) -> str:
     """A name of the spec as the module writes it: one that Python or the module uses ends in an underscore."""
-    taken = keyword.iskeyword(name) or name in _TAKEN or re.match(r"find_(forward|dq|dkdv)_", name)
+    taken = keyword.iskeyword(name) or name in _TAKEN or re.match(r"find_(forward|dq|dkdv)_|numbers\d", name)
     return f"{name}_" if taken else name
 
 
 def standalone(lowering: Lowering, text: Sequence[str] = ()) -> str:
     """The module's text; `text` are the lines of the spec as its user wrote them (the printed meaning unless given)."""
-    attention, problem, written = lowering.inner, lowering.problem, lowering.written
-    found = lowering.launches
-    rule = rule_of(attention) if lowering.differentiated else None
-    either = lowering.gradients or lowering.backward
-    on_grid = attention.gridded and not problem.moved
-    whole = {
-        step: sum(it.step == step for it in either) == len(q_segments(problem, on_grid, step == "dkdv"))
-        for step in ("dq", "dkdv")
-    }
-    first = found[0] if found else None
+    problem, written = lowering.problem, lowering.written
+    first = lowering.launches[0] if lowering.launches else None
     sizes = lowering.given.sizes
     fixed = fixed_sizes(lowering)
     before, after = before_kernels(lowering, fixed), after_kernels(lowering, fixed)
-    by_torch = [code for code in (before, after) if code is not None]
+    numbers = numbers_codes(lowering, fixed)
+    by_torch = [code for code in (before, *numbers, after) if code is not None]
     scalars = [p for p in lowering.attention.params if isinstance(p, Scalar)]
     inputs = [p for p in lowering.attention.params if isinstance(p, Input)]
     pinned = fixed_scalars(lowering)
-    dtype = first.form.dtype if first else "fp32"
-    element = 4 if dtype == "fp32" else 2
-    sums = [slot for it in lowering.gradients for slot in it.module.slots]
     return render(
         "triton/standalone.py.j2",
-        name=call_name(written.name),
+        **_launching(lowering),
+        part="",
+        exact=bool(lowering.stages),
         module=call_name(written.name),
         version=attndsl.__version__,
         target=f"sm_{first.capability}" if first else "any device",
-        dtype=dtype,
-        torch_dtype=TORCH_DTYPES[dtype],
         capability=first.capability if first else 80,
         title=[printable(line) for line in text or title(written)],
         built_for=", ".join(f"{n}={v}" for n, v in fixed.items() if n != "L"),
         fixed=fixed,
         free=tuple(n for n in sizes if n not in fixed and n != "L"),
-        sizes=sizes,
         inputs=[{"name": p.name, "argument": call_name(p.name)} for p in inputs],
         scalars=[{"name": s.name, "argument": call_name(s.name)} for s in scalars],
         usage=["q", "k", "v", *(f"{call_name(p.name)}={call_name(p.name)}" for p in inputs)],
@@ -101,34 +92,71 @@ def standalone(lowering: Lowering, text: Sequence[str] = ()) -> str:
         kinds={p.name: str(kind_of_dtype(p.dtype)) for p in inputs},
         fixed_scalars={s.name: problem.scalars[s.name] for s in scalars if s.name in pinned},
         consts=_arrays(lowering, frozenset(name for code in by_torch for name in code.arrays)),
-        has_lse=lowering.has_lse,
-        bytes_of_a_key=(depth(attention, problem.sizes) + problem.sizes["Dv"]) * element,
-        section=SHARED_SECTION,
         before=[] if before is None else before.lines,
         after=[] if after is None else after.lines,
+        stages=stage_data(lowering, numbers),
+        pulled=tuple(i for i, it in enumerate(lowering.stages) if it.gradients is not None),
+        called="\n".join(line for code in by_torch for line in code.lines),
         helpers=sources(frozenset(name for code in by_torch for name in code.helpers)),
-        backward=lowering.differentiated,
-        by_inputs=lowering.gradients and lowering.backward,
-        deterministic=lowering.deterministic,
-        collected=bool(sums),
-        stats=max(len(stats_of(rule, lse)) for lse in (False, lowering.has_lse)) if rule is not None else 0,
-        sums=len(rule.sums) + int(rule.counts) if rule is not None and rule.over == "row" else 0,
-        raw=attention.output is not None,
-        whole_rows=whole["dq"],
-        whole_keys=whole["dkdv"],
-        aligned=any(it.form.stride_unit > 1 for it in found),
-        finds=finds(found, problem),
-        launches=[_launch(it, problem) for it in lowering.forward],
-        backward_launches=[_launch(it, problem) for it in lowering.backward],
-        gradient_launches=[_launch(it, problem) for it in lowering.gradients],
-        atomics=atomics(lowering) if sums else [],
-        operands=[
+    )
+
+
+def parts(lowering: Lowering) -> dict[str, str]:
+    """The texts of the modules that add up sums for this one, by name."""
+    found: dict[str, str] = {}
+    for name, own in lowering.parts.items():
+        it = lowering.stages[int(re.sub(r"\D", "", name))]
+        context = _launching(own, keeps=True) | {"exact": True, "sizes": own.problem.sizes}
+        arrays = sorted(p.name for p in own.attention.consts if p.name in _arrays(own, frozenset()))
+        found[name] = part_module(name.rstrip("0123456789"), it, context, arrays, call_name(lowering.written.name))
+    return found
+
+
+def _launching(lowering: Lowering, keeps: bool = False) -> dict[str, Any]:
+    """What the functions that launch kernels are written from; `keeps`: sums are kept whether or not there is a
+    backward pass."""
+    attention, problem = lowering.inner, lowering.problem
+    found = lowering.launches
+    rule = rule_of(attention) if lowering.differentiated or keeps else None
+    either = lowering.gradients or lowering.backward
+    on_grid = attention.gridded and not problem.moved
+    whole = {
+        step: sum(it.step == step for it in either) == len(q_segments(problem, on_grid, step == "dkdv"))
+        for step in ("dq", "dkdv")
+    }
+    dtype = found[0].form.dtype if found else "fp32"
+    sums = [slot for it in lowering.gradients for slot in it.module.slots]
+    return {
+        "name": call_name(lowering.written.name),
+        "dtype": dtype,
+        "torch_dtype": TORCH_DTYPES[dtype],
+        "sizes": lowering.given.sizes,
+        "has_lse": lowering.has_lse and not keeps,
+        "bytes_of_a_key": (depth(attention, problem.sizes) + problem.sizes["Dv"]) * (4 if dtype == "fp32" else 2),
+        "section": SHARED_SECTION,
+        "keeps": lowering.differentiated or keeps,
+        "backward": lowering.differentiated,
+        "by_inputs": lowering.gradients and lowering.backward,
+        "deterministic": lowering.deterministic,
+        "collected": bool(sums),
+        "stats": max(len(stats_of(rule, lse)) for lse in (False, lowering.has_lse)) if rule is not None else 0,
+        "sums": len(rule.sums) + int(rule.counts) if rule is not None and rule.over == "row" else 0,
+        "raw": attention.output is not None,
+        "whole_rows": whole["dq"],
+        "whole_keys": whole["dkdv"],
+        "aligned": any(it.form.stride_unit > 1 for it in found),
+        "finds": finds(found, problem),
+        "launches": [_launch(it, problem) for it in lowering.forward],
+        "backward_launches": [_launch(it, problem) for it in lowering.backward],
+        "gradient_launches": [_launch(it, problem) for it in lowering.gradients],
+        "atomics": atomics(lowering) if sums else [],
+        "operands": [
             {"name": p.name, "whole": whole[step]}
             for pair in attention.products
             for p, step in zip(pair, ("dq", "dkdv"), strict=True)
         ]
         + [{"name": p.name, "whole": False} for p in attention.channels],
-    )
+    }
 
 
 def before_kernels(lowering: Lowering, fixed: Mapping[str, int]) -> TorchCode | None:
@@ -231,7 +259,8 @@ def dimension(e: Expr, fixed: Mapping[str, int]) -> str | int | None:
 
 def _arrays(lowering: Lowering, more: frozenset[str]) -> dict[str, tuple[Any, ...]]:
     """Const arrays that kernels, or what comes before them, read as tables."""
-    read = {str(a.key[0]) for it in lowering.launches for a in it.module.arguments if a.role == "input"} | more
+    every = (*lowering.launches, *(it for part in lowering.parts.values() for it in part.launches))
+    read = {str(a.key[0]) for it in every for a in it.module.arguments if a.role == "input"} | more
     arrays: dict[str, tuple[Any, ...]] = {}
     for p in lowering.attention.params:
         if isinstance(p, Const) and p.name in read:

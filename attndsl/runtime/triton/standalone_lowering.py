@@ -11,7 +11,7 @@ from attndsl.ir.attention import Attention
 from attndsl.ir.finished import before_output
 from attndsl.ir.projected import Projection
 from attndsl.ir.projection import projection
-from attndsl.ir.statistics import Staged, staged
+from attndsl.ir.statistics import GIVEN, Stage, Staged, gradient_of, staged
 from attndsl.ir.types import Kind, kind_of_dtype
 from attndsl.ir.vector_sums import VectorSums, vector_sums
 from attndsl.ir.weights import weight_form
@@ -19,10 +19,20 @@ from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.locate import Locator
 from attndsl.runtime.triton.lowering import Found, Locate, Lowered, lower, lower_backward
 from attndsl.runtime.triton.scan_lowering import DTYPES, bare_call
+from attndsl.runtime.triton.several import STAGE_WIDTH, sums_components
 from attndsl.runtime.triton.sift import Sifted, Sifter
 from attndsl.schedule.plan import Plan
 from attndsl.schedule.problem import Problem
 from attndsl.schedule.tiling import Tiling
+
+
+@dataclass(frozen=True)
+class LoweredStage:
+    """Sums over rows that kernels of their own add up first, and the gradients that follow from theirs (None: none)."""
+
+    stage: Stage
+    sums: Lowering
+    gradients: Lowering | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,20 @@ class Lowering:
     backward: tuple[Lowered, ...] = ()
     gradients: tuple[Lowered, ...] = ()
     deterministic: bool = False
+    stages: tuple[LoweredStage, ...] = ()
+    """What runs between `projection` and `inner`."""
+    moved_lse: bool = False
+    """The lse of `inner` is not that of the attention."""
+
+    @property
+    def parts(self) -> dict[str, Lowering]:
+        """What stages launch, by name."""
+        found: dict[str, Lowering] = {}
+        for i, it in enumerate(self.stages):
+            found[f"sums{i}"] = it.sums
+            if it.gradients is not None:
+                found[f"gradients{i}"] = it.gradients
+        return found
 
     @property
     def differentiated(self) -> bool:
@@ -53,11 +77,11 @@ class Lowering:
     def has_lse(self) -> bool:
         """Whether the module returns lse."""
         moved = self.projection is not None and self.projection.moved_lse
-        return weight_form(self.written).has_lse and not moved
+        return weight_form(self.written).has_lse and not moved and not self.moved_lse
 
     @property
     def launches(self) -> tuple[Lowered, ...]:
-        """All of them, each once."""
+        """All of them but those of `parts`, each once."""
         every = {id(it): it for it in (*self.forward, *self.backward, *self.gradients)}
         return tuple(every.values())
 
@@ -100,17 +124,22 @@ def lower_module(
         found = None
     else:
         inner = found.inner
-    if isinstance(staged(inner), Staged):
-        raise ValueError(
-            f"{attention.name}: its weight needs sums over the row that kernels of their own add up first, which no "
-            "module does by itself; `attndsl explain` says what they are, and calls of attndsl run them"
-        )
     own = problem if found is None else replace(problem, sizes=found.sizes(problem.sizes))
+    stages: tuple[LoweredStage, ...] = ()
+    steps = staged(inner)
+    if isinstance(steps, Staged):
+        stages = tuple(
+            _stage(it, own, dtype, capability, backward, deterministic, configs) for it in steps.stages
+        )  # fmt: skip
+        inner = steps.inner
     locate = locating(inner, own, dtype)
     plan, rows = lower(
         inner, own, dtype, capability=capability, config=configs.get("forward"), save=backward, locate=locate
     )  # fmt: skip
-    made = Lowering(attention, written, problem, inner, own, found, plan, rows, deterministic=deterministic)
+    made = Lowering(
+        attention, written, problem, inner, own, found, plan, rows, deterministic=deterministic, stages=stages,
+        moved_lse=isinstance(steps, Staged) and steps.moved_lse,
+    )  # fmt: skip
     if not backward:
         return made
     given = configs.get("dq"), configs.get("dkdv")
@@ -124,18 +153,59 @@ def lower_module(
     floats = [p for p in inner.inputs if kind_of_dtype(p.dtype) is Kind.FLOAT]
     wanted = frozenset(p.name for p in floats if not p.facts & {"operand", "channels"})
     plain = passes(frozenset(), False, "")
-    further = bool(inner.products or inner.channels)
+    further = bool(inner.products) or sums_components(inner)
     if not wanted and not made.has_lse:
         # vectors of further dot products and sums are inputs, whose gradients kernels write as those of q and k
         return replace(made, gradients=plain) if further else replace(made, backward=plain)
     full = tuple(_same(it, plain) for it in passes(wanted, made.has_lse, "inputs" if wanted else "lse"))
     if all(any(it is other for other in plain) for it in full) and not further:
         return replace(made, backward=plain)
-    if found is not None and (found.numbers or found.tables or found.gates or further):
+    if stages or (found is not None and (found.numbers or found.tables or found.gates or further)):
         # what torch makes of q and k
         plain = ()
         full = tuple(replace(it, variant="") for it in full)
     return replace(made, backward=plain, gradients=full)
+
+
+def _stage(
+    stage: Stage,
+    problem: Problem,
+    dtype: Dtype,
+    capability: int,
+    backward: bool,
+    deterministic: bool,
+    configs: Configs,
+) -> LoweredStage:
+    """The launches of a stage of a call of `problem`."""
+    sizes = {**problem.sizes, **{given: problem.sizes[n] for n, given in GIVEN.items()}, "Dv": STAGE_WIDTH}
+    if not stage.of_score:
+        sizes["D"] = STAGE_WIDTH
+    own = replace(problem, sizes=sizes)
+
+    def lowered(attention: Attention) -> tuple[Lowering, Locate | None]:
+        locate = locating(attention, own, dtype)
+        plan, rows = lower(
+            attention, own, dtype, capability=capability, config=configs.get("forward"), save=True, locate=locate
+        )  # fmt: skip
+        return Lowering(attention, attention, own, attention, own, None, plan, rows), locate
+
+    sums, _ = lowered(stage.forward)
+    if stage.backward is None or not backward:
+        return LoweredStage(stage, sums, None)
+    slopes = {gradient_of(name) for name, _ in stage.sums}
+    floats = [p for p in stage.backward.inputs if kind_of_dtype(p.dtype) is Kind.FLOAT and p.name not in slopes]
+    wanted = frozenset(p.name for p in floats if not p.facts & {"operand", "channels"})
+    if not floats and not stage.of_score:
+        return LoweredStage(stage, sums, None)
+    gradients, locate = lowered(stage.backward)
+    passes = lower_backward(
+        stage.backward, own, dtype, gradients.plan, capability=capability, dq=configs.get("dq"),
+        dkdv=configs.get("dkdv"), wanted=wanted, deterministic=deterministic and bool(wanted),
+        variant="inputs" if wanted else "", locate=locate,
+    )  # fmt: skip
+    return LoweredStage(
+        stage, sums, replace(gradients, forward=(), gradients=passes, deterministic=deterministic)
+    )  # fmt: skip
 
 
 def locating(attention: Attention, problem: Problem, dtype: Dtype) -> Locate | None:

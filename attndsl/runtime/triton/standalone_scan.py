@@ -405,6 +405,7 @@ def scan_standalone(lowering: ScanLowering, text: Sequence[str] = ()) -> str:
         moves=form.by_head,
         by_head=form.by_head,
         before=code.prepare,
+        called="\n".join(code.prepare),
         finish=code.finish if finished(form) else [],
         helpers=sources(code.helpers),
         aligned=any(p.unit > 1 for plans in lowering.scans.values() for p in plans.values()),

@@ -10,6 +10,7 @@ from attndsl.codegen.triton_form import Form
 from attndsl.ir.attention import Attention
 from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.generated import forward_module
+from attndsl.runtime.triton.several import sums_components
 from attndsl.runtime.triton.tables import LaunchTables
 
 
@@ -36,7 +37,7 @@ def walked(attention: Attention, form: Form, tables: LaunchTables, config: Confi
 def pipelines(attention: Attention, form: Form, config: Config) -> bool:
     """Whether descriptors load boxes ahead: shared memory holds two stages of heads that are not larger. Nothing is
     loaded ahead of a loop over components."""
-    return form.tma and config.stages > 1 and max(form.depth, form.Dv) <= 128 and not attention.channels
+    return form.tma and config.stages > 1 and max(form.depth, form.Dv) <= 128 and not sums_components(attention)
 
 
 def plain(config: Config) -> Config:
@@ -63,7 +64,7 @@ def refusal(attention: Attention, form: Form, tables: LaunchTables, config: Conf
         return "Triton 3.6 computes wrong numbers with specialised warps and other than 2 stages"
     if form.products:
         return "tiles have several dot products"
-    if attention.channels:
+    if sums_components(attention):
         return "tiles have sums over components"
     if not form.low_precision:
         return "fp32 products have no matrix instructions"

@@ -20,6 +20,14 @@ from attndsl.schedule.problem import Problem
 
 ADDITIVE = "attention additive(input w: f32[H, D]) { mask k <= q score dot(w[h], tanh(Q + K)) }"
 DISTANCE = "attention distance { mask k <= q score s - norm(Q - K) }"
+SCORED = """attention scored(input w: f32[D, 16], input c: f32[H, 16]) {
+    mask k <= q
+    score dot(c[h], tanh(tanh(Q + K) @ w))
+}"""
+PLACED = """attention placed(input r: f32[128, D]) {
+    mask k <= q and q - k < 128
+    score norm(rope(Q + r[q - k], q - k) - K)
+}"""
 FADING = """attention fading(input g: f32[B, Hkv, L, D] log_decay) {
     mask k <= q and q - k < 512
     weight dot(Q, K * decay(g))
@@ -53,6 +61,13 @@ def test_a_sum_is_a_loop_over_components() -> None:
     assert "mask" not in keys
 
 
+def test_a_moved_component_is_read_at_its_number() -> None:
+    text = attndsl.load("attention paired { score norm(concat(Q - K, K)) }").source(backend="triton")
+    full = text[text.index("for i in tl.range(begin, middle)") :]
+    assert "c0_at = tl.full([1, 1], 0, tl.int32) + c0_c" in full
+    assert "tl.where(c0_at < size_C_0, c0_0 - c0_1, c0_2)" in full
+
+
 def test_gradients_go_to_the_pass_that_owns_the_vectors() -> None:
     dq, dkdv = (it.module.source for it in kernels(ADDITIVE, 64, "bf16", 90)[1:])
     assert dq.count("tl.atomic_add(grad_in_row_vector") == 4
@@ -69,6 +84,8 @@ def test_gradients_go_to_the_pass_that_owns_the_vectors() -> None:
         (FADING, 64, "bf16", 90, 600),
         (ADDITIVE, 64, "bf16", 80, 60),
         (DISTANCE, 64, "bf16", 100, 40),
+        (SCORED, 64, "bf16", 90, 300),
+        (PLACED, 64, "bf16", 90, 2400),
     ],
 )
 def test_tiles_fit(text: str, D: int, dtype: Dtype, capability: int, spills: int) -> None:

@@ -44,6 +44,11 @@ def test_random_programs_equal_the_definition() -> None:
     run("interpret_random", SEED, 15)
 
 
+def test_vectors_whose_components_move_equal_the_definition() -> None:
+    """Or that the pair chooses: some of the cases, which are slow."""
+    run("interpret_components", "rope", "apart", "gathered", "map", "chosen", "matrix")
+
+
 def test_boxes_that_the_device_finds() -> None:
     """Tables against masks, and results without a copy to the host."""
     run("interpret_located", 0, 1)

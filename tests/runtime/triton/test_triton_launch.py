@@ -178,8 +178,10 @@ def test_kernels_that_ask_for_memory_get_it_on_the_device_of_the_launch(monkeypa
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("attention apart { score norm(rope(Q + K, q - k)) }", "`rope` of a vector of the pair"),
-        ("attention moved { score total(abs(concat(Q + K, K))) }", "`concat` of a vector of the pair"),
+        (
+            f"attention many {{ score s {''.join(f'+ tanh(dot(roll(Q, {i}), K))' for i in range(1, 9))} }}",
+            "more than 8",
+        ),
     ],
 )
 def test_a_missing_feature_is_named(text: str, words: str) -> None:

@@ -16,9 +16,9 @@ from attndsl.ir.expr import Size
 from attndsl.reference import reference
 from attndsl.runtime.triton.config import Config
 from attndsl.runtime.triton.lowering import compile_granted, compile_lowered, lower
-from attndsl.runtime.triton.standalone import call_name, standalone, tables_of
+from attndsl.runtime.triton.standalone import call_name, parts, standalone, tables_of
 from attndsl.runtime.triton.standalone_boxes import box_launches
-from attndsl.runtime.triton.standalone_lowering import lower_module
+from attndsl.runtime.triton.standalone_lowering import Lowering, lower_module
 from benchmarks.cases import COSINE_GATE, FORGET, GNA, JOINT, RELATIVE, TWO_MAPS, Case, decays, flags, ints, normal
 from tests.accuracy import GRADIENT_FACTOR, assert_right
 from tests.runtime.triton.interpreted import BRISK, run_alone
@@ -87,6 +87,10 @@ BUILT = (
     Case("components", "attention sums(input g: f32[B, Hkv, L, D] log_decay, input w: f32[H, D]) { mask k <= q "
          "score dot(Q, K * decay(g)) / 2 + dot(w[h], tanh(Q + K)) }", Lq=19, H=4, Hkv=2, D=8,
          inputs={"g": lambda g: decays(1, 2, 19, 8)(g) * 0.1, "w": normal(4, 8)}),
+    Case("moved components", "attention moved(input w: f32[D, M], input c: f32[H, M], input r: f32[N, D]) { "
+         "mask k <= q score dot(c[h], tanh(Q + K) @ w) + "
+         "norm(roll(rope(Q + r[clamp(q - k, 0, N - 1)], q - k), q - k) - K) / 2 }", Lq=7, H=4, Hkv=2, D=4,
+         inputs={"w": normal(4, 3), "c": normal(4, 3), "r": normal(5, 4)}),
     Case("positions and cases", "attention odd(input f: f32[L, D], const c: float[2] = (0.5, 2.0)) { score s - "
          "dot(roll(Q, q % 3) * (if q // 4 == 1 or ispow2(q + 1) then c[q % 2] else 3 - norm(Q)), K + f[k]) / 4 }",
          Lq=20, D=16, inputs={"f": normal(20, 16)}),
@@ -95,6 +99,17 @@ BUILT = (
          D=16, Dv=8, inputs={"a": normal(16, 8), "r": normal(4, 8)}),
     Case("gated", "attention gated(input a: f32[H, D, Dv]) { output o * sigmoid(Q @ a[h]) }", Lq=19, H=4, Hkv=2, D=16,
          Dv=24, inputs={"a": normal(4, 16, 24, size=0.3)}),
+    Case("above the mean", "attention centred(input c: f32[H]) { mask k <= q weight relu(s - c[h] * mean(s)) / sum }",
+         Lq=35, H=4, Hkv=2, D=16, inputs={"c": normal(4)}, lse=False),
+    Case("sums of sums", "attention spread(input g: f32[B, L], input a: f32[H]) { mask k <= q and q - k < 20 "
+         "weight exp(-a[h]^2 * (s - mean(s))^2 / (sqrt(sum((s - mean(s))^2) / count + 0.1) + g[b, k]^2 + 1)) / sum }",
+         Lq=35, B=2, D=16, inputs={"g": normal(2, 35), "a": normal(2)}, lse=False),
+    Case("sums of documents", "attention parts(input doc: i32[B, L] sorted, input c: f32[H, L]) { "
+         "mask doc[b, q] == doc[b, k] weight exp(s) * sigmoid(sum(c[h, k]^2) / 9) }", B=2, Lq=35, D=16,
+         inputs={"doc": ints(5, 2, 35, ordered=True), "c": normal(2, 35)}, lse=False),
+    Case("sums of distances", "attention apart { mask k <= q "
+         "weight sigmoid(s + norm(Q - K) - mean(norm(Q - K))) / sum }",
+         Lq=19, D=8, lse=False),
 )  # fmt: skip
 """Small, for the interpreter is slow: every kind of argument that a kernel takes, and of what torch computes first."""
 
@@ -103,7 +118,7 @@ BACKWARD = tuple(case.name for case in BUILT if case.name not in FORWARD)
 PLAIN = ("dense", "window", "no key", "sink and gate", "joint", "rotated", "forgetting")
 SIFTED = {"images of a page": "find_forward_page"}
 """Functions that must find fewer boxes than the mask leaves without its tensors."""
-DETERMINISTIC = ("pair, deterministic",)
+DETERMINISTIC = ("pair, deterministic", "moved components")
 
 RUNNER = """
 import importlib.util, json, sys
@@ -153,6 +168,16 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
+def _write(folder: Path, lowering: Lowering, module: str, text: str) -> None:
+    (folder / "kernels").mkdir(parents=True)
+    for it in lowering.launches:
+        (folder / "kernels" / f"{it.name}.py").write_text(it.module.source)
+    for boxes in box_launches(lowering.launches):
+        (folder / "kernels" / f"{boxes.home}.py").write_text(boxes.module.source)
+    (folder / f"{module}.py").write_text(text)
+    (folder / "tables.json").write_text(json.dumps(tables_of(lowering.launches)))
+
+
 def write(folder: Path, case: Case, dtype: torch.dtype, backward: bool = False) -> attndsl.AttentionFunction:
     """A module with its kernels and tables, and the arguments of a call."""
     f = attndsl.load(case.text, **case.consts)
@@ -170,14 +195,10 @@ def write(folder: Path, case: Case, dtype: torch.dtype, backward: bool = False) 
         f.simplified, f.attention, problem, element, backward=backward, forward=small, dq=small, dkdv=small,
         deterministic=case.name in DETERMINISTIC,
     )  # fmt: skip
-    (folder / "kernels").mkdir(parents=True)
-    for it in lowering.launches:
-        (folder / "kernels" / f"{it.name}.py").write_text(it.module.source)
-    for boxes in box_launches(lowering.launches):
-        (folder / "kernels" / f"{boxes.home}.py").write_text(boxes.module.source)
     module = call_name(f.__name__)
-    (folder / f"{module}.py").write_text(standalone(lowering))
-    (folder / "tables.json").write_text(json.dumps(tables_of(lowering.launches)))
+    _write(folder, lowering, module, standalone(lowering))
+    for name, text in parts(lowering).items():
+        _write(folder / "parts" / name, lowering.parts[name], name, text)
     arguments = {call_name(n): x for n, x in {**made, **case.scalars}.items()}
     if case.lse:
         arguments["return_lse"] = True
