@@ -88,7 +88,5 @@ def test_what_is_refused(gpu: Pretended) -> None:
 def test_modules_are_refused() -> None:
     f = attndsl.load(CENTRED)
     nothing: Any = None
-    with pytest.raises(
-        ValueError, match="its weight needs sums of vectors over the row that kernels"
-    ):
+    with pytest.raises(ValueError, match="its weight needs sums of vectors over the row that kernels"):
         lower_module(f.simplified, f.attention, nothing, "bf16")
