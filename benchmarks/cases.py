@@ -259,6 +259,14 @@ WIDE_COMPONENTS = (
     Case("decays per channel, score, 64", CHANNEL_SCORE, Lq=100, Lk=197, B=2, q_offset=(3, 97),
          inputs={"g": lambda g: decays(2, 2, 197, 64)(g) * 0.1}),
     Case("norm of a scaled vector, 64", NESTED, Lq=197, inputs={"t": normal(2)}),
+    Case("scored by a network, 32", "attention a(input w: f32[D, M], input c: f32[H, M]) { mask k <= q "
+         "score dot(c[h], tanh(tanh(Q + K) @ w)) }", Lq=133, H=4, Hkv=2, D=32,
+         inputs={"w": normal(32, 16, size=0.3), "c": normal(4, 16)}),
+    Case("placed and turned, 64", "attention a(input r: f32[N, D]) { mask k <= q "
+         "score -norm(rope(Q + r[min(q - k, N - 1)], q - k) - K) / 4 }", Lq=133, Lk=197, q_offset="end",
+         inputs={"r": normal(129, 64, size=0.5)}),
+    Case("rolled by the pair, 40", "attention a { score norm(concat(roll(Q, abs(q - k)), K) - concat(K, Q)) / 4 }",
+         Lq=133, D=40, Dv=64),
 )  # fmt: skip
 """The same with heads and lengths that only a GPU computes in a moment."""
 
