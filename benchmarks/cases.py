@@ -298,8 +298,8 @@ STAGED = (
 """Kernels that add up rows run before those that weigh pairs, or beside them."""
 
 SUMMED = (
-    Case("distance from a mean", "attention sm { mask k <= q weight relu(dot(Q, K) - dot(Q, mean(K))) / sum }", Lq=45,
-         H=4, Hkv=2, D=16, Dv=16, lse=False),
+    Case("distance from a mean", "attention sm { mask k <= q weight relu(dot(Q, K) - dot(Q, mean(K)) + 1) / sum }",
+         Lq=45, H=4, Hkv=2, D=16, Dv=16, lse=False),
     Case("norm of a weighted mean", "attention sn { weight relu(s - norm(mean(K * s))) }", Lq=17, Lk=51, D=24,
          lse=False),
     Case("keys near their mean", "attention sk { mask q < 30 and k < q weight exp(-norm(K - mean(K))) / sum }", Lq=45,

@@ -82,9 +82,14 @@ def look_alike(call: Call) -> Hashable | None:
     """Equal for calls that `Call.alike` has together and that `visits_of`, and buckets of sizes, take for one another;
     None for one that is looked at on its own."""
     s = call.sizes
-    if call.tables or call.q_extents or call.k_extents or s["Lq"] != s["Lk"] or call.q_offset != 0:
+    if call.tables or call.q_extents or call.k_extents or s["Lq"] != s["Lk"] or not _at_start(call):
         return None
     return up(s["Lq"]), s["Lq"] % BOX == 0
+
+
+def _at_start(call: Call) -> bool:
+    """Whether rows begin where keys do. Offsets on the device are not looked at."""
+    return isinstance(call.q_offset, int) and call.q_offset == 0
 
 
 @lru_cache(maxsize=512)

@@ -40,6 +40,13 @@ def never(what: str) -> Any:
     return fail
 
 
+def test_offsets_on_the_device_are_not_looked_at(gpu: Pretended) -> None:
+    f = attndsl.load(MASKS["causal"])
+    q = torch.zeros(2, 8, 400, 64, dtype=torch.bfloat16)
+    f(q, q, q, q_offset=torch.tensor([3, 5]))
+    assert gpu.launched[-1] == "forward"
+
+
 @pytest.mark.parametrize("mask", MASKS)
 def test_a_new_length(mask: str, gpu: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
     f = attndsl.load(MASKS[mask])
