@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import attndsl
 from attndsl.runtime.cpu import CpuKernel
 from attndsl.runtime.cpu.support import tanh
 from tests.runtime.cpu_cases import Case
@@ -237,3 +238,10 @@ def test_trimmed_tiles(length: int) -> None:
     for tile in ((64, 64), (128, 128), (48, 32)):
         Case(text, shape=(1, 2, 1, length, length, 8, 8), tile=tile, with_lse=False).check()
         Case(text, shape=(1, 2, 1, length, length, 8, 8), tile=tile, exact_plan=False).check()
+
+
+def test_scores_that_are_no_number_on_hidden_pairs_have_no_gradient() -> None:
+    f = attndsl.load("attention a { mask k <= q score s + sqrt(q - k) weight softplus(s) / sum }")
+    q, k, v = (torch.randn(1, 1, 6, 8, requires_grad=True) for _ in range(3))
+    for gradient in torch.autograd.grad(f(q, k, v, backend="cpu").sum(), (q, k, v)):
+        assert gradient.isfinite().all()

@@ -65,6 +65,9 @@ def _alive(tile: TileFrame, score: Tensor) -> tuple[Tensor, Pairs, Tensor]:
     seen = tile.pairs()
     count = seen.count()
     if not tile.call.module.may_be_infinite:
+        if seen.mask is not None and tile.call.module.score is not None:
+            # where it is no number, sqrt(q - k) above the diagonal, neither is the gradient of a weight of nothing
+            score = torch.where(seen.mask, score, 0.0)
         return score, seen, count
     finite = score.detach() > NEVER
     mask = finite if seen.mask is None else finite & seen.mask
